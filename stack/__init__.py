@@ -1,0 +1,1 @@
+"""The embedded stack: the whole mesh as processes of one machine."""
