@@ -49,7 +49,9 @@ def breaking() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         before = Path(scratch) / "before"
         before.mkdir()
-        archive = subprocess.run(["git", "archive", base, "protos", "third_party"], cwd=ROOT, check=True, capture_output=True)
+        archive = subprocess.run(
+            ["git", "archive", base, "protos", "third_party"], cwd=ROOT, check=True, capture_output=True
+        )
         subprocess.run(["tar", "-x", "-C", str(before)], input=archive.stdout, check=True)
         old = _image(before, Path(scratch) / "old.binpb")
         now = _image(ROOT, Path(scratch) / "now.binpb")
@@ -101,7 +103,9 @@ def _buf(*arguments: str) -> int:
 
 def _base_commit() -> str | None:
     for candidate in ("origin/main", "HEAD~1", "HEAD"):
-        shown = subprocess.run(["git", "cat-file", "-e", f"{candidate}:protos"], cwd=ROOT, check=False, capture_output=True)
+        shown = subprocess.run(
+            ["git", "cat-file", "-e", f"{candidate}:protos"], cwd=ROOT, check=False, capture_output=True
+        )
         if shown.returncode == 0:
             return candidate
     return None

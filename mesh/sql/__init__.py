@@ -1,0 +1,1 @@
+"""PostgreSQL: connections bound to an organisation, shared columns, pages, repeated requests."""

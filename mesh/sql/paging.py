@@ -1,0 +1,80 @@
+"""Pages of a list: opaque tokens over a keyset, as AIP-158 has them."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Column, Select, tuple_
+
+from mesh.errors import InvalidPageTokenError
+
+Item = TypeVar("Item")
+DEFAULT_PAGE_SIZE = 50
+LARGEST_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """What a list call asks for. `size` 0 means 50; `token` is empty for the first page."""
+
+    size: int = 0
+    token: str = ""
+
+    @property
+    def limit(self) -> int:
+        """Rows on the page: 1 to 1000."""
+        return min(self.size or DEFAULT_PAGE_SIZE, LARGEST_PAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """Some items, and the token of the page after them (empty on the last)."""
+
+    items: tuple[Item, ...]
+    next_token: str
+
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
+
+
+class Keyset:
+    """Newest first by `created_at`, then by id; a token is bound to the filters it was made with."""
+
+    def __init__(self, created_at: Column[datetime], identity: Column[str], *filters: object) -> None:
+        self._created_at = created_at
+        self._identity = identity
+        digest = hashlib.sha256(json.dumps([str(each) for each in filters]).encode())
+        self._scope = digest.hexdigest()[:12]
+
+    def apply(self, query: "Select[Row]", page: PageRequest) -> "Select[Row]":
+        """The query for one page, with one row more to see whether another page follows."""
+        ordered = query.order_by(self._created_at.desc(), self._identity.desc()).limit(page.limit + 1)
+        if not page.token:
+            return ordered
+        return ordered.where(tuple_(self._created_at, self._identity) < self._decode(page.token))
+
+    def page(self, rows: Sequence[Any], page: PageRequest, read: Callable[[Any], Item]) -> Page[Item]:
+        """The page that the rows of `apply`'s query make."""
+        shown = rows[: page.limit]
+        more = len(rows) > page.limit
+        return Page(tuple(read(row) for row in shown), self._encode(shown[-1]) if more else "")
+
+    def _encode(self, row: Any) -> str:
+        mapping = row._mapping
+        cursor = [self._scope, mapping[self._created_at.name].isoformat(), mapping[self._identity.name]]
+        return base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
+
+    def _decode(self, token: str) -> tuple[datetime, str]:
+        try:
+            padded = token + "=" * (-len(token) % 4)
+            scope, created_at, identity = json.loads(base64.urlsafe_b64decode(padded))
+            moment = datetime.fromisoformat(created_at)
+        except (ValueError, TypeError) as error:
+            raise InvalidPageTokenError("page_token is not one this list made; start again without it") from error
+        if scope != self._scope or not isinstance(identity, str) or moment.tzinfo is None:
+            raise InvalidPageTokenError("page_token was made with other filters; start again without it")
+        return moment, identity
