@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from mesh.errors import DomainError, Kind
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
@@ -14,6 +16,7 @@ class EngineSpec:
     `run_dir` is this replica's own writable directory; `model_dir` is shared, verified and never written to.
     `gpu_devices` are NVML indexes or UUIDs, empty on a CPU node. `memory_mb` is what the placement claimed
     (device memory with a GPU, otherwise RAM; 0 = not said) of `device_memory_mb`. `context` 0 means the model's own.
+    `environment` is what the deployment asks for on top of the node's own.
     """
 
     served_name: str
@@ -25,11 +28,12 @@ class EngineSpec:
     memory_mb: int = 0
     device_memory_mb: int = 0
     context: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An HTTP request that succeeds when it is answered with status 200."""
+    """An HTTP request that succeeds when it is answered with status 200. A body is JSON."""
 
     method: str
     url: str
@@ -38,31 +42,24 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class IgnoredField:
-    """A request field that the engine accepts and then silently ignores.
+class UnsupportedField:
+    """A request field that the engine accepts and then silently ignores, so that the edge must refuse it.
 
-    A request that carries it is refused at the edge, unless the value is null or one of `harmless` (each the JSON text
-    of a scalar: `1`, `false`, `"text"`), which ask for what the engine does anyway. `path` leads through objects.
+    `path` is dotted and leads through JSON objects. Null and the `harmless_values` (each the JSON text of a scalar: `1`,
+    `false`, `"text"`; numbers compare as numbers) are let through, for they ask for what the engine does anyway.
     """
 
-    path: tuple[str, ...]
-    harmless: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """An HTTP path that the engine answers, with the request fields that it would ignore there."""
-
     path: str
-    ignored: tuple[IgnoredField, ...] = ()
+    harmless_values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """All that a process runtime needs; `node_agent.engines.prepare.prepare` makes `directories` and `links` first.
+    """All that a process runtime needs; `node_agent.engines.prepare` lays out `directories`, `links` and `files` first.
 
-    `env` is the whole environment of the process. The engine is started when `health` answers and ready when `ready`
-    (a real inference of one token) does too. `inference_path` is what `/v1/inference` of the instance means.
+    `env` is the whole environment of the process. The engine is up when `health` answers and ready when `ready` (a real
+    inference of one token) does too. `inference_path` is what `/v1/inference` of the instance means. `private_paths`
+    change the engine itself and must never be reachable through the gateway.
     """
 
     argv: tuple[str, ...]
@@ -72,36 +69,56 @@ class LaunchPlan:
     ready: Probe
     ready_timeout_s: float
     inference_path: str
-    routes: tuple[Route, ...]
+    unsupported_fields: tuple[UnsupportedField, ...]
+    private_paths: tuple[str, ...] = ()
     directories: tuple[Path, ...] = ()
     links: Mapping[Path, Path] = field(default_factory=dict)
+    files: Mapping[Path, str] = field(default_factory=dict)
 
 
-class FailureKind(StrEnum):
-    OUT_OF_MEMORY = "out_of_memory"
-    PORT_IN_USE = "port_in_use"
-    BAD_MODEL = "bad_model"
-    NO_SPACE = "no_space"
-    NOT_INSTALLED = "not_installed"
-    CRASHED = "crashed"
+class FailureReason(StrEnum):
+    """Why an engine ended; each is an `aiops.errors.v1.Reason`."""
+
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    PORT_IN_USE = "PORT_IN_USE"
+    NOT_A_MODEL = "NOT_A_MODEL"
+    DISK_FULL = "DISK_FULL"
+    ENGINE_UNAVAILABLE = "ENGINE_UNAVAILABLE"
+    ENGINE_FAILED = "ENGINE_FAILED"
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Why an engine ended: a sentence for the operator and what to do next."""
+    """What happened, as a sentence for the operator, and what to do next."""
 
-    kind: FailureKind
+    reason: FailureReason
     message: str
     suggestion: str
 
 
+class EngineUnavailableError(DomainError):
+    """This node has no engine for such a model."""
+
+    kind, reason = Kind.PRECONDITION, "ENGINE_UNAVAILABLE"
+
+
+class ServedNameError(DomainError):
+    """The model's name cannot be served: it would leave the run directory or mean something else to the engine."""
+
+    kind, reason = Kind.INVALID, "INVALID_REQUEST"
+
+
 class Engine(Protocol):
-    """An engine adapter: pure functions over the specification."""
+    """An engine adapter: functions of the specification, without a process of their own."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What inventories and deployments call it, e.g. `transformers`."""
+        ...
 
-    def plan(self, spec: EngineSpec) -> LaunchPlan: ...
+    def plan(self, spec: EngineSpec) -> LaunchPlan:
+        """Says how to run the replica; reads the model's directory, writes nothing. Raises ServedNameError."""
+        ...
 
     def diagnose(self, returncode: int | None, log_tail: str) -> Diagnosis:
         """Judges an engine that ended (`returncode` as subprocess gives it) or never became ready (None)."""
