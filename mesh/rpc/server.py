@@ -134,7 +134,7 @@ def service_of(servicer: object) -> ServiceDescriptor:
 
 def _handler(
     method: Method, serve_call: Callable[..., Any], chain: list[Layer], draining: asyncio.Event
-) -> grpc.RpcMethodHandler[Any, Any]:
+) -> "grpc.RpcMethodHandler[Any, Any]":
     if not method.server_streams:
         run = layers.compose(chain, _answer_once(serve_call))
         make = grpc.stream_unary_rpc_method_handler if method.client_streams else grpc.unary_unary_rpc_method_handler

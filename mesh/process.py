@@ -1,0 +1,32 @@
+"""The life of a service process: logging, the event loop, and an orderly end on SIGTERM or SIGINT."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def run_service(name: str, main: Callable[[asyncio.Event], Awaitable[None]], *, log_level: str = "INFO") -> int:
+    """Runs `main(stopping)` until it returns; SIGTERM and SIGINT set `stopping`. Answers the exit status.
+
+    Logs go to standard error. `main` is expected to return soon after `stopping` is set.
+    """
+    logging.basicConfig(level=log_level.upper(), format=_FORMAT, stream=sys.stderr)
+    logging.getLogger(name).info("%s starts", name)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_until_stopped(main))
+    logging.getLogger(name).info("%s ended", name)
+    return 0
+
+
+async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await main(stopping)
