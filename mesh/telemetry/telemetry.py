@@ -1,0 +1,157 @@
+"""Starts and ends the telemetry of one process."""
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+import psutil
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry, start_http_server
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mesh.telemetry.durations import Durations
+from mesh.telemetry.messages import MessageTelemetry
+from mesh.telemetry.readers import Collected, PushedReader, ScrapedReader
+from mesh.telemetry.rpc import RpcTelemetry
+from mesh.telemetry.sql import SqlTelemetry
+
+EXPORT_TIMEOUT_S = 3
+METRICS_INTERVAL_MS = 15_000
+# Spans wait for the collector in a queue of this size; past it the oldest are dropped.
+SPAN_QUEUE = 2048
+SPAN_DELAY_MS = 500
+
+
+class Telemetry:
+    """The instruments of one process. `metrics_port` is where /metrics is served, 0 when it is not."""
+
+    def __init__(
+        self,
+        meters: MeterProvider,
+        traces: TracerProvider | None,
+        durations: "_ProcessDurations",
+        scrapes: "_Scrapes | None",
+    ) -> None:
+        self._meters = meters
+        self._traces = traces
+        self._scrapes = scrapes
+        tracer: Tracer | None = traces.get_tracer("aiops") if traces is not None else None
+        self.meter: Meter = meters.get_meter("aiops")
+        self.tracer = tracer
+        self.rpc = RpcTelemetry(durations.rpc, tracer)
+        self.messages = MessageTelemetry(tracer)
+        self.metrics_port = scrapes.port if scrapes is not None else 0
+        self._sql = SqlTelemetry(durations.sql, tracer)
+        _watch_process(self.meter)
+
+    def watch_engine(self, engine: AsyncEngine) -> None:
+        """Measures every statement of the engine."""
+        self._sql.watch(engine)
+
+    def shutdown(self) -> None:
+        """Sends what is waiting, for at most a few seconds, and stops serving."""
+        if self._scrapes is not None:
+            self._scrapes.stop()
+        if self._traces is not None:
+            self._traces.shutdown()
+        self._meters.shutdown(timeout_millis=EXPORT_TIMEOUT_S * 1000)
+
+
+def start_telemetry(
+    service_name: str, *, metrics_port: int | None = 0, otlp_endpoint: str = "", metrics_host: str = "127.0.0.1"
+) -> Telemetry:
+    """Starts measuring. Port 0 takes a free one and None serves nothing; without an endpoint there are no spans.
+
+    The endpoint is a gRPC one: `http://host:4317`, or `https://` for TLS.
+    """
+    resource = Resource({"service.name": service_name, "service.instance.id": f"{os.uname().nodename}:{os.getpid()}"})
+    durations = _ProcessDurations()
+    collected = Collected(resource, (durations.rpc, durations.sql))
+    registry = CollectorRegistry()
+    readers: list[MetricReader] = [ScrapedReader(registry, collected)]
+    traces = None
+    if otlp_endpoint:
+        readers.append(_pushed_metrics(otlp_endpoint, collected))
+        traces = _traces(otlp_endpoint, resource)
+    meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+    scrapes = None if metrics_port is None else _Scrapes(metrics_host, metrics_port, registry)
+    return Telemetry(meters, traces, durations, scrapes)
+
+
+class _ProcessDurations:
+    def __init__(self) -> None:
+        self.rpc = Durations(
+            "rpc.server.call.duration", "How long calls took to serve.", ("rpc.method", "rpc.response.status_code")
+        )
+        self.sql = Durations(
+            "db.client.operation.duration", "How long statements took.", ("db.operation.name", "outcome")
+        )
+
+
+class _Scrapes:
+    """The /metrics server, in a thread of its own."""
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        server: WSGIServer
+        thread: Thread
+        server, thread = start_http_server(port, addr=host, registry=registry)
+        self._server, self._thread = server, thread
+        self.port = int(server.server_port)
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(EXPORT_TIMEOUT_S)
+
+
+def _traces(endpoint: str, resource: Resource) -> TracerProvider:
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT_S)
+    provider.add_span_processor(
+        BatchSpanProcessor(exporter, max_queue_size=SPAN_QUEUE, schedule_delay_millis=SPAN_DELAY_MS)
+    )
+    return provider
+
+
+def _pushed_metrics(endpoint: str, collected: Collected) -> PushedReader:
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+    exporter = OTLPMetricExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT_S)
+    return PushedReader(exporter, collected, interval_ms=METRICS_INTERVAL_MS, timeout_ms=EXPORT_TIMEOUT_S * 1000)
+
+
+def _watch_process(meter: Meter) -> None:
+    process = psutil.Process()
+    started = time.monotonic()
+
+    def resident(_: CallbackOptions) -> Iterable[Observation]:
+        yield Observation(process.memory_info().rss)
+
+    def processor(_: CallbackOptions) -> Iterable[Observation]:
+        used = process.cpu_times()
+        yield Observation(used.user + used.system)
+
+    def descriptors(_: CallbackOptions) -> Iterable[Observation]:
+        with suppress(psutil.Error):
+            yield Observation(process.num_fds())
+
+    def uptime(_: CallbackOptions) -> Iterable[Observation]:
+        yield Observation(time.monotonic() - started)
+
+    meter.create_observable_gauge("process.memory.usage", [resident], unit="By", description="Resident memory.")
+    meter.create_observable_counter("process.cpu.time", [processor], unit="s", description="Processor time used.")
+    meter.create_observable_gauge(
+        "process.open_file_descriptor.count", [descriptors], description="Open file descriptors."
+    )
+    meter.create_observable_gauge("process.uptime", [uptime], unit="s", description="Time since the start.")
