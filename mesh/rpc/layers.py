@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import grpc
@@ -38,15 +38,15 @@ _validator = protovalidate.Validator()
 class RpcSpan(Protocol):
     """The record of one call."""
 
-    def finish(self, code: grpc.StatusCode) -> None:
-        """The call is over."""
+    def finish(self, code: str) -> None:
+        """The call is over; `code` is the name of its status, e.g. `OK`."""
         ...
 
 
 class RpcTelemetry(Protocol):
     """Where calls are counted and traced."""
 
-    def start(self, method: str, metadata: dict[str, str]) -> RpcSpan:
+    def start(self, method: str, metadata: Mapping[str, str]) -> RpcSpan:
         """A call begins."""
         ...
 
@@ -71,7 +71,7 @@ def telemetry(sink: RpcTelemetry) -> Layer:
             call.code = grpc.StatusCode.CANCELLED
             raise
         finally:
-            span.finish(call.code)
+            span.finish(call.code.name)
 
     return layer
 
