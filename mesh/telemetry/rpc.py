@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from time import perf_counter
 
+import grpc
 from opentelemetry.context import attach
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
@@ -10,7 +11,16 @@ from mesh.telemetry.context import TRACEPARENT, context_of
 from mesh.telemetry.durations import Durations
 
 # Codes that are the server's fault, by OpenTelemetry's conventions for RPC spans.
-SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+SERVER_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
 
 
 class RpcCall:
@@ -24,14 +34,14 @@ class RpcCall:
         self._span = span
         self._started = perf_counter()
 
-    def finish(self, code: str) -> None:
-        """Records the call's end with the name of its status code, e.g. `OK`. To be called once."""
-        self._durations.record((self._method, code), perf_counter() - self._started)
+    def finish(self, code: grpc.StatusCode) -> None:
+        """Records the call's end. To be called once."""
+        self._durations.record((self._method, code.name), perf_counter() - self._started)
         if self._span is None:
             return
-        self._span.set_attribute("rpc.response.status_code", code)
+        self._span.set_attribute("rpc.response.status_code", code.name)
         if code in SERVER_FAULTS:
-            self._span.set_status(Status(StatusCode.ERROR, code))
+            self._span.set_status(Status(StatusCode.ERROR, code.name))
         self._span.end()
 
 
