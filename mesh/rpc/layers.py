@@ -38,8 +38,8 @@ _validator = protovalidate.Validator()
 class RpcSpan(Protocol):
     """The record of one call."""
 
-    def finish(self, code: str) -> None:
-        """The call is over; `code` is the name of its status, e.g. `OK`."""
+    def finish(self, code: grpc.StatusCode) -> None:
+        """The call is over."""
         ...
 
 
@@ -71,7 +71,7 @@ def telemetry(sink: RpcTelemetry) -> Layer:
             call.code = grpc.StatusCode.CANCELLED
             raise
         finally:
-            span.finish(call.code.name)
+            span.finish(call.code)
 
     return layer
 

@@ -38,12 +38,12 @@ class Calls:
     """Remembers the codes of finished calls."""
 
     def __init__(self) -> None:
-        self.codes: list[str] = []
+        self.codes: list[grpc.StatusCode] = []
 
     def start(self, method: str, metadata: Mapping[str, str]) -> "Calls":
         return self
 
-    def finish(self, code: str) -> None:
+    def finish(self, code: grpc.StatusCode) -> None:
         self.codes.append(code)
 
 
@@ -110,7 +110,7 @@ async def test_a_domain_error_arrives_with_reason_metadata_and_request_id() -> N
     )
     assert error.metadata == {"email": "missing"}
     assert error.request_id == "abc-1"
-    assert calls.codes == ["NOT_FOUND"]
+    assert calls.codes == [grpc.StatusCode.NOT_FOUND]
 
 
 async def test_an_unexpected_error_tells_nothing_of_the_inside() -> None:
