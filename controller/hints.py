@@ -1,0 +1,51 @@
+"""Hints inside one controller process that something changed; whoever misses one finds out by polling."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mesh.loops import Wake
+
+_REPLICAS = "replicas"
+
+
+class Hints:
+    """Who waits for what. A hint is given after the commit, carries nothing, and may be lost."""
+
+    def __init__(self) -> None:
+        self._waiting: defaultdict[tuple[str, str], set[Wake]] = defaultdict(set)
+
+    def node_changed(self, node_id: str) -> None:
+        """The desired state of a node changed, or the node was removed."""
+        self._wake(("node", node_id))
+
+    def replicas_changed(self) -> None:
+        """The instances that may receive traffic changed."""
+        self._wake((_REPLICAS, ""))
+
+    @contextmanager
+    def watching_node(self, node_id: str) -> Iterator[Wake]:
+        """A wake of the watcher's own for one node."""
+        with self._watching(("node", node_id)) as wake:
+            yield wake
+
+    @contextmanager
+    def watching_replicas(self) -> Iterator[Wake]:
+        """A wake of the watcher's own for the instances that may receive traffic."""
+        with self._watching((_REPLICAS, "")) as wake:
+            yield wake
+
+    def _wake(self, topic: tuple[str, str]) -> None:
+        for wake in self._waiting.get(topic, ()):
+            wake.set()
+
+    @contextmanager
+    def _watching(self, topic: tuple[str, str]) -> Iterator[Wake]:
+        wake = Wake()
+        self._waiting[topic].add(wake)
+        try:
+            yield wake
+        finally:
+            self._waiting[topic].discard(wake)
+            if not self._waiting[topic]:
+                del self._waiting[topic]
