@@ -104,13 +104,16 @@ class Postgres:
         return [str(INSTALLED / "bin" / "postgres"), "-D", str(self.data), "-k", str(self.sockets), *options]
 
     def environment(self) -> dict[str, str]:
-        return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+        return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+    def ensure_password(self) -> None:
+        """Choose the role's password if there is none."""
+        if not self.password_file.exists():
+            write_private(self.password_file, secrets.token_urlsafe(24))
 
     def initialise(self) -> None:
         """Make the directories, the cluster and the password where they are missing. Safe to repeat."""
-        self.data.parent.mkdir(parents=True, exist_ok=True)
-        if not self.password_file.exists():
-            write_private(self.password_file, secrets.token_urlsafe(24))
+        self.ensure_password()
         self._own(self.data)
         self._own(self.sockets)
         if self.account is not None:

@@ -1,0 +1,68 @@
+"""Gives an embedded node its certificate: registers it as the admin, then lets its agent join.
+
+`enroll` runs in the supervisor and only starts short processes; `python -m stack.enrollment` is the one that registers.
+"""
+
+import asyncio
+import subprocess
+import sys
+from asyncio.subprocess import DEVNULL, STDOUT
+from collections.abc import Mapping
+from pathlib import Path
+
+from stack import logs
+from stack.home import Home
+from stack.settings import admin_password
+
+ADMIN_EMAIL = "admin@localhost"
+CERTIFICATE = "node.crt"
+CALL_TIMEOUT_S = 15.0
+
+
+class EnrollmentError(RuntimeError):
+    """A node could not join; its log says why."""
+
+
+async def enroll(name: str, home: Home, environment: Mapping[str, str]) -> None:
+    """Let the node join if it never has. Raises EnrollmentError."""
+    directory = home.node(name)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if (directory / CERTIFICATE).exists():
+        return
+    command = [sys.executable, "-m", "stack.enrollment", name, str(home.root), environment["AIOPS_CONTROLLER_API"]]
+    with logs.open_log(home.log(name)) as log:
+        child = await asyncio.create_subprocess_exec(
+            *command, env=dict(environment), stdin=DEVNULL, stdout=log, stderr=STDOUT, cwd=home.run
+        )
+        code = await child.wait()
+    if code != 0:
+        raise EnrollmentError(f"{name} could not join (exit code {code}); see {home.log(name)}")
+
+
+async def register(name: str, api: str, password: str) -> tuple[str, str]:
+    """Register a local node as the admin; answers its join URL and one-use token."""
+    import grpc
+    from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc
+    from aiops.nodes.v1 import node_service_pb2, node_service_pb2_grpc
+
+    async with grpc.aio.insecure_channel(api) as channel:
+        login = auth_service_pb2.LoginRequest(email=ADMIN_EMAIL, password=password)
+        answer = await auth_service_pb2_grpc.AuthServiceStub(channel).Login(login, timeout=CALL_TIMEOUT_S)
+        request = node_service_pb2.RegisterNodeRequest(name=name, is_local=True, request_id=f"embedded-{name}")
+        registered = await node_service_pb2_grpc.NodeServiceStub(channel).RegisterNode(
+            request,
+            timeout=CALL_TIMEOUT_S,
+            metadata=(("authorization", f"Bearer {answer.tokens.access_token}"),),
+        )
+    return registered.join_url, registered.join_token
+
+
+def _register_and_join(name: str, home: Home, api: str) -> int:
+    """Register, then run the agent's own join command."""
+    url, token = asyncio.run(register(name, api, admin_password(home.admin_password)))
+    join = [sys.executable, "-m", "node_agent", "join", "--controller", url, "--token", token]
+    return subprocess.run(join, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(_register_and_join(sys.argv[1], Home(Path(sys.argv[2])), sys.argv[3]))

@@ -1,0 +1,159 @@
+"""What `aiops up` can be told, read once from the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack.ports import free_port, holder, is_free, preferred_or_free
+
+GATEWAY_PORT = 8080
+BROKER_PORT = 9092
+CONTROLLER_API_PORT = 7080
+CONTROLLER_MESH_PORT = 7081
+CONTROLLER_JOIN_PORT = 7082
+ROUTER_MESH_PORT = 7083
+XDS_PORT = 7084
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used; the message names it and says what to change."""
+
+
+class PortTakenError(SettingError):
+    """Something else listens on a port that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The loopback ports of one stack."""
+
+    gateway: int
+    broker: int
+    controller_api: int
+    controller_mesh: int
+    controller_join: int
+    router_mesh: int
+    xds: int
+    envoy_admin: int
+    controller_metrics: int
+    router_metrics: int
+    gateway_metrics: int
+
+    @staticmethod
+    def free() -> int:
+        """One more port."""
+        return free_port()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of a stack."""
+
+    home: Path
+    ports: Ports
+    database_url: str
+    kafka: str
+    embedded_database: bool
+    embedded_kafka: bool
+    storage_url: str
+    inherited: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.gateway}"
+
+    @property
+    def service_environment(self) -> dict[str, str]:
+        """The environment of every service: what this process has, and the addresses of this stack."""
+        ports = self.ports
+        return {
+            **self.inherited,
+            "AIOPS_HOME": str(self.home),
+            "AIOPS_PORT": str(ports.gateway),
+            "AIOPS_URL": self.url,
+            "AIOPS_KAFKA": self.kafka,
+            "AIOPS_DATABASE_URL": self.database_url,
+            "AIOPS_STORAGE_URL": self.storage_url,
+            "AIOPS_PKI": str(self.home / "pki"),
+            "AIOPS_CONTROLLER_API": f"127.0.0.1:{ports.controller_api}",
+            "AIOPS_CONTROLLER_MESH": f"127.0.0.1:{ports.controller_mesh}",
+            "AIOPS_CONTROLLER_JOIN": f"127.0.0.1:{ports.controller_join}",
+            "AIOPS_ROUTER_MESH": f"127.0.0.1:{ports.router_mesh}",
+            "AIOPS_XDS": f"127.0.0.1:{ports.xds}",
+            "MALLOC_ARENA_MAX": "2",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+
+def home_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """$AIOPS_HOME, `.aiops` of the working directory by default."""
+    return Path(environment.get("AIOPS_HOME") or ".aiops").expanduser().absolute()
+
+
+def admin_password(file: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """$AIOPS_ADMIN_PASSWORD, or what the controller generated into `file`."""
+    return environment.get("AIOPS_ADMIN_PASSWORD") or file.read_text().strip()
+
+
+def read(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the environment with ports that are free now. Raises SettingError."""
+    home = home_directory(environment)
+    ports = _ports(environment)
+    database_url, kafka = environment.get("AIOPS_DATABASE_URL", ""), environment.get("AIOPS_KAFKA", "")
+    return Settings(
+        home=home,
+        ports=ports,
+        database_url=database_url,
+        kafka=kafka or f"127.0.0.1:{ports.broker}",
+        embedded_database=not database_url,
+        embedded_kafka=not kafka,
+        storage_url=environment.get("AIOPS_STORAGE_URL") or (home / "objects").as_uri(),
+        inherited={name: value for name, value in environment.items() if not name.startswith("PG")},
+    )
+
+
+def _ports(environment: Mapping[str, str]) -> Ports:
+    return Ports(
+        gateway=_required_port(environment),
+        broker=preferred_or_free(BROKER_PORT),
+        controller_api=_port_of(environment, "AIOPS_CONTROLLER_API", CONTROLLER_API_PORT),
+        controller_mesh=_port_of(environment, "AIOPS_CONTROLLER_MESH", CONTROLLER_MESH_PORT),
+        controller_join=_port_of(environment, "AIOPS_CONTROLLER_JOIN", CONTROLLER_JOIN_PORT),
+        router_mesh=_port_of(environment, "AIOPS_ROUTER_MESH", ROUTER_MESH_PORT),
+        xds=_port_of(environment, "AIOPS_XDS", XDS_PORT),
+        envoy_admin=free_port(),
+        controller_metrics=free_port(),
+        router_metrics=free_port(),
+        gateway_metrics=free_port(),
+    )
+
+
+def _required_port(environment: Mapping[str, str]) -> int:
+    """The gateway's port: the one that was asked for or none; 0 asks for any free one."""
+    text = environment.get("AIOPS_PORT") or str(GATEWAY_PORT)
+    if not text.isdigit() or int(text) > 65535:
+        raise SettingError(f"AIOPS_PORT is {text!r}; give a port number from 1 to 65535, or 0 for any free one")
+    port = int(text) or free_port()
+    return _must_be_free(port, "AIOPS_PORT")
+
+
+def _port_of(environment: Mapping[str, str], name: str, preferred: int) -> int:
+    """The port of an inner listener: as set, or the usual one, or another free one."""
+    address = environment.get(name, "")
+    if not address:
+        return preferred_or_free(preferred)
+    host, _, text = address.rpartition(":")
+    if host not in {"127.0.0.1", "localhost"} or not text.isdigit():
+        raise SettingError(f"{name} is {address!r}; `aiops up` needs 127.0.0.1:PORT, or leave it unset")
+    return _must_be_free(int(text), name)
+
+
+def _must_be_free(port: int, setting: str) -> int:
+    if is_free(port):
+        return port
+    raise PortTakenError(
+        f"port {port} is taken by {holder(port)}; stop that, or set {setting} to another port ({setting}=0 finds one)"
+        if setting == "AIOPS_PORT"
+        else f"port {port} is taken by {holder(port)}; stop that, or set {setting} to another address"
+    )
