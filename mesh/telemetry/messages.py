@@ -4,9 +4,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from opentelemetry.context import attach, detach
-from opentelemetry.trace import SpanKind, Tracer, use_span
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from mesh.telemetry.context import context_of, traceparent_of
+
+
+class Publishing:
+    """A record on its way out; `traceparent` is what to send with it."""
+
+    __slots__ = ("_span", "traceparent")
+
+    def __init__(self, traceparent: str, span: Span | None = None) -> None:
+        self.traceparent = traceparent
+        self._span = span
+
+    def finish(self, error: str = "") -> None:
+        """The broker has it, or did not take it. To be called once."""
+        if self._span is not None:
+            if error:
+                self._span.set_status(Status(StatusCode.ERROR, error))
+            self._span.end()
 
 
 class MessageTelemetry:
@@ -15,23 +32,19 @@ class MessageTelemetry:
     def __init__(self, tracer: Tracer | None) -> None:
         self._tracer = tracer
 
-    @contextmanager
-    def publishing(self, topic: str, traceparent: str) -> Iterator[str]:
-        """A record on its way out. Gives the `traceparent` to send with it."""
+    def start_publishing(self, topic: str, traceparent: str) -> Publishing:
+        """A record of the trace that `traceparent` names is about to be published."""
         if self._tracer is None:
-            yield traceparent
-            return
+            return Publishing(traceparent)
         attributes = {
             "messaging.system": "kafka",
             "messaging.destination.name": topic,
             "messaging.operation.name": "publish",
         }
-        parent = context_of(traceparent)
         span = self._tracer.start_span(
-            f"publish {topic}", context=parent, kind=SpanKind.PRODUCER, attributes=attributes
+            f"publish {topic}", context=context_of(traceparent), kind=SpanKind.PRODUCER, attributes=attributes
         )
-        with use_span(span, end_on_exit=True):
-            yield traceparent_of(span)
+        return Publishing(traceparent_of(span), span)
 
     @contextmanager
     def consuming(self, topic: str, group: str, traceparent: str) -> Iterator[None]:

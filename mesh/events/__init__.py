@@ -1,0 +1,1 @@
+"""Events: written with the rows they tell of, published in order, handled once."""
