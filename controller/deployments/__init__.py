@@ -1,0 +1,1 @@
+"""Running models: where they go, what their nodes are told, and what became of them."""

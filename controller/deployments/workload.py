@@ -1,0 +1,125 @@
+"""What a node is told to run, and what it reports: the words between deployments and the nodes' sessions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from controller.nodes.model import Container, NodeId
+
+
+class Goal(Enum):
+    """What should become of a workload."""
+
+    RUN = "run"
+    END = "end"
+
+
+class WorkloadState(Enum):
+    """What a node is doing for a workload."""
+
+    DOWNLOADING = "downloading"
+    EXTRACTING = "extracting"
+    STARTING = "starting"
+    RUNNING = "running"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class HealthStatus(Enum):
+    """Whether a running engine answers."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactFile:
+    """One file of a model. `path` is relative, with forward slashes; `sha256` in hex."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredWorkload:
+    """One workload that a node is to run or to end, as of the node's `revision`.
+
+    `port` 0 lets the node choose; `gpu_devices` are NVML indexes, empty on a CPU node; `memory_limit_mb` is what the
+    placement claimed, of RAM or of each device. `artifact_url` and `files` are empty when the goal is to end.
+    """
+
+    workload_id: str
+    epoch: int
+    goal: Goal
+    revision: int
+    container_name: str
+    model_id: str
+    served_name: str
+    framework: str
+    task: str
+    job_id: str
+    request_id: str
+    replica: int = 0
+    artifact_url: str = ""
+    files: tuple[ArtifactFile, ...] = ()
+    port: int = 0
+    gpu_devices: tuple[str, ...] = ()
+    memory_limit_mb: int = 0
+    image: str = ""
+    drain_seconds: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredChange:
+    """The desired state of one node: all of it (`snapshot`), or what changed since `base_revision`.
+
+    A snapshot still names workloads that are to end and whose end the node has not told yet; whatever else it does not
+    name is to end as well.
+    """
+
+    revision: int
+    snapshot: bool
+    base_revision: int
+    workloads: tuple[DesiredWorkload, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnsupportedField:
+    """A request field that an engine would silently ignore; null and `harmless_values` (JSON texts) change nothing."""
+
+    path: str
+    harmless_values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadReport:
+    """What a node says of one workload.
+
+    `session_epoch` is the session that it was told in; 0 skips the check against newer sessions. `event` is one of
+    started, stopped, died and oom, or empty. `inference_path` is empty while the engine's is not known.
+    """
+
+    node_id: NodeId
+    workload_id: str
+    epoch: int
+    state: WorkloadState
+    session_epoch: int = 0
+    replica: int = 0
+    progress: int = 0
+    container_id: str = ""
+    runtime: str = ""
+    engine: str = ""
+    port: int = 0
+    error: str = ""
+    error_reason: str = ""
+    log_tail: str = ""
+    health: HealthStatus = HealthStatus.UNKNOWN
+    inference_path: str = ""
+    unsupported_fields: tuple[UnsupportedField, ...] = ()
+    container: Container | None = None
+    event: str = ""
+    exit_code: int | None = None
+    revision: int = 0
