@@ -25,6 +25,8 @@ OPTIONS: list[tuple[str, int]] = [
     # A peer that is gone without a word is found within 4 s.
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 2_000),
+    # gRPC core 1.85 waits this long for the answer to a ping, whatever keepalive_timeout says (measured).
+    ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
