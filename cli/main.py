@@ -1,0 +1,65 @@
+"""The entry point `aiops`: all commands, and how they end."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cli import account, chat, deployments, events, models, nodes, programs, stack
+from cli.exits import CliError, Exit
+from cli.settings import read
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 platform not reachable, 4 not signed in or not allowed, "
+    "5 not found, 6 in conflict with the present state."
+)
+
+app = typer.Typer(
+    name="aiops",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Runs models on a fleet of nodes and serves them.",
+    epilog=EXIT_CODES,
+)
+app.add_typer(nodes.app, name="nodes")
+app.add_typer(nodes.joining, name="node")
+app.add_typer(models.app, name="models")
+app.add_typer(deployments.app, name="deployments")
+app.add_typer(events.app, name="events")
+app.command()(stack.up)
+app.command()(stack.demo)
+app.command()(stack.status)
+app.command()(account.login)
+app.command()(account.logout)
+app.command()(account.whoami)
+app.command()(deployments.deploy)
+app.command()(deployments.logs)
+app.command()(chat.chat)
+for name, module in programs.SERVICES.items():
+    app.command(name, help=f"Run the {module} alone, by its settings.")(programs.runner(module))
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    url: Annotated[str, typer.Option(help="The gateway; $AIOPS_URL, http://127.0.0.1:8080 by default.")] = "",
+) -> None:
+    """Read the settings for every command."""
+    context.obj = read(url)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app()
+    except CliError as error:
+        for line in error.lines():
+            typer.echo(line, err=True)
+        sys.exit(error.code)
+    except BrokenPipeError:
+        sys.exit(Exit.OK)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""`aiops models …`: the model registry."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.connect import connect
+from cli.exits import CliError, Exit
+from cli.output import Format, Output, as_dict, note, progress, show_json, show_many, show_one, show_result
+from cli.paging import ALL_HELP, MORE, at_most
+
+if TYPE_CHECKING:
+    from aiops.models.v1.model_pb2 import Model, ModelFile
+    from aiops.models.v1.model_service_pb2 import ImportModelRequest
+
+    from cli.session import Session
+
+app = typer.Typer(no_args_is_help=True, help="The model registry.")
+
+CHUNK_BYTES = 1024 * 1024
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model id or name.")]
+COLUMNS = {
+    "model": lambda model: model.model_id,
+    "name": lambda model: model.name,
+    "task": lambda model: model.Task.Name(model.task),
+    "version": lambda model: model.version,
+    "size": lambda model: f"{model.size_mb} MB",
+    "parameters": lambda model: f"{model.metadata.parameters:,.0f}" if model.metadata.parameters else "unknown",
+    "created": lambda model: f"{model.created_at.ToDatetime():%Y-%m-%d %H:%M}",
+}
+FILE_COLUMNS = {
+    "path": lambda file: file.path,
+    "bytes": lambda file: f"{file.size_bytes:.0f}",
+    "sha256": lambda file: file.sha256,
+}
+
+
+@app.command("ls")
+def list_models(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=0, help=ALL_HELP)] = 100,
+    output: Output = Format.TABLE,
+) -> None:
+    """List the models."""
+    rows, more = at_most(limit, _every_model(connect(context)))
+    show_many(rows, COLUMNS, output)
+    if more:
+        note(MORE)
+
+
+@app.command("get")
+def get_model(context: typer.Context, model: ModelArgument, output: Output = Format.TABLE) -> None:
+    """Show one model."""
+    from aiops.models.v1.model_service_pb2 import GetModelRequest
+    from aiops.models.v1.model_service_pb2_grpc import ModelServiceStub
+
+    session = connect(context)
+    answer = session.call(session.stub(ModelServiceStub).GetModel, GetModelRequest(model_id=model))
+    show_one(answer.model, COLUMNS, output)
+
+
+@app.command()
+def files(context: typer.Context, model: ModelArgument, output: Output = Format.TABLE) -> None:
+    """List the files of a model with their checksums."""
+    from aiops.models.v1.model_service_pb2 import ListModelFilesRequest
+    from aiops.models.v1.model_service_pb2_grpc import ModelServiceStub
+
+    session = connect(context)
+    stub, request = session.stub(ModelServiceStub), ListModelFilesRequest(model_id=model)
+    page = session.call(stub.ListModelFiles, request)
+    rows = list(page.files)
+    while page.next_page_token:
+        request.page_token = page.next_page_token
+        page = session.call(stub.ListModelFiles, request)
+        rows.extend(page.files)
+    show_many(rows, FILE_COLUMNS, output)
+
+
+@app.command("import")
+def import_model(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model in Hugging Face layout.")],
+    name: Annotated[str, typer.Option(help="What clients send as `model`; the directory's name by default.")] = "",
+    description: Annotated[str, typer.Option()] = "",
+    version: Annotated[str, typer.Option(help="Semantic version; 1.0.0 by default.")] = "",
+    license: Annotated[str, typer.Option()] = "",  # noqa: A002 - the option's name
+    output: Output = Format.TABLE,
+) -> None:
+    """Upload a model directory into the registry."""
+    from aiops.models.v1.model_service_pb2 import ImportHeader
+    from aiops.models.v1.model_service_pb2_grpc import ModelServiceStub
+
+    paths = model_files(directory)
+    session = connect(context)
+    with progress() as bars:
+        total = sum(path.stat().st_size for path in paths)
+        hashing, sending = bars.add_task("checksums", total=total), bars.add_task("upload", total=total)
+        manifest = [_describe(directory, path, lambda size: bars.advance(hashing, size)) for path in paths]
+        header = ImportHeader(
+            name=name or directory.resolve().name,
+            description=description,
+            version=version,
+            license=license,
+            files=manifest,
+        )
+
+        def messages() -> "Iterator[ImportModelRequest]":
+            bars.reset(sending)
+            return _messages(header, paths, lambda size: bars.advance(sending, size))
+
+        answer = session.upload(session.stub(ModelServiceStub).ImportModel, messages)
+    if output is Format.JSON:
+        show_json(as_dict(answer))
+        return
+    done = "was there already" if answer.existed else "imported"
+    typer.echo(f"{answer.model.name} {done}: {answer.model.model_id}, {answer.model.size_mb} MB, {len(paths)} files")
+
+
+@app.command()
+def delete(context: typer.Context, model: ModelArgument, output: Output = Format.TABLE) -> None:
+    """Delete a model and its files."""
+    from aiops.models.v1.model_service_pb2 import DeleteModelRequest
+    from aiops.models.v1.model_service_pb2_grpc import ModelServiceStub
+
+    session = connect(context)
+    session.call(session.stub(ModelServiceStub).DeleteModel, DeleteModelRequest(model_id=model))
+    show_result({"model": model, "deleted": True}, f"deleted {model}", output)
+
+
+def model_files(directory: Path) -> list[Path]:
+    """The files to upload: everything in the directory but hidden files. Raises CliError when there is none."""
+    if not directory.is_dir():
+        raise CliError(f"{directory} is no directory", Exit.USAGE, next_step="give a folder in Hugging Face layout")
+    found = sorted(path for path in directory.rglob("*") if path.is_file() and not _hidden(path, directory))
+    if not found:
+        raise CliError(f"{directory} has no files", Exit.USAGE, next_step="give a folder in Hugging Face layout")
+    return found
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _describe(root: Path, path: Path, advance: Callable[[int], object]) -> "ModelFile":
+    from aiops.models.v1.model_pb2 import ModelFile
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            advance(len(chunk))
+    relative = path.relative_to(root).as_posix()
+    return ModelFile(path=relative, size_bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def _messages(header: object, paths: list[Path], advance: Callable[[int], object]) -> "Iterator[ImportModelRequest]":
+    from aiops.models.v1.model_service_pb2 import ImportHeader, ImportModelRequest
+
+    assert isinstance(header, ImportHeader)
+    yield ImportModelRequest(header=header)
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield ImportModelRequest(chunk=chunk)
+                advance(len(chunk))
+
+
+def _every_model(session: "Session") -> "Iterator[Model]":
+    from aiops.models.v1.model_service_pb2 import ListModelsRequest
+    from aiops.models.v1.model_service_pb2_grpc import ModelServiceStub
+
+    stub, page_token = session.stub(ModelServiceStub), ""
+    while True:
+        page = session.call(stub.ListModels, ListModelsRequest(page_size=200, page_token=page_token))
+        yield from page.models
+        page_token = page.next_page_token
+        if not page_token:
+            return

@@ -1,0 +1,214 @@
+"""`aiops nodes …` and `aiops node join`: the machines of the fleet."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.connect import connect
+from cli.exits import CliError, Exit
+from cli.output import Format, Output, as_dict, note, show_fields, show_json, show_many, show_one, show_result
+from cli.paging import ALL_HELP, MORE, at_most
+
+if TYPE_CHECKING:
+    from aiops.nodes.v1.node_pb2 import Node
+
+    from cli.session import Session
+
+app = typer.Typer(no_args_is_help=True, help="The machines of the fleet.")
+joining = typer.Typer(no_args_is_help=True, help="This machine as a node.")
+
+NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="Node id or name.")]
+Limit = Annotated[int, typer.Option(min=0, help=ALL_HELP)]
+COLUMNS = {
+    "node": lambda node: node.node_id,
+    "name": lambda node: node.name,
+    "status": lambda node: node.Status.Name(node.status),
+    "gpus": lambda node: ", ".join(gpu.model for gpu in node.gpu_devices) or "none",
+    "cpus": lambda node: node.cpu_cores,
+    "ram free": lambda node: f"{node.ram_free} of {node.ram_total} MB",
+    "engines": lambda node: list(node.engines),
+    "labels": lambda node: [f"{name}={value}" for name, value in sorted(node.labels.items())],
+}
+CONTAINER_COLUMNS = {
+    "workload": lambda container: container.workload_id,
+    "container": lambda container: container.container_name,
+    "status": lambda container: container.status,
+    "port": lambda container: container.port,
+    "pid": lambda container: container.pid,
+    "memory": lambda container: f"{container.memory_mb} MB",
+    "cpu": lambda container: f"{container.cpu_percent:.0f} %",
+    "restarts": lambda container: container.restarts,
+}
+
+
+@app.command("ls")
+def list_nodes(context: typer.Context, limit: Limit = 100, output: Output = Format.TABLE) -> None:
+    """List the nodes."""
+    rows, more = at_most(limit, every_node(connect(context)))
+    show_many(rows, COLUMNS, output)
+    if more:
+        note(MORE)
+
+
+@app.command("get")
+def get_node(context: typer.Context, node: NodeArgument, output: Output = Format.TABLE) -> None:
+    """Show one node."""
+    show_one(find_node(connect(context), node), COLUMNS, output)
+
+
+@app.command()
+def metrics(context: typer.Context, node: NodeArgument, output: Output = Format.TABLE) -> None:
+    """Show a node's latest gauges."""
+    from aiops.nodes.v1.node_service_pb2 import GetNodeMetricsRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    session = connect(context)
+    request = GetNodeMetricsRequest(node_id=find_node(session, node).node_id)
+    answer = session.call(session.stub(NodeServiceStub).GetNodeMetrics, request)
+    show_fields(as_dict(answer.metrics), output)
+
+
+@app.command()
+def containers(context: typer.Context, node: NodeArgument, output: Output = Format.TABLE) -> None:
+    """List what runs on a node."""
+    from aiops.nodes.v1.node_service_pb2 import ListContainersRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    session = connect(context)
+    request = ListContainersRequest(node_id=find_node(session, node).node_id, page_size=1000)
+    answer = session.call(session.stub(NodeServiceStub).ListContainers, request)
+    show_many(answer.containers, CONTAINER_COLUMNS, output)
+
+
+@app.command()
+def maintenance(context: typer.Context, node: NodeArgument, output: Output = Format.TABLE) -> None:
+    """Take a node out of placement; what runs there keeps running."""
+    from aiops.nodes.v1.node_service_pb2 import EnterMaintenanceRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    session = connect(context)
+    request = EnterMaintenanceRequest(node_id=find_node(session, node).node_id)
+    show_one(session.call(session.stub(NodeServiceStub).EnterMaintenance, request).node, COLUMNS, output)
+
+
+@app.command()
+def resume(context: typer.Context, node: NodeArgument, output: Output = Format.TABLE) -> None:
+    """Put a node back into placement."""
+    from aiops.nodes.v1.node_service_pb2 import ExitMaintenanceRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    session = connect(context)
+    request = ExitMaintenanceRequest(node_id=find_node(session, node).node_id)
+    show_one(session.call(session.stub(NodeServiceStub).ExitMaintenance, request).node, COLUMNS, output)
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    node: NodeArgument,
+    name: Annotated[str, typer.Option(help="A new name.")] = "",
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; replaces all labels.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Change a node's name or labels."""
+    from aiops.nodes.v1.node_service_pb2 import NodeUpdate, UpdateNodeRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    session = connect(context)
+    request = UpdateNodeRequest(node_id=find_node(session, node).node_id, node=NodeUpdate(name=name))
+    request.update_mask.paths.extend([*(["name"] if name else []), *(["labels"] if label else [])])
+    if not request.update_mask.paths:
+        raise CliError("nothing to change", Exit.USAGE, next_step="give --name or --label")
+    request.node.labels.update(_labels(label or []))
+    show_one(session.call(session.stub(NodeServiceStub).UpdateNode, request).node, COLUMNS, output)
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    node: NodeArgument,
+    force: Annotated[bool, typer.Option(help="Stop what runs there too.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Remove a node from the fleet."""
+    from aiops.nodes.v1.node_service_pb2 import DeleteNodeRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    session = connect(context)
+    found = find_node(session, node)
+    session.call(session.stub(NodeServiceStub).DeleteNode, DeleteNodeRequest(node_id=found.node_id, force=force))
+    show_result({"nodeId": found.node_id, "deleted": True}, f"deleted {found.name} ({found.node_id})", output)
+
+
+@app.command()
+def register(context: typer.Context, name: str, output: Output = Format.TABLE) -> None:
+    """Register a machine and print the command that joins it."""
+    from aiops.nodes.v1.node_service_pb2 import RegisterNodeRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    session = connect(context)
+    answer = session.call(session.stub(NodeServiceStub).RegisterNode, RegisterNodeRequest(name=name))
+    if output is Format.JSON:
+        show_json(as_dict(answer))
+    else:
+        typer.echo(_join_command(answer.join_url, answer.join_token))
+
+
+@app.command("join-token")
+def join_token(context: typer.Context, node: NodeArgument, output: Output = Format.TABLE) -> None:
+    """Make a new join token for a registered node; earlier ones end."""
+    from aiops.nodes.v1.node_service_pb2 import CreateJoinTokenRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    session = connect(context)
+    request = CreateJoinTokenRequest(node_id=find_node(session, node).node_id)
+    answer = session.call(session.stub(NodeServiceStub).CreateJoinToken, request)
+    if output is Format.JSON:
+        show_json(as_dict(answer))
+    else:
+        typer.echo(_join_command(answer.join_url, answer.join_token))
+
+
+@joining.command()
+def join(
+    controller: Annotated[str, typer.Option(help="The join URL that `aiops nodes register` printed.")],
+    token: Annotated[str, typer.Option(help="The one-use token.")],
+) -> None:
+    """Trade the token for this machine's certificate; then start `aiops node-agent`."""
+    from cli.programs import become_module
+
+    become_module("node_agent", "join", "--controller", controller, "--token", token)
+
+
+def every_node(session: "Session") -> "Iterator[Node]":
+    """All nodes, page by page."""
+    from aiops.nodes.v1.node_service_pb2 import ListNodesRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    stub, page_token = session.stub(NodeServiceStub), ""
+    while True:
+        page = session.call(stub.ListNodes, ListNodesRequest(page_size=200, page_token=page_token))
+        yield from page.nodes
+        page_token = page.next_page_token
+        if not page_token:
+            return
+
+
+def find_node(session: "Session", reference: str) -> "Node":
+    """The node with that id or name. Raises CliError."""
+    for node in every_node(session):
+        if reference in {node.node_id, node.name}:
+            return node
+    raise CliError(f"there is no node {reference!r}", Exit.NOT_FOUND, next_step="see the nodes with `aiops nodes ls`")
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = dict(pair.partition("=")[::2] for pair in pairs)
+    if not all("=" in pair and pair[0] != "=" for pair in pairs):
+        raise CliError("a label is not KEY=VALUE", Exit.USAGE, next_step="e.g. --label zone=a --label tier=gold")
+    return labels
+
+
+def _join_command(url: str, token: str) -> str:
+    return f"aiops node join --controller {url} --token {token}"
