@@ -115,6 +115,18 @@ def take_lock(home: Home) -> TextIO:
     return file
 
 
+def is_running(home: Home) -> bool:
+    """Whether a stack holds the home now."""
+    if not home.lock.exists():
+        return False
+    with home.lock.open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def _already_running(home: Home) -> str:
     pid = home.lock.read_text().strip() or "unknown"
     state = read_state(home)

@@ -19,7 +19,7 @@ class PreparationError(RuntimeError):
     """The certificates or Envoy's bootstrap could not be made."""
 
 
-async def up(nodes: int) -> None:
+async def run(nodes: int) -> None:
     """Run the stack of $AIOPS_HOME with so many node agents until SIGINT or SIGTERM.
 
     Raises AlreadyRunningError, SettingError, PreparationError or ServiceFailedError, each with what to do.
