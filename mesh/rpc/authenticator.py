@@ -23,7 +23,7 @@ class _Peer:
 
 
 class PeerAuthenticator:
-    """Nodes and services by the SPIFFE id in the certificate that mutual TLS proved; for services that no user calls."""
+    """Nodes and services by the SPIFFE id in the certificate that mutual TLS proved."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -9,7 +9,7 @@ import grpc
 from mesh.rpc.server import MIB
 
 OPTIONS: list[tuple[str, int]] = [
-    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_time_ms", 1_500),
     ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MIB = 1024 * 1024
 OPTIONS: list[tuple[str, int]] = [
     # A peer that is gone without a word is found within 4 s.
-    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_time_ms", 1_500),
     ("grpc.keepalive_timeout_ms", 2_000),
     # gRPC core 1.85 waits this long for the answer to a ping, whatever keepalive_timeout says (measured).
     ("grpc.http2.ping_timeout_ms", 2_000),

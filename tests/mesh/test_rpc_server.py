@@ -86,9 +86,11 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
 @asynccontextmanager
 async def running(calls: Calls) -> AsyncIterator[tuple[Server, grpc.aio.Channel]]:
     servicers = [Auth(), Users(), Trust(), Models()]
-    async with serve([Listener("127.0.0.1:0")], servicers, Tokens(), calls, grace=0.2) as server:
-        async with open_channel(f"127.0.0.1:{server.ports[0]}") as channel:
-            yield server, channel
+    async with (
+        serve([Listener("127.0.0.1:0")], servicers, Tokens(), calls, grace=0.2) as server,
+        open_channel(f"127.0.0.1:{server.ports[0]}") as channel,
+    ):
+        yield server, channel
 
 
 async def refusal(call: Any) -> RemoteError:
