@@ -1,15 +1,17 @@
-"""The unit of work: one transaction, with every room's stores on it and the outbox of its events."""
+"""The unit of work: one transaction with every room's store on it, and the events that its commit tells."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cached_property
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.events import Encodings, envelopes
 from controller.iam.session_store import PostgresLoginFailures, PostgresSessions, PostgresTokenTrust
 from controller.iam.store import PostgresApiKeys, PostgresOrganizations, PostgresUsers
+from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
 from mesh.clock import Clock
-from mesh.events.outbox import append
+from mesh.events import outbox
 from mesh.identity import Caller
 from mesh.loops import Wake
 from mesh.sql.database import Database
@@ -17,49 +19,77 @@ from mesh.sql.idempotency import RequestIds
 from mesh.telemetry import current_traceparent
 
 
-class Work:
-    """The stores on one connection. What is not committed is rolled back."""
+class SqlWork:
+    """One transaction, or one connection that reads. Stores are made when they are first asked for."""
 
-    def __init__(self, connection: AsyncConnection, unit_of_work: "UnitOfWork") -> None:
-        self.connection = connection
-        self._unit_of_work = unit_of_work
-        self.requests = RequestIds(connection)
-        self.organizations = PostgresOrganizations(connection)
-        self.users = PostgresUsers(connection)
-        self.sessions = PostgresSessions(connection)
-        self.api_keys = PostgresApiKeys(connection)
-        self.token_trust = PostgresTokenTrust(connection)
-        self.login_failures = PostgresLoginFailures(connection)
+    def __init__(self, connection: AsyncConnection, encodings: Encodings, clock: Clock, published: Wake) -> None:
+        self._connection = connection
+        self._encodings = encodings
+        self._clock = clock
+        self._published = published
+
+    @cached_property
+    def requests(self) -> RequestIds:
+        return RequestIds(self._connection)
+
+    @cached_property
+    def users(self) -> PostgresUsers:
+        return PostgresUsers(self._connection)
+
+    @cached_property
+    def organizations(self) -> PostgresOrganizations:
+        return PostgresOrganizations(self._connection)
+
+    @cached_property
+    def sessions(self) -> PostgresSessions:
+        return PostgresSessions(self._connection)
+
+    @cached_property
+    def api_keys(self) -> PostgresApiKeys:
+        return PostgresApiKeys(self._connection)
+
+    @cached_property
+    def token_trust(self) -> PostgresTokenTrust:
+        return PostgresTokenTrust(self._connection)
+
+    @cached_property
+    def login_failures(self) -> PostgresLoginFailures:
+        return PostgresLoginFailures(self._connection)
+
+    @cached_property
+    def nodes(self) -> SqlNodeStore:
+        return SqlNodeStore(self._connection)
+
+    @cached_property
+    def join_tokens(self) -> SqlJoinTokenStore:
+        return SqlJoinTokenStore(self._connection)
 
     async def commit(self, *events: object) -> None:
-        """Commits, with these events in the outbox."""
-        await self._unit_of_work.append(self.connection, *events)
-        await self.connection.commit()
-        if events:
-            self._unit_of_work.relay.set()
+        """Makes the changes and their events permanent, together, and wakes the relay."""
+        rows = envelopes(self._encodings, events, self._clock.now(), current_traceparent())
+        await outbox.append(self._connection, *rows)
+        await self._connection.commit()
+        if rows:
+            self._published.set()
 
 
-class UnitOfWork:
-    """Opens transactions, and connections that only read, as a caller. `relay` is hinted when events were committed."""
+class SqlUnitOfWork:
+    """Opens units of work for a caller, whose organisation bounds what they see."""
 
-    def __init__(self, database: Database, encodings: Encodings, clock: Clock, relay: Wake) -> None:
+    def __init__(self, database: Database, encodings: Encodings, clock: Clock, published: Wake) -> None:
         self._database = database
         self._encodings = encodings
         self._clock = clock
-        self.relay = relay
+        self._published = published
 
     @asynccontextmanager
-    async def __call__(self, caller: Caller) -> AsyncIterator[Work]:
-        """A transaction."""
+    async def __call__(self, caller: Caller) -> AsyncIterator[SqlWork]:
+        """A transaction; what is not committed is rolled back."""
         async with self._database.writing(caller) as connection:
-            yield Work(connection, self)
+            yield SqlWork(connection, self._encodings, self._clock, self._published)
 
     @asynccontextmanager
-    async def reading(self, caller: Caller) -> AsyncIterator[Work]:
-        """A connection for single statements that read."""
+    async def reading(self, caller: Caller) -> AsyncIterator[SqlWork]:
+        """A connection for statements that only read."""
         async with self._database.reading(caller) as connection:
-            yield Work(connection, self)
-
-    async def append(self, connection: AsyncConnection, *events: object) -> None:
-        """Writes events to the outbox."""
-        await append(connection, *envelopes(self._encodings, events, self._clock.now(), current_traceparent()))
+            yield SqlWork(connection, self._encodings, self._clock, self._published)
