@@ -19,14 +19,14 @@ from mesh.sql.idempotency import RequestIds
 from mesh.telemetry import current_traceparent
 
 
-class SqlWork:
+class Work:
     """One transaction, or one connection that reads. Stores are made when they are first asked for."""
 
-    def __init__(self, connection: AsyncConnection, encodings: Encodings, clock: Clock, published: Wake) -> None:
+    def __init__(self, connection: AsyncConnection, encodings: Encodings, clock: Clock, relay: Wake) -> None:
         self._connection = connection
         self._encodings = encodings
         self._clock = clock
-        self._published = published
+        self._relay = relay
 
     @cached_property
     def requests(self) -> RequestIds:
@@ -70,26 +70,26 @@ class SqlWork:
         await outbox.append(self._connection, *rows)
         await self._connection.commit()
         if rows:
-            self._published.set()
+            self._relay.set()
 
 
-class SqlUnitOfWork:
+class UnitOfWork:
     """Opens units of work for a caller, whose organisation bounds what they see."""
 
-    def __init__(self, database: Database, encodings: Encodings, clock: Clock, published: Wake) -> None:
+    def __init__(self, database: Database, encodings: Encodings, clock: Clock, relay: Wake) -> None:
         self._database = database
         self._encodings = encodings
         self._clock = clock
-        self._published = published
+        self._relay = relay
 
     @asynccontextmanager
-    async def __call__(self, caller: Caller) -> AsyncIterator[SqlWork]:
+    async def __call__(self, caller: Caller) -> AsyncIterator[Work]:
         """A transaction; what is not committed is rolled back."""
         async with self._database.writing(caller) as connection:
-            yield SqlWork(connection, self._encodings, self._clock, self._published)
+            yield Work(connection, self._encodings, self._clock, self._relay)
 
     @asynccontextmanager
-    async def reading(self, caller: Caller) -> AsyncIterator[SqlWork]:
+    async def reading(self, caller: Caller) -> AsyncIterator[Work]:
         """A connection for statements that only read."""
         async with self._database.reading(caller) as connection:
-            yield SqlWork(connection, self._encodings, self._clock, self._published)
+            yield Work(connection, self._encodings, self._clock, self._relay)
