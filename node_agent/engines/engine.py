@@ -45,8 +45,8 @@ class Probe:
 class UnsupportedField:
     """A request field that the engine accepts and then silently ignores, so that the edge must refuse it.
 
-    `path` is dotted and leads through JSON objects. Null and the `harmless_values` (each the JSON text of a scalar: `1`,
-    `false`, `"text"`; numbers compare as numbers) are let through, for they ask for what the engine does anyway.
+    `path` is dotted and leads through JSON objects. Null and the `harmless_values` (each the JSON text of a scalar:
+    `1`, `false`, `"text"`; numbers compare as numbers) are let through, for they ask for what the engine does anyway.
     """
 
     path: str

@@ -1,0 +1,123 @@
+"""Says why an engine ended, from its exit code and the tail of its log."""
+
+import re
+import signal
+from typing import NamedTuple
+
+from node_agent.engines.engine import Diagnosis, FailureReason
+
+_SMALLER = (
+    "Choose a node with more free memory, a smaller or quantised model or a shorter context, or stop another one."
+)
+
+
+class _Sign(NamedTuple):
+    pattern: re.Pattern[str]
+    reason: FailureReason
+    message: str
+    suggestion: str
+
+
+def _sign(pattern: str, reason: FailureReason, message: str, suggestion: str) -> _Sign:
+    return _Sign(re.compile(pattern, re.IGNORECASE), reason, message, suggestion)
+
+
+# What PyTorch, safetensors, Transformers, vLLM and uvicorn print, most telling first.
+_SIGNS = (
+    _sign(
+        r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|Free memory on device .* less than desired",
+        FailureReason.OUT_OF_MEMORY,
+        "the graphics card has not enough free memory for this model",
+        _SMALLER,
+    ),
+    _sign(
+        r"No available memory for the cache blocks"
+        r"|larger than the (available KV cache memory|maximum number of tokens)",
+        FailureReason.OUT_OF_MEMORY,
+        "after loading the model no memory is left for the context it should keep",
+        _SMALLER,
+    ),
+    _sign(
+        r"\bMemoryError\b|cannot allocate memory|can't allocate memory|std::bad_alloc",
+        FailureReason.OUT_OF_MEMORY,
+        "the node has not enough free memory for this model",
+        _SMALLER,
+    ),
+    _sign(
+        r"address already in use|Errno 98",
+        FailureReason.PORT_IN_USE,
+        "the port is already in use on the node",
+        "Deploy without a port, so that the node chooses a free one, or name another port.",
+    ),
+    _sign(
+        r"No space left on device|Errno 28",
+        FailureReason.DISK_FULL,
+        "the node's disk is full",
+        "Free space on the node, or deploy on another node.",
+    ),
+    _sign(
+        r"SafetensorError|error while deserializing header|did not match the original empty weight shapes",
+        FailureReason.NOT_A_MODEL,
+        "the model's weights are damaged or belong to another configuration",
+        "Import the model again from a complete copy.",
+    ),
+    _sign(
+        r"does not recognize this architecture|has no attribute '\w+For\w+'|architectures .* are not supported",
+        FailureReason.NOT_A_MODEL,
+        "the engine does not know this model's architecture",
+        "Use an engine that supports it, or a newer version of this one.",
+    ),
+    _sign(
+        r"Unrecognized (model|processing class) in|Error no file named|does not appear to have a file named"
+        r"|chat_template is not set|couldn't find them in the cached files",
+        FailureReason.NOT_A_MODEL,
+        "the model's directory is incomplete",
+        "Import the model again with its config.json, tokenizer, chat template and safetensors files.",
+    ),
+    _sign(
+        r"Missing dependencies for serving|No module named|Failed to infer device type"
+        r"|No such file or directory: '\S*/bin/",
+        FailureReason.ENGINE_UNAVAILABLE,
+        "the engine is not fully installed on the node",
+        "Install the engine's environment again and restart the node agent.",
+    ),
+)
+_SIGNALS = {
+    signal.SIGILL: "used an instruction that this processor does not have",
+    signal.SIGSEGV: "crashed with a segmentation fault",
+    signal.SIGABRT: "aborted",
+    signal.SIGTERM: "was ended by somebody else (SIGTERM)",
+}
+_READ_LOG = "Read the deployment's log; deploy again when the cause is gone."
+_NOT_FOUND = (126, 127)
+_LINE_LIMIT = 300
+
+
+def diagnose(returncode: int | None, log_tail: str) -> Diagnosis:
+    """Judges an engine that ended (`returncode` as subprocess gives it) or never became ready (None)."""
+    for sign in _SIGNS:
+        if sign.pattern.search(log_tail):
+            return Diagnosis(sign.reason, sign.message, sign.suggestion)
+    if returncode is None:
+        return Diagnosis(
+            FailureReason.ENGINE_FAILED, f"the engine did not become ready in time{_last(log_tail)}", _READ_LOG
+        )
+    killed_by = -returncode if returncode < 0 else returncode - 128
+    if killed_by == signal.SIGKILL:
+        message = "the engine was killed (SIGKILL), as the system does when the node's memory is used up"
+        return Diagnosis(FailureReason.OUT_OF_MEMORY, message, _SMALLER)
+    if returncode in _NOT_FOUND:
+        message = f"the engine could not be started{_last(log_tail)}"
+        return Diagnosis(
+            FailureReason.ENGINE_UNAVAILABLE, message, "Install the engine on the node and restart its agent."
+        )
+    how = next((text for number, text in _SIGNALS.items() if number == killed_by), f"ended with exit code {returncode}")
+    return Diagnosis(FailureReason.ENGINE_FAILED, f"the engine {how}{_last(log_tail)}", _READ_LOG)
+
+
+def _last(log_tail: str) -> str:
+    """The last line that says something, as the end of a sentence."""
+    lines = [line.strip() for line in log_tail.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    line = (errors or lines or [""])[-1]
+    return f": {line[:_LINE_LIMIT]}" if line else ""
