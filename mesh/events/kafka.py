@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -17,6 +18,7 @@ MOST_REPLICAS = 3
 REQUEST_TIMEOUT_MS = 5_000
 # A broker that cannot be reached is given up on within this time, whatever the client's own retries.
 CALL_TIMEOUT_S = 15
+CLOSE_TIMEOUT_S = 2
 BATCH_BYTES = 256 * 1024
 SESSION_TIMEOUT_MS = 6_000
 HEARTBEAT_INTERVAL_MS = 2_000
@@ -37,6 +39,17 @@ class Record:
     value: bytes
     headers: Sequence[tuple[str, bytes]]
     timestamp_ms: int | None = None
+
+
+async def close_producer(producer: AIOKafkaProducer) -> None:
+    """Ends a producer soon: what the broker has not taken by now is dropped, and never sent later."""
+    with suppress(KafkaError, TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await producer.stop()
+            return
+    # An idempotent producer tries for ever, also while it stops.
+    await producer._sender.close()
+    await producer.client.close()
 
 
 class Kafka:
@@ -130,7 +143,7 @@ class Kafka:
         try:
             await producer.start()
         except BaseException:
-            await producer.stop()
+            await close_producer(producer)
             raise
         return producer
 
