@@ -31,7 +31,8 @@ def up(nodes: Annotated[int, typer.Option(min=0, max=32, help="How many node age
 
 def demo() -> None:
     """Bring up a platform with two nodes, serve a model, show it, stop everything."""
-    from stack.demo import DemoFailedError, run
+    from stack.demo.scenario import run
+    from stack.demo.story import DemoFailedError
 
     try:
         asyncio.run(run())

@@ -14,6 +14,7 @@ CONTROLLER_MESH_PORT = 7081
 CONTROLLER_JOIN_PORT = 7082
 ROUTER_MESH_PORT = 7083
 XDS_PORT = 7084
+EXTERNAL = {"AIOPS_DATABASE_URL", "AIOPS_KAFKA", "AIOPS_STORAGE_URL", "AIOPS_API_KEY"}
 
 
 class SettingError(ValueError):
@@ -94,6 +95,23 @@ def home_directory(environment: Mapping[str, str] = os.environ) -> Path:
 def admin_password(file: Path, environment: Mapping[str, str] = os.environ) -> str:
     """$AIOPS_ADMIN_PASSWORD, or what the controller generated into `file`."""
     return environment.get("AIOPS_ADMIN_PASSWORD") or file.read_text().strip()
+
+
+def demo_home(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """$AIOPS_HOME, if anyone set it."""
+    return home_directory(environment) if environment.get("AIOPS_HOME") else None
+
+
+def demo_environment(home: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a platform and its clients that disturb no other platform of this machine."""
+    port = str(free_port())
+    return {
+        **{name: value for name, value in environment.items() if name not in EXTERNAL},
+        "AIOPS_HOME": str(home),
+        "AIOPS_PORT": port,
+        "AIOPS_URL": f"http://127.0.0.1:{port}",
+        "AIOPS_CONFIG": str(home / "credentials.json"),
+    }
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:

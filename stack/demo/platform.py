@@ -1,0 +1,108 @@
+"""The platform of the demonstration: `aiops up` as a process, seen from outside."""
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import DEVNULL, STDOUT, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from stack import logs
+from stack.demo.story import DemoFailedError, expect
+from stack.home import Home, Snapshot, read_state
+from stack.processes import Process as Identity
+from stack.processes import descendants, end, running_below
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
+POLL_S = 0.1
+
+
+class Platform:
+    """A running `aiops up`."""
+
+    def __init__(self, home: Home, child: Process) -> None:
+        self.home = home
+        self._child = child
+
+    @property
+    def state(self) -> Snapshot:
+        """What the platform last wrote about itself."""
+        state = read_state(self.home)
+        if state is None or state.pid != self._child.pid:
+            raise DemoFailedError(f"the platform has not written {self.home.state}")
+        return state
+
+    async def healthy(self) -> Snapshot:
+        """Wait until every service is healthy. Raises DemoFailedError with the end of the log."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self._child.returncode is None:
+            state = read_state(self.home)
+            if state is not None and state.pid == self._child.pid and state.ready:
+                return state
+            await asyncio.sleep(POLL_S)
+        raise DemoFailedError(f"the platform did not become healthy:\n{logs.tail(self.home.log('up'), 40)}")
+
+    async def kill_agent(self, name: str) -> int:
+        """SIGKILL a node's agent; answers its pid."""
+        agent = self.state.service(name)
+        expect(agent.pid and agent.started, f"{name} does not run")
+        assert agent.pid is not None
+        assert agent.started is not None
+        Identity(agent.pid, agent.started).signal(signal.SIGKILL)
+        return agent.pid
+
+    async def stop(self) -> list[Identity]:
+        """SIGTERM; answers every process that the platform had. Raises DemoFailedError unless it ends well."""
+        processes = descendants(self._child.pid)
+        self._child.send_signal(signal.SIGTERM)
+        try:
+            code = await asyncio.wait_for(self._child.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            raise DemoFailedError("the platform did not stop") from None
+        expect(code == 0, f"the platform ended with exit code {code}:\n{logs.tail(self.home.log('up'))}")
+        return processes
+
+    def remains(self, processes: list[Identity]) -> list[str]:
+        """What is left of a stopped platform: processes, sockets, listening ports."""
+        strays = [stray for place in self.home.work_directories for stray in running_below(place)]
+        pids = {process.pid for process in [*processes, *strays] if process.alive}
+        sockets = [path for path in self.home.root.rglob("*") if path.is_socket()]
+        port = int(self.state.url.rpartition(":")[2])
+        listening = [f"port {port}"] if _accepts(port) else []
+        return [*(f"process {pid}" for pid in sorted(pids)), *(f"socket {path}" for path in sockets), *listening]
+
+
+@asynccontextmanager
+async def running(home: Home, environment: Mapping[str, str], nodes: int) -> AsyncIterator[Platform]:
+    """`aiops up` in `home`; whatever happens, it is ended with the block."""
+    home.create()
+    with logs.open_log(home.log("up")) as log:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli.main", "up", "--nodes", str(nodes)),
+            env=dict(environment),
+            stdin=DEVNULL,
+            stdout=log,
+            stderr=STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Platform(home, child)
+    finally:
+        identity = Identity.of(child.pid)
+        if child.returncode is None and identity is not None:
+            await end([identity, *descendants(child.pid)], STOP_TIMEOUT_S)
+            await child.wait()
+
+
+def demo_model() -> Path:
+    """The model that the repository brings along."""
+    return Path(__file__).resolve().parents[2] / "examples" / "demo-model"
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
