@@ -7,8 +7,8 @@ from functools import cached_property
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.events import Encodings, envelopes
-from controller.iam.session_store import PostgresLoginFailures, PostgresSessions, PostgresTokenTrust
-from controller.iam.store import PostgresApiKeys, PostgresOrganizations, PostgresUsers
+from controller.iam.session_store import SqlLoginFailureStore, SqlSessionStore, SqlTokenTrustStore
+from controller.iam.store import SqlApiKeyStore, SqlOrganizationStore, SqlUserStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
 from mesh.clock import Clock
 from mesh.events import outbox
@@ -33,28 +33,28 @@ class Work:
         return RequestIds(self._connection)
 
     @cached_property
-    def users(self) -> PostgresUsers:
-        return PostgresUsers(self._connection)
+    def users(self) -> SqlUserStore:
+        return SqlUserStore(self._connection)
 
     @cached_property
-    def organizations(self) -> PostgresOrganizations:
-        return PostgresOrganizations(self._connection)
+    def organizations(self) -> SqlOrganizationStore:
+        return SqlOrganizationStore(self._connection)
 
     @cached_property
-    def sessions(self) -> PostgresSessions:
-        return PostgresSessions(self._connection)
+    def sessions(self) -> SqlSessionStore:
+        return SqlSessionStore(self._connection)
 
     @cached_property
-    def api_keys(self) -> PostgresApiKeys:
-        return PostgresApiKeys(self._connection)
+    def api_keys(self) -> SqlApiKeyStore:
+        return SqlApiKeyStore(self._connection)
 
     @cached_property
-    def token_trust(self) -> PostgresTokenTrust:
-        return PostgresTokenTrust(self._connection)
+    def token_trust(self) -> SqlTokenTrustStore:
+        return SqlTokenTrustStore(self._connection)
 
     @cached_property
-    def login_failures(self) -> PostgresLoginFailures:
-        return PostgresLoginFailures(self._connection)
+    def login_failures(self) -> SqlLoginFailureStore:
+        return SqlLoginFailureStore(self._connection)
 
     @cached_property
     def nodes(self) -> SqlNodeStore:

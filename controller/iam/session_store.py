@@ -81,7 +81,7 @@ login_failures = Table(
 )
 
 
-class PostgresSessions:
+class SqlSessionStore:
     """Sessions and their refresh tokens."""
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -137,7 +137,7 @@ class PostgresSessions:
         return bool(session_ids)
 
 
-class PostgresTokenTrust:
+class SqlTokenTrustStore:
     """The keys that tokens are verified with, and the tokens that are refused all the same."""
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -187,7 +187,7 @@ class PostgresTokenTrust:
         return or_(recent, used.correlate(signing_keys).exists())
 
 
-class PostgresLoginFailures:
+class SqlLoginFailureStore:
     """Counted failures in windows that begin with the first."""
 
     def __init__(self, connection: AsyncConnection) -> None:

@@ -62,7 +62,7 @@ api_keys = Table(
 )
 
 
-class PostgresOrganizations:
+class SqlOrganizationStore:
     """The organisations."""
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -97,7 +97,7 @@ class PostgresOrganizations:
             raise OrganizationExistsError(organization.name)
 
 
-class PostgresUsers:
+class SqlUserStore:
     """The users."""
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -153,7 +153,7 @@ class PostgresUsers:
         return (await self._connection.scalars(query.order_by(users.c.user_id).with_for_update())).all()
 
 
-class PostgresApiKeys:
+class SqlApiKeyStore:
     """The API keys."""
 
     def __init__(self, connection: AsyncConnection) -> None:
