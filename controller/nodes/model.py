@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
-from typing import NewType
+from typing import NewType, TypeVar
 
 from mesh.errors import DomainError, FieldViolation, InvalidRequestError, Kind
 from mesh.identity import OrgId, UserId
 
 NodeId = NewType("NodeId", str)
+Value = TypeVar("Value")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,253}[A-Za-z0-9])?")
 
 
@@ -166,6 +167,15 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class Invitation:
+    """What an agent joins with: a token for one use, and the URL to use it at."""
+
+    token: str = field(repr=False)
+    expires_at: datetime
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class Greeting:
     """What an agent says of its machine when it opens a session."""
 
@@ -226,16 +236,20 @@ class Node:
         """Whether what runs here may receive traffic."""
         return self.status is not NodeStatus.OFFLINE and self.deleted_at is None
 
-    def enter_maintenance(self) -> "Node":
+    def enter_maintenance(self, now: datetime) -> "Node":
         """Out of placement; what runs keeps running. NodeOfflineError when the node is not there."""
         if self.status is NodeStatus.OFFLINE:
             raise NodeOfflineError(self.node_id)
-        return replace(self, in_maintenance=True, status=NodeStatus.MAINTENANCE)
+        if self.in_maintenance:
+            return self
+        return replace(self, in_maintenance=True, status=NodeStatus.MAINTENANCE, changed_at=now)
 
-    def exit_maintenance(self) -> "Node":
+    def exit_maintenance(self, now: datetime) -> "Node":
         """Back into placement, at once or when the node returns."""
+        if not self.in_maintenance:
+            return self
         status = NodeStatus.OFFLINE if self.status is NodeStatus.OFFLINE else NodeStatus.ONLINE
-        return replace(self, in_maintenance=False, status=status)
+        return replace(self, in_maintenance=False, status=status, changed_at=now)
 
     def open_session(self, greeting: Greeting, now: datetime, lease_expires_at: datetime) -> "Node":
         """The agent connected: the next epoch begins, and every earlier session is over."""
@@ -269,7 +283,7 @@ class Node:
 
     def remove(self, now: datetime) -> "Node":
         """Out of the fleet for good."""
-        return replace(self.lose(), deleted_at=now)
+        return replace(self.lose(), deleted_at=now, changed_at=now)
 
     def _present(self, now: datetime, lease_expires_at: datetime) -> "Node":
         return replace(
@@ -288,26 +302,35 @@ class NodeChanges:
     name: str | None = None
     role: tuple[NodeRole, ...] | None = None
     vpn_ip: str | None = None
-    config: NodeConfig | None = None
+    controller_endpoint: str | None = None
+    working_directory: str | None = None
     labels: Mapping[str, str] | None = None
 
-    def apply(self, node: Node) -> Node:
-        """The node with the changes. InvalidRequestError for a value that no node may have."""
+    def apply(self, node: Node, now: datetime) -> Node:
+        """The node with the changes; the same object when nothing changes. InvalidRequestError for a wrong value."""
         if self.name is not None and not self.name:
             raise InvalidRequestError(FieldViolation("node.name", "must not be empty"))
         if self.vpn_ip is not None:
             check_host("node.vpn_ip", self.vpn_ip)
-        return replace(
+        changed = replace(
             node,
-            name=node.name if self.name is None else self.name,
-            role=node.role if self.role is None else (self.role or (NodeRole.WORKER,)),
-            vpn_ip=node.vpn_ip if self.vpn_ip is None else self.vpn_ip,
-            config=node.config if self.config is None else self.config,
-            labels=node.labels if self.labels is None else self.labels,
+            name=_changed(node.name, self.name),
+            role=_changed(node.role, self.role) or (NodeRole.WORKER,),
+            vpn_ip=_changed(node.vpn_ip, self.vpn_ip),
+            config=NodeConfig(
+                _changed(node.config.controller_endpoint, self.controller_endpoint),
+                _changed(node.config.working_directory, self.working_directory),
+            ),
+            labels=_changed(node.labels, self.labels),
         )
+        return node if changed == node else replace(changed, changed_at=now)
 
 
 def check_host(path: str, host: str) -> None:
     """InvalidRequestError for a host that could not be dialled; empty is none."""
     if host and not _HOST.fullmatch(host):
         raise InvalidRequestError(FieldViolation(path, "must be a host name or an IP address"))
+
+
+def _changed(present: Value, wanted: Value | None) -> Value:
+    return present if wanted is None else wanted

@@ -1,0 +1,96 @@
+"""How a machine becomes a node: a one-use token for a certificate, and a fresh certificate before that one ends."""
+
+import base64
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from controller.nodes.model import (
+    Invitation,
+    JoinTokenInvalidError,
+    Node,
+    NodeId,
+    NodeNotFoundError,
+    NodeRemovedError,
+)
+from controller.nodes.service import UnitOfWork, Work
+from mesh.identity import SYSTEM
+from mesh.pki import NODE_LIFETIME, Authority, IssuedCertificate, SpiffeId
+
+JOIN_TOKEN_LIFETIME = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """What agents dial: the URL to join at, and `host:port` of the sessions."""
+
+    join_url: str
+    session_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A node's identity and where it goes from here."""
+
+    node_id: NodeId
+    certificate: IssuedCertificate
+    authority_pem: bytes
+    session_address: str
+
+
+class Enrolment:
+    """Join tokens and node certificates."""
+
+    def __init__(self, unit_of_work: UnitOfWork, authority: Authority, endpoints: Endpoints) -> None:
+        self._unit_of_work = unit_of_work
+        self._authority = authority
+        self._endpoints = endpoints
+
+    @property
+    def join_url(self) -> str:
+        """Where agents join."""
+        return self._endpoints.join_url
+
+    async def invite(self, work: Work, node: Node, now: datetime) -> Invitation:
+        """A new token for the node, as part of `work`; the node's earlier tokens end.
+
+        It carries the authority's certificate, so that whoever joins knows the controller from an impostor.
+        """
+        secret = secrets.token_urlsafe(32)
+        expires_at = now + JOIN_TOKEN_LIFETIME
+        await work.join_tokens.replace(node, _hash(secret), expires_at)
+        content = json.dumps({"secret": secret, "ca": self._authority.pem.decode()})
+        token = base64.urlsafe_b64encode(content.encode()).decode()
+        return Invitation(token, expires_at, self._endpoints.join_url)
+
+    async def join(self, secret: str, request_der: bytes) -> Enrolled:
+        """Trades a token's secret and a certificate request for a certificate over the request's key.
+
+        JoinTokenInvalidError for a token that was used, has run out or never was. A refused request uses up no token.
+        """
+        async with self._unit_of_work(SYSTEM) as work:
+            node_id = await work.join_tokens.redeem(_hash(secret), await work.nodes.now())
+            if node_id is None:
+                raise JoinTokenInvalidError()
+            enrolled = self._issue(node_id, request_der)
+            await work.commit()
+            return enrolled
+
+    async def renew(self, node_id: NodeId, request_der: bytes) -> Enrolled:
+        """A fresh certificate. NodeRemovedError for a node that left the fleet."""
+        async with self._unit_of_work.reading(SYSTEM) as work:
+            try:
+                node = await work.nodes.get(node_id, SYSTEM)
+            except NodeNotFoundError as error:
+                raise NodeRemovedError(node_id) from error
+        return self._issue(node.node_id, request_der)
+
+    def _issue(self, node_id: NodeId, request_der: bytes) -> Enrolled:
+        certificate = self._authority.issue_from_request(request_der, SpiffeId("node", node_id), NODE_LIFETIME)
+        return Enrolled(node_id, certificate, self._authority.pem, self._endpoints.session_address)
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,149 @@
+"""Whether nodes are there: sessions open and close, heartbeats renew leases, and who misses theirs is taken away."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from controller.hints import Hints
+from controller.nodes.events import (
+    NodeCameOnline,
+    NodeDisconnected,
+    NodeReadingTaken,
+    NodeRegistered,
+    NodeWentOffline,
+)
+from controller.nodes.model import (
+    Container,
+    Gauges,
+    Greeting,
+    Node,
+    NodeId,
+    NodeNotFoundError,
+    NodeRemovedError,
+    NodeStatus,
+    SessionSupersededError,
+)
+from controller.nodes.service import UnitOfWork, Work
+from mesh.identity import SYSTEM
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessRules:
+    """How long a silent node counts as there, and when losing nodes looks like our own fault.
+
+    When at least `mass_least` nodes and more than `mass_share` of the fleet fall silent together, the controller is the
+    one that is cut off: nobody is declared lost until some are heard again.
+    """
+
+    lease: timedelta = timedelta(seconds=15)
+    heartbeat: timedelta = timedelta(seconds=5)
+    # A session shorter than this ends without an event: a flapping link is no news.
+    lasting: timedelta = timedelta(seconds=5)
+    mass_least: int = 3
+    mass_share: float = 0.5
+
+
+class Liveness:
+    """The part of a node's state that its agent's session moves. Times are the database's."""
+
+    def __init__(self, unit_of_work: UnitOfWork, hints: Hints, rules: LivenessRules) -> None:
+        self._unit_of_work = unit_of_work
+        self._hints = hints
+        self.rules = rules
+
+    async def open_session(self, node_id: NodeId, greeting: Greeting) -> Node:
+        """The next session of the node begins; every earlier one has no say any more. NodeRemovedError."""
+        async with self._unit_of_work(SYSTEM) as work:
+            before = await _kept(work, node_id)
+            now = await work.nodes.now()
+            after = before.open_session(greeting, now, now + self.rules.lease)
+            await work.nodes.save(after)
+            first = [NodeRegistered(after, now)] if before.session_epoch == 0 else []
+            await work.commit(*first, *_returned(before, after, now))
+        self._hints.replicas_changed()
+        return after
+
+    async def heartbeat(
+        self,
+        node_id: NodeId,
+        session_epoch: int,
+        gauges: Gauges,
+        containers: Sequence[Container],
+        applied_revision: int,
+        *,
+        tell: bool,
+    ) -> Node:
+        """Renews the lease; `tell` writes the reading as an event too. SessionSupersededError, NodeRemovedError."""
+        async with self._unit_of_work(SYSTEM) as work:
+            before = await _held(work, node_id, session_epoch)
+            now = await work.nodes.now()
+            after = before.heartbeat(gauges, applied_revision, now, now + self.rules.lease)
+            await work.nodes.save(after)
+            await work.nodes.save_containers(after, containers, now)
+            reading = [NodeReadingTaken(after, now)] if tell else []
+            await work.commit(*_returned(before, after, now), *reading)
+        if not before.live:
+            self._hints.replicas_changed()
+        return after
+
+    async def check_session(self, node_id: NodeId, session_epoch: int) -> Node:
+        """The node, when this is still its session. SessionSupersededError, NodeRemovedError."""
+        async with self._unit_of_work.reading(SYSTEM) as work:
+            return await _held(work, node_id, session_epoch, lock=False)
+
+    async def close_session(self, node_id: NodeId, session_epoch: int, cause: str) -> None:
+        """The stream ended. Does nothing when a newer session is open or the node is gone."""
+        async with self._unit_of_work(SYSTEM) as work:
+            try:
+                before = await _held(work, node_id, session_epoch)
+            except (SessionSupersededError, NodeRemovedError):
+                return
+            now = await work.nodes.now()
+            await work.nodes.save(before.close_session())
+            started_at = before.session_started_at or now
+            lasted = now - started_at >= self.rules.lasting
+            await work.commit(*([NodeDisconnected(node_id, before.org_id, cause, now)] if lasted else []))
+
+    async def lose_silent(self, *, sure: bool) -> Sequence[NodeId]:
+        """Takes away the nodes whose lease ran out.
+
+        Nobody when so many went silent at once that it must be us, or when we are not `sure` to have listened enough.
+        """
+        async with self._unit_of_work(SYSTEM) as work:
+            now = await work.nodes.now()
+            lost = await work.nodes.lost(now)
+            if not lost or not sure:
+                return ()
+            if self._looks_like_us(len(lost), await work.nodes.count_leased()):
+                log.warning("%d nodes went silent together; taking none of them away", len(lost))
+                return ()
+            for node in lost:
+                await work.nodes.save(node.lose())
+            await work.commit(*(NodeWentOffline(node, "the lease ran out", now) for node in lost))
+        log.warning("nodes went offline: %s", ", ".join(node.node_id for node in lost))
+        self._hints.replicas_changed()
+        return tuple(node.node_id for node in lost)
+
+    def _looks_like_us(self, lost: int, leased: int) -> bool:
+        return lost >= self.rules.mass_least and lost > leased * self.rules.mass_share
+
+
+async def _kept(work: Work, node_id: NodeId, *, lock: bool = True) -> Node:
+    try:
+        return await work.nodes.get(node_id, SYSTEM, lock=lock)
+    except NodeNotFoundError as error:
+        raise NodeRemovedError(node_id) from error
+
+
+async def _held(work: Work, node_id: NodeId, session_epoch: int, *, lock: bool = True) -> Node:
+    node = await _kept(work, node_id, lock=lock)
+    if node.session_epoch != session_epoch:
+        raise SessionSupersededError(node_id)
+    return node
+
+
+def _returned(before: Node, after: Node, now: datetime) -> list[NodeCameOnline]:
+    return [NodeCameOnline(after, now)] if before.status is NodeStatus.OFFLINE else []

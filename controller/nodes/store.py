@@ -1,0 +1,299 @@
+"""Nodes and their join tokens in PostgreSQL."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    RowMapping,
+    Table,
+    Text,
+    delete,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from controller.nodes.model import (
+    Container,
+    Gauges,
+    GpuDevice,
+    Node,
+    NodeConfig,
+    NodeExistsError,
+    NodeId,
+    NodeNotFoundError,
+    NodeRole,
+    NodeStatus,
+)
+from mesh.identity import Caller, OrgId, UserId
+from mesh.sql.paging import Keyset, Page, PageRequest
+from mesh.sql.tables import audit_columns, metadata, moment, owner_columns
+
+_OF_A_NAME_TAKEN = "uq_nodes_org_id_name"
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node_id", Text, primary_key=True),
+    *owner_columns(),
+    *audit_columns(),
+    Column("name", Text, nullable=False),
+    Column("role", ARRAY(Text), nullable=False),
+    Column("is_local", Boolean, nullable=False),
+    Column("vpn_ip", Text, nullable=False),
+    Column("controller_endpoint", Text, nullable=False),
+    Column("working_directory", Text, nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("in_maintenance", Boolean, nullable=False),
+    Column("websocket_connected", Boolean, nullable=False),
+    Column("session_epoch", BigInteger, nullable=False),
+    moment("session_started_at", nullable=True),
+    moment("last_heartbeat", nullable=True),
+    moment("lease_expires_at", nullable=True),
+    Column("desired_revision", BigInteger, nullable=False),
+    Column("applied_revision", BigInteger, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("agent_version", Text, nullable=False),
+    Column("agent_address", Text, nullable=False),
+    Column("cpu_cores", Integer, nullable=False),
+    Column("runtimes", ARRAY(Text), nullable=False),
+    Column("engines", ARRAY(Text), nullable=False),
+    Column("driver_version", Text, nullable=False),
+    Column("gpu_error", Text, nullable=False),
+    Column("gpu_devices", JSONB, nullable=False),
+    Column("cpu_utilization", Float, nullable=False),
+    Column("ram_total", BigInteger, nullable=False),
+    Column("ram_free", BigInteger, nullable=False),
+    Column("disk_total", BigInteger, nullable=False),
+    Column("disk_free", BigInteger, nullable=False),
+    moment("measured_at", nullable=True),
+)
+Index(_OF_A_NAME_TAKEN, nodes.c.org_id, nodes.c.name, unique=True, postgresql_where=nodes.c.deleted_at.is_(None))
+Index("ix_nodes_lease_expires_at", nodes.c.lease_expires_at, postgresql_where=nodes.c.lease_expires_at.is_not(None))
+
+node_containers = Table(
+    "node_containers",
+    metadata,
+    Column("node_id", Text, ForeignKey("nodes.node_id"), primary_key=True),
+    Column("container_id", Text, primary_key=True),
+    Column("org_id", Text, nullable=False),
+    moment("created_at"),
+    Column("content", JSONB, nullable=False),
+)
+
+join_tokens = Table(
+    "join_tokens",
+    metadata,
+    Column("token_hash", Text, primary_key=True),
+    Column("node_id", Text, ForeignKey("nodes.node_id"), nullable=False, index=True),
+    Column("org_id", Text, nullable=False),
+    moment("expires_at"),
+)
+
+_KEPT: ColumnElement[bool] = nodes.c.deleted_at.is_(None)
+
+
+class SqlNodeStore:
+    """Rows of nodes. Whoever asks for a node sees those of their organisation; row-level security says so again."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def now(self) -> datetime:
+        """The database's time, which every controller shares."""
+        moment_now: datetime = (await self._connection.execute(select(func.clock_timestamp()))).scalar_one()
+        return moment_now
+
+    async def get(self, node_id: NodeId, caller: Caller, *, lock: bool = False) -> Node:
+        """The node, locked until the transaction ends on request. NodeNotFoundError when there is none to see."""
+        query = select(nodes).where(nodes.c.node_id == node_id, _visible(caller))
+        row = (await self._connection.execute(query.with_for_update() if lock else query)).mappings().one_or_none()
+        if row is None:
+            raise NodeNotFoundError(node_id)
+        return _node(row)
+
+    async def page(self, caller: Caller, page: PageRequest, status: NodeStatus | None) -> Page[Node]:
+        """The nodes of one page, newest first."""
+        keyset = Keyset(nodes.c.created_at, nodes.c.node_id, "nodes", status)
+        query = select(nodes).where(_visible(caller))
+        if status is not None:
+            query = query.where(nodes.c.status == status.value)
+        rows = (await self._connection.execute(keyset.apply(query, page))).all()
+        return keyset.page(rows, page, lambda row: _node(row._mapping))
+
+    async def fleet(self, caller: Caller) -> tuple[Node, ...]:
+        """Every node to see, the oldest first."""
+        rows = await self._connection.execute(select(nodes).where(_visible(caller)).order_by(nodes.c.node_id))
+        return tuple(_node(row) for row in rows.mappings())
+
+    async def add(self, node: Node) -> None:
+        """A new row. NodeExistsError when the organisation has a node of that name."""
+        await self._named(node, insert(nodes).values(_row(node)))
+
+    async def save(self, node: Node) -> None:
+        """The row as the node says, but for `desired_revision`, which only `next_revision` moves."""
+        row = _row(node)
+        del row["desired_revision"]
+        await self._named(node, update(nodes).where(nodes.c.node_id == node.node_id).values(row))
+
+    async def next_revision(self, node_id: NodeId) -> int:
+        """The next revision of the node's desired state; locks the node until the transaction ends."""
+        query = (
+            update(nodes)
+            .where(nodes.c.node_id == node_id, _KEPT)
+            .values(desired_revision=nodes.c.desired_revision + 1)
+            .returning(nodes.c.desired_revision)
+        )
+        revision: int | None = (await self._connection.execute(query)).scalar_one_or_none()
+        if revision is None:
+            raise NodeNotFoundError(node_id)
+        return revision
+
+    async def lost(self, now: datetime) -> tuple[Node, ...]:
+        """The nodes whose lease has run out, locked; those that another transaction holds are left to it."""
+        query = select(nodes).where(_KEPT, nodes.c.lease_expires_at < now).with_for_update(skip_locked=True)
+        return tuple(_node(row) for row in (await self._connection.execute(query)).mappings())
+
+    async def count_leased(self) -> int:
+        """How many nodes hold a lease, run out or not."""
+        query = select(func.count()).where(_KEPT, nodes.c.lease_expires_at.is_not(None))
+        count: int = (await self._connection.execute(query)).scalar_one()
+        return count
+
+    async def save_containers(self, node: Node, containers: Sequence[Container], now: datetime) -> None:
+        """What runs on the node, instead of what was said before."""
+        rows = {each.container_id or each.container_name: each for each in containers}
+        gone = (node_containers.c.node_id == node.node_id) & node_containers.c.container_id.not_in(list(rows))
+        await self._connection.execute(delete(node_containers).where(gone))
+        if not rows:
+            return
+        statement = insert(node_containers).values([_container_row(node, key, rows[key], now) for key in rows])
+        content = statement.excluded.content
+        await self._connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["node_id", "container_id"],
+                set_={"content": content},
+                where=node_containers.c.content.is_distinct_from(content),
+            )
+        )
+
+    async def containers(self, node_id: NodeId, page: PageRequest) -> Page[Container]:
+        """What runs on the node, the youngest first."""
+        keyset = Keyset(node_containers.c.created_at, node_containers.c.container_id, "containers", node_id)
+        query = select(node_containers).where(node_containers.c.node_id == node_id)
+        rows = (await self._connection.execute(keyset.apply(query, page))).all()
+        return keyset.page(rows, page, lambda row: _container(row.content))
+
+    async def _named(self, node: Node, statement: Any) -> None:
+        try:
+            await self._connection.execute(statement)
+        except IntegrityError as error:
+            if _OF_A_NAME_TAKEN in str(error):
+                raise NodeExistsError(node.name) from error
+            raise
+
+
+class SqlJoinTokenStore:
+    """Join tokens, kept as hashes."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def replace(self, node: Node, token_hash: str, expires_at: datetime) -> None:
+        """The one token of the node; earlier ones end."""
+        await self._connection.execute(delete(join_tokens).where(join_tokens.c.node_id == node.node_id))
+        row = {"token_hash": token_hash, "node_id": node.node_id, "org_id": node.org_id, "expires_at": expires_at}
+        await self._connection.execute(insert(join_tokens).values(row))
+
+    async def redeem(self, token_hash: str, now: datetime) -> NodeId | None:
+        """The node that the token is for, once; None for a token that is unknown, was used or has run out."""
+        query = delete(join_tokens).where(join_tokens.c.token_hash == token_hash).returning(join_tokens)
+        row = (await self._connection.execute(query)).one_or_none()
+        if row is None or row.expires_at <= now:
+            return None
+        return NodeId(row.node_id)
+
+    async def forget(self, node_id: NodeId) -> None:
+        """Ends the node's tokens."""
+        await self._connection.execute(delete(join_tokens).where(join_tokens.c.node_id == node_id))
+
+
+def _visible(caller: Caller) -> ColumnElement[bool]:
+    return _KEPT if caller.sees_all else _KEPT & (nodes.c.org_id == caller.org_id)
+
+
+def _node(row: RowMapping) -> Node:
+    return Node(
+        node_id=NodeId(row["node_id"]),
+        org_id=OrgId(row["org_id"]),
+        user_id=UserId(row["user_id"]),
+        role=tuple(NodeRole(each) for each in row["role"]),
+        status=NodeStatus(row["status"]),
+        config=NodeConfig(row["controller_endpoint"], row["working_directory"]),
+        runtimes=tuple(row["runtimes"]),
+        engines=tuple(row["engines"]),
+        gauges=Gauges(
+            gpu_devices=tuple(GpuDevice(**_known(GpuDevice, each)) for each in row["gpu_devices"]),
+            **{name: row[name] for name in _GAUGES},
+        ),
+        **{name: row[name] for name in _PLAIN},
+    )
+
+
+def _row(node: Node) -> dict[str, Any]:
+    return {
+        "node_id": node.node_id,
+        "org_id": node.org_id,
+        "user_id": node.user_id,
+        "role": [each.value for each in node.role],
+        "status": node.status.value,
+        "controller_endpoint": node.config.controller_endpoint,
+        "working_directory": node.config.working_directory,
+        "runtimes": list(node.runtimes),
+        "engines": list(node.engines),
+        "gpu_devices": [asdict(each) for each in node.gauges.gpu_devices],
+        **{name: getattr(node.gauges, name) for name in _GAUGES},
+        **{name: getattr(node, name) for name in _PLAIN},
+    }
+
+
+_GAUGES = [each.name for each in fields(Gauges) if each.name != "gpu_devices"]
+_CONVERTED = {"node_id", "org_id", "user_id", "role", "status", "runtimes", "engines"}
+_PLAIN = [each.name for each in fields(Node) if each.name in nodes.c and each.name not in _CONVERTED]
+
+
+def _container_row(node: Node, key: str, container: Container, now: datetime) -> dict[str, Any]:
+    started_at = container.started_at
+    return {
+        "node_id": node.node_id,
+        "container_id": key,
+        "org_id": node.org_id,
+        "created_at": started_at or now,
+        "content": {**asdict(container), "started_at": started_at.isoformat() if started_at else None},
+    }
+
+
+def _container(row: Mapping[str, Any]) -> Container:
+    started_at = row.get("started_at")
+    known = _known(Container, row)
+    return Container(**{**known, "started_at": datetime.fromisoformat(started_at) if started_at else None})
+
+
+def _known(model: type, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a JSON row this version knows; another version may have written it."""
+    names = {each.name for each in fields(model)}
+    return {name: value for name, value in row.items() if name in names}
