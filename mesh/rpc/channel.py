@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 
-from mesh.rpc.server import MIB
+MIB = 1024 * 1024
 
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 1_500),
