@@ -167,6 +167,20 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class LogPage:
+    """A piece of a workload's log, as its node answers.
+
+    `next_offset` is that of the byte after the last. `end`: nothing follows at the moment. `error` says why there is none.
+    """
+
+    content: bytes
+    offset: int
+    next_offset: int
+    end: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Invitation:
     """What an agent joins with: a token for one use, and the URL to use it at."""
 

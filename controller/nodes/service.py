@@ -11,6 +11,7 @@ from controller.nodes.events import NodeMaintenanceChanged, NodeRegistered, Node
 from controller.nodes.model import (
     Container,
     Invitation,
+    LogPage,
     Node,
     NodeChanges,
     NodeConfig,
@@ -71,6 +72,17 @@ class Occupants(Protocol):
 
     async def end_on(self, caller: Caller, node_id: NodeId) -> None:
         """Stops every deployment on the node, in a transaction of its own."""
+        ...
+
+
+class NodeLogs(Protocol):
+    """Reads logs where they are: the open sessions of nodes."""
+
+    async def request_logs(self, node_id: NodeId, workload_id: str, offset: int, limit: int) -> LogPage:
+        """At most `limit` bytes from `offset`; a negative offset reads the last so many lines.
+
+        NodeUnreachableError when the node has no session here or does not answer in time.
+        """
         ...
 
 
