@@ -1,4 +1,4 @@
-"""The engines' own Python environment: made once per machine and lock, shared by every home, safe to ask for at any time."""
+"""The engines' own Python environment: made once per machine and lock, shared by every home, safe to ask for twice."""
 
 import fcntl
 import hashlib
@@ -16,7 +16,6 @@ LOCK = ROOT / "requirements-engine.lock"
 REQUIREMENTS = ROOT / "requirements-engine.in"
 DEFAULT_CACHE = Path("~/.cache/aiops")
 
-_COMPLETE = ".complete"
 _TAIL_LINES = 12
 
 Progress = Callable[[str], None]
@@ -26,20 +25,26 @@ class EngineEnvironmentError(Exception):
     """The environment could not be made; the message ends with what the installer said and what to do next."""
 
 
+def engine_executable(cache: Path = DEFAULT_CACHE, lock: Path = LOCK, pins: Path = REQUIREMENTS) -> Path:
+    """Where the `transformers` command is, or will be: it appears when the environment is complete, never before."""
+    return cache.expanduser() / f"engine-{_fingerprint(lock, pins)}" / "transformers"
+
+
 def ensure_engine_environment(cache: Path, progress: Progress, lock: Path = LOCK, pins: Path = REQUIREMENTS) -> Path:
-    """Path of the `transformers` executable in an environment below `cache` that holds exactly the lock and torch.
+    """Makes the environment below `cache` that holds exactly the lock and torch; returns its `engine_executable`.
 
     Another process may ask at the same time: one installs, the other waits. What an interrupted run left is made anew.
     Raises EngineEnvironmentError.
     """
-    directory = cache.expanduser() / f"engine-{_fingerprint(lock, pins)}"
-    executable = directory / "bin" / "transformers"
-    if (directory / _COMPLETE).is_file():
+    executable = engine_executable(cache, lock, pins)
+    if executable.exists():
         return executable
+    directory = executable.parent
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _alone(directory.with_suffix(".lock"), progress):
-        if not (directory / _COMPLETE).is_file():
+        if not executable.exists():
             _build(directory, lock, pins, progress)
+            executable.symlink_to("bin/transformers")
     return executable
 
 
@@ -61,7 +66,6 @@ def _build(directory: Path, lock: Path, pins: Path, progress: Progress) -> None:
     _run((*pip, _torch(pins)), progress)
     progress("checking the engine environment")
     _run((str(directory / "bin" / "python"), "-c", "import torch, uvicorn, transformers.cli.serve"), progress)
-    (directory / _COMPLETE).touch()
 
 
 def _torch(pins: Path) -> str:

@@ -1,5 +1,6 @@
 """`vllm serve`: language models at high concurrency, on GPUs or, with the CPU build, on many cores."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ class Vllm:
 
     executable: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    cpu_count: int = 1
+    cpu_count: int = field(default_factory=lambda: os.cpu_count() or 1)
     name: str = "vllm"
 
     def plan(self, spec: EngineSpec) -> LaunchPlan:
