@@ -80,6 +80,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     DEPLOYMENT_STOPPED: _Reason.ValueType  # 403
     LOGS_UNAVAILABLE: _Reason.ValueType  # 404
     GPU_DEVICE_NOT_FOUND: _Reason.ValueType  # 405
+    ENGINE_UNAVAILABLE: _Reason.ValueType  # 406
+    OUT_OF_MEMORY: _Reason.ValueType  # 407
+    ENGINE_FAILED: _Reason.ValueType  # 408
+    DISK_FULL: _Reason.ValueType  # 409
     DEAD_LETTER_NOT_FOUND: _Reason.ValueType  # 500
     """Events."""
 
@@ -143,6 +147,10 @@ PORT_IN_USE: Reason.ValueType  # 402
 DEPLOYMENT_STOPPED: Reason.ValueType  # 403
 LOGS_UNAVAILABLE: Reason.ValueType  # 404
 GPU_DEVICE_NOT_FOUND: Reason.ValueType  # 405
+ENGINE_UNAVAILABLE: Reason.ValueType  # 406
+OUT_OF_MEMORY: Reason.ValueType  # 407
+ENGINE_FAILED: Reason.ValueType  # 408
+DISK_FULL: Reason.ValueType  # 409
 DEAD_LETTER_NOT_FOUND: Reason.ValueType  # 500
 """Events."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
