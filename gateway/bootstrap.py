@@ -1,0 +1,101 @@
+"""Wires the gateway."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import grpc
+
+from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc
+from aiops.routing.v1 import routing_service_pb2, routing_service_pb2_grpc
+from gateway.edge.listener import NAME, public_listener
+from gateway.edge.routes import api_routes
+from gateway.edge.upstreams import API, api_cluster
+from gateway.models.publisher import Publisher
+from gateway.models.routes import RouteTable
+from gateway.models.table import from_proto
+from gateway.settings import Settings
+from gateway.watch.feed import Feed
+from gateway.watch.trust import publish_trust
+from gateway.web.pages import pages
+from gateway.xds.cache import CLUSTERS, LISTENERS, Cache, resource
+from gateway.xds.metrics import Metrics
+from gateway.xds.rpc import DiscoveryServicer
+from gateway.xds.server import serve
+from mesh.clock import SystemClock
+from mesh.loops import run_loop
+from mesh.rpc.channel import ClientTls, open_channel
+from mesh.telemetry import start_telemetry
+
+SWEEP = timedelta(seconds=1)
+
+
+async def run(settings: Settings, stopping: asyncio.Event) -> None:
+    """Serves Envoys until `stopping` is set."""
+    telemetry = start_telemetry("gateway", metrics_port=settings.metrics_port, otlp_endpoint=settings.otlp_endpoint)
+    cache = Cache()
+    publisher = _publisher(cache, settings)
+    try:
+        async with (
+            serve(settings.xds, DiscoveryServicer(cache, Metrics(telemetry.meter))),
+            _feeds(cache, publisher, settings) as steps,
+        ):
+            await _repeat(steps, stopping)
+    finally:
+        telemetry.shutdown()
+
+
+def _publisher(cache: Cache, settings: Settings) -> Publisher:
+    cache.put(CLUSTERS, {API: resource(api_cluster(settings.controller_api))})
+    cache.put(LISTENERS, {NAME: resource(public_listener(settings.bind, settings.port))})
+    routes = RouteTable(api_routes(pages()), settings.cors_origins, settings.model_idle)
+    publisher = Publisher(cache, routes, SystemClock(), settings.linger)
+    publisher.guess()
+    return publisher
+
+
+@asynccontextmanager
+async def _feeds(
+    cache: Cache, publisher: Publisher, settings: Settings
+) -> AsyncIterator[dict[str, Callable[[], Awaitable[timedelta | None]]]]:
+    tls = ClientTls(settings.pki / "ca.crt", settings.pki / "gateway.crt", settings.pki / "gateway.key")
+    async with (
+        open_channel(settings.router_mesh, tls) as router,
+        open_channel(settings.controller_mesh, tls) as controller,
+    ):
+
+        async def sweep() -> timedelta | None:
+            return publisher.sweep()
+
+        yield {
+            "routing table": _routing(router, publisher).step,
+            "token trust": _trust(controller, cache).step,
+            "sweep": sweep,
+        }
+
+
+def _routing(router: grpc.aio.Channel, publisher: Publisher) -> Feed[routing_service_pb2.WatchRoutingTableResponse]:
+    stub = routing_service_pb2_grpc.RoutingServiceStub(router)
+    return Feed(
+        "routing table",
+        lambda: stub.WatchRoutingTable(routing_service_pb2.WatchRoutingTableRequest(), wait_for_ready=True),
+        lambda state: publisher.publish(from_proto(state.table)),
+    )
+
+
+def _trust(controller: grpc.aio.Channel, cache: Cache) -> Feed[auth_service_pb2.WatchTokenTrustResponse]:
+    stub = auth_service_pb2_grpc.TokenTrustServiceStub(controller)
+    return Feed(
+        "token trust",
+        lambda: stub.WatchTokenTrust(auth_service_pb2.WatchTokenTrustRequest(), wait_for_ready=True),
+        lambda state: publish_trust(cache, state),
+    )
+
+
+async def _repeat(steps: dict[str, Callable[[], Awaitable[timedelta | None]]], stopping: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        loops = [group.create_task(run_loop(name, step, interval=SWEEP)) for name, step in steps.items()]
+        await stopping.wait()
+        for loop in loops:
+            loop.cancel()

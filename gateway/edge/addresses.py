@@ -1,0 +1,15 @@
+"""Addresses as settings write them, as Envoy reads them."""
+
+
+def envoy_address(address: str) -> dict[str, object]:
+    """`host:port` or `unix:path` as Envoy's `core.Address`."""
+    if address.startswith("unix:"):
+        return {"pipe": {"path": address.removeprefix("unix:")}}
+    host, _, port = address.rpartition(":")
+    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+
+
+def is_name(address: str) -> bool:
+    """Whether the host has to be looked up in DNS."""
+    host = address.rpartition(":")[0]
+    return not address.startswith("unix:") and any(mark.isalpha() for mark in host) and ":" not in host

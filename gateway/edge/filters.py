@@ -1,0 +1,197 @@
+"""The HTTP filters of the public port, in order, with the reason for each one's place."""
+
+import base64
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from gateway.edge.contracts import INFERENCE_SERVICE, Method, body_type, descriptor_set, public_methods
+from gateway.edge.messages import typed
+
+HTTP = "envoy.extensions.filters.http."
+JWT = "envoy.filters.http.jwt_authn"
+REVOCATIONS = "aiops.revocations"
+ENGINE_ERRORS = "aiops.engine_errors"
+GRPC_TO_JSON = "aiops.grpc_to_json"
+MODEL_NAME = "aiops.model_name"
+MODEL_KEY = "aiops.model_key"
+REFUSALS = "aiops.refusals"
+FIELDS = "aiops.fields"
+UNWRAP = "aiops.unwrap"
+TRANSCODER = "aiops.transcoder"
+ENGINE_STATUS = "aiops.engine_status"
+
+# Filters that only some routes pass; a route names those it wants.
+CHAT = (MODEL_NAME, MODEL_KEY, REFUSALS)
+GRPC_CHAT = (ENGINE_ERRORS, GRPC_TO_JSON, *CHAT, ENGINE_STATUS)
+READS = (UNWRAP, TRANSCODER)
+WRITES = (FIELDS, UNWRAP, TRANSCODER)
+
+REQUEST_LIMIT = 4 * 1024 * 1024
+RESPONSE_LIMIT = 16 * 1024 * 1024
+MISSING, INVALID = "!missing", "!invalid"
+# Messages that ProtoJSON reads from any JSON value or a scalar, so that their fields are not members of the body.
+OPAQUE = "google.protobuf."
+
+
+def chain() -> list[dict[str, object]]:
+    """The whole chain. CORS answers preflights before a token is asked for; tokens are checked before anything reads a body."""
+    return [
+        {"name": "envoy.filters.http.cors", "typed_config": typed(HTTP + "cors.v3.Cors")},
+        {"name": "envoy.filters.http.grpc_web", "typed_config": typed(HTTP + "grpc_web.v3.GrpcWeb")},
+        _discovered(JWT, HTTP + "jwt_authn.v3.JwtAuthentication"),
+        _discovered(REVOCATIONS, HTTP + "rbac.v3.RBAC"),
+        _optional(ENGINE_ERRORS, _engine_errors()),
+        _optional(GRPC_TO_JSON, _grpc_to_json()),
+        _optional(MODEL_NAME, _model_name()),
+        _optional(MODEL_KEY, _model_key()),
+        _optional(REFUSALS, typed(HTTP + "lua.v3.Lua", source_codes={REFUSALS: _source("refusals.lua")})),
+        _optional(
+            FIELDS,
+            typed(HTTP + "lua.v3.Lua", default_source_code=_source("fields.lua", _field_tables(public_methods()))),
+        ),
+        _optional(UNWRAP, typed(HTTP + "lua.v3.Lua", source_codes={UNWRAP: _source("unwrap.lua")})),
+        _optional(TRANSCODER, _transcoder()),
+        _optional(ENGINE_STATUS, _engine_status()),
+        {"name": "envoy.filters.http.router", "typed_config": typed(HTTP + "router.v3.Router")},
+    ]
+
+
+def enabled(names: Iterable[str]) -> dict[str, object]:
+    """A route's `typed_per_filter_config` that switches filters on."""
+    return {name: typed("envoy.config.route.v3.FilterConfig", config={}) for name in names}
+
+
+@cache
+def _descriptors() -> str:
+    return base64.b64encode(descriptor_set().SerializeToString(deterministic=True)).decode()
+
+
+def _discovered(name: str, kind: str) -> dict[str, object]:
+    source = {"ads": {}, "resource_api_version": "V3"}
+    return {"name": name, "config_discovery": {"config_source": source, "type_urls": [f"type.googleapis.com/{kind}"]}}
+
+
+def _optional(name: str, config: dict[str, object]) -> dict[str, object]:
+    return {"name": name, "typed_config": config, "disabled": True}
+
+
+def _source(script: str, tables: str = "") -> dict[str, object]:
+    scripts = resources.files("gateway.edge") / "lua"
+    return {"inline_string": "\n".join(((scripts / "json.lua").read_text(), tables, (scripts / script).read_text()))}
+
+
+def _set(key: str, value: str) -> dict[str, object]:
+    return {"append": {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+
+
+def _model_name() -> dict[str, object]:
+    def into(value: str | None = None) -> dict[str, object]:
+        target: dict[str, object] = {"metadata_namespace": "aiops", "key": "model"}
+        return target if value is None else {**target, "value": value}
+
+    rule = {
+        "selectors": [{"key": "model"}],
+        "on_present": into(),
+        "on_missing": into(MISSING),
+        "on_error": into(INVALID),
+    }
+    # The filter's own default refuses a charset parameter.
+    types = {"regex": "(?i)application/json(;.*)?"}
+    return typed(
+        HTTP + "json_to_metadata.v3.JsonToMetadata", request_rules={"rules": [rule], "allow_content_types_regex": types}
+    )
+
+
+def _model_key() -> dict[str, object]:
+    mutations = [
+        _set("x-aiops-model", "%DYNAMIC_METADATA(aiops:model)%"),
+        _set("x-aiops-route", "%REQ(x-aiops-org)%/%DYNAMIC_METADATA(aiops:model)%"),
+    ]
+    return typed(HTTP + "header_mutation.v3.HeaderMutation", mutations={"request_mutations": mutations})
+
+
+def _grpc_to_json() -> dict[str, object]:
+    return typed(
+        HTTP + "grpc_json_reverse_transcoder.v3.GrpcJsonReverseTranscoder",
+        descriptor_binary=_descriptors(),
+        max_request_body_size=REQUEST_LIMIT,
+        max_response_body_size=RESPONSE_LIMIT,
+    )
+
+
+def _engine_status() -> dict[str, object]:
+    mutations = {"response_mutations": [_set("x-aiops-engine-status", "%RESP(:status)%")]}
+    return typed(HTTP + "header_mutation.v3.HeaderMutation", mutations=mutations)
+
+
+def _engine_errors() -> dict[str, object]:
+    # The reverse transcoder knows no way from HTTP to INVALID_ARGUMENT, NOT_FOUND or RESOURCE_EXHAUSTED.
+    status = "response.headers['x-aiops-engine-status']"
+    code = f"{status} in ['400', '422'] ? '3' : {status} == '404' ? '5' : {status} == '429' ? '8' : response.trailers['grpc-status']"
+    mutations = {"response_trailers_mutations": [_set("grpc-status", f"%CEL({code})%")]}
+    return typed(HTTP + "header_mutation.v3.HeaderMutation", mutations=mutations)
+
+
+def _transcoder() -> dict[str, object]:
+    services = sorted({method.service for method in public_methods() if method.bindings} - {INFERENCE_SERVICE})
+    return typed(
+        HTTP + "grpc_json_transcoder.v3.GrpcJsonTranscoder",
+        proto_descriptor_bin=_descriptors(),
+        services=services,
+        convert_grpc_status=True,
+        print_options={"always_print_primitive_fields": True, "stream_newline_delimited": True},
+        request_validation_options={
+            "reject_unknown_query_parameters": True,
+            "reject_binding_body_field_collisions": True,
+        },
+        max_request_body_size=REQUEST_LIMIT,
+        max_response_body_size=RESPONSE_LIMIT,
+    )
+
+
+def _field_tables(methods: Iterable[Method]) -> str:
+    rules: dict[str, list[str]] = {}
+    kinds: dict[str, Descriptor] = {}
+    for method in methods:
+        for binding in method.bindings:
+            kind = body_type(method, binding)
+            if kind is not None and method.service != INFERENCE_SERVICE:
+                kinds[kind.full_name] = kind
+                rules.setdefault(binding.verb, []).append(f'{{"{_pattern(binding.path)}","{kind.full_name}"}}')
+    verbs = ",".join(f"{verb}={{{','.join(found)}}}" for verb, found in sorted(rules.items()))
+    return f"local RULES={{{verbs}}}\nlocal TYPES={{{_types(kinds)}}}"
+
+
+def _pattern(template: str) -> str:
+    literal = "".join("%" + mark if mark in "-.+*?%^$()[]" else mark for mark in template)
+    while "{" in literal:
+        literal = literal[: literal.index("{")] + "[^/]+" + literal[literal.index("}") + 1 :]
+    return f"^{literal}$"
+
+
+def _types(roots: dict[str, Descriptor]) -> str:
+    waiting, written = list(roots.values()), {}
+    while waiting:
+        kind = waiting.pop()
+        if kind.full_name in written:
+            continue
+        written[kind.full_name] = ""
+        members = []
+        for field in kind.fields:
+            inner = _message_of(field)
+            if inner is not None:
+                waiting.append(inner)
+            value = f'"{inner.full_name}"' if inner is not None else "true"
+            members += [f'["{name}"]={value}' for name in {field.name: 0, field.json_name: 0}]
+        written[kind.full_name] = "{" + ",".join(members) + "}"
+    return ",".join(f'["{name}"]={body}' for name, body in sorted(written.items()))
+
+
+def _message_of(field: FieldDescriptor) -> Descriptor | None:
+    kind: Descriptor | None = field.message_type
+    if kind is None or kind.full_name.startswith(OPAQUE) or kind.GetOptions().map_entry:
+        return None
+    return kind

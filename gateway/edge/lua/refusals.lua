@@ -1,0 +1,49 @@
+-- Refuses request fields that the model's engine would silently ignore. The route's filter context says which:
+-- {model = name, fields = list of {path = dotted path, harmless = list of JSON values that are let through}}.
+
+local function value_at(text, at, path)
+  local name, rest = string.match(path, "^([^.]+)%.?(.*)$")
+  if string.byte(text, at) ~= 123 then return nil end
+  local found
+  for member, value, behind in members(text, at) do
+    if member == name then
+      found = rest == "" and string.sub(text, value, behind - 1) or value_at(text, value, rest)
+    end
+  end
+  return found
+end
+
+local function is_harmless(value, harmless)
+  local compact = string.gsub(value, "%s+", "")
+  for _, candidate in ipairs(harmless) do
+    if compact == candidate or (tonumber(compact) and tonumber(compact) == tonumber(candidate)) then return true end
+  end
+  return false
+end
+
+local function refuse(handle, model, path)
+  local message = "the engine of model " .. model .. " would ignore '" .. path .. "'; leave it out"
+  if string.find(handle:headers():get("x-aiops-call") or "", "^application/grpc") then
+    handle:respond({ [":status"] = "400", ["grpc-status"] = "3" }, message)
+  else
+    handle:respond(
+      { [":status"] = "400", ["content-type"] = "application/json" },
+      '{"error":{"message":' .. quoted(message) .. ',"type":"invalid_request_error","param":' .. quoted(path)
+        .. ',"code":"unsupported_parameter"}}'
+    )
+  end
+end
+
+function envoy_on_request(handle)
+  local context = handle:filterContext()
+  if not context or not context["fields"] then return end
+  local text = body_text(handle)
+  if not text then return end
+  local start = skip_space(text, 1)
+  for _, field in ipairs(context["fields"]) do
+    local value = value_at(text, start, field["path"])
+    if value and not is_harmless(value, field["harmless"]) then
+      return refuse(handle, context["model"], field["path"])
+    end
+  end
+end

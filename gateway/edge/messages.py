@@ -1,0 +1,53 @@
+"""Envoy messages written as its documentation writes them: nested mappings with `@type` where any extension fits."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TypeVar
+
+from google.protobuf import any_pb2, json_format
+from google.protobuf.message import Message
+
+M = TypeVar("M", bound=Message)
+PREFIX = "type.googleapis.com/"
+
+# Imported so that `@type` finds the messages in them.
+EXTENSIONS = tuple(
+    import_module(f"envoy.{name}_pb2")
+    for name in (
+        "extensions.access_loggers.filters.cel.v3.cel",
+        "extensions.filters.http.cors.v3.cors",
+        "extensions.filters.http.grpc_json_reverse_transcoder.v3.transcoder",
+        "extensions.filters.http.grpc_json_transcoder.v3.transcoder",
+        "extensions.filters.http.grpc_web.v3.grpc_web",
+        "extensions.filters.http.header_mutation.v3.header_mutation",
+        "extensions.filters.http.json_to_metadata.v3.json_to_metadata",
+        "extensions.filters.http.jwt_authn.v3.config",
+        "extensions.filters.http.lua.v3.lua",
+        "extensions.filters.http.rbac.v3.rbac",
+        "extensions.filters.http.router.v3.router",
+        "extensions.filters.network.http_connection_manager.v3.http_connection_manager",
+        "extensions.http.early_header_mutation.header_mutation.v3.header_mutation",
+        "extensions.resource_monitors.downstream_connections.v3.downstream_connections",
+        "extensions.resource_monitors.fixed_heap.v3.fixed_heap",
+        "extensions.retry.host.previous_hosts.v3.previous_hosts",
+        "extensions.upstreams.http.v3.http_protocol_options",
+        "type.matcher.v3.http_inputs",
+    )
+)
+
+
+def message(kind: type[M], content: Mapping[str, object]) -> M:
+    """Builds a message from a mapping; a name or a type that Envoy does not know raises `ParseError`."""
+    built = kind()
+    json_format.ParseDict(content, built)
+    return built
+
+
+def packed(built: Message) -> any_pb2.Any:
+    """The message as an `Any`, with the same bytes for the same content."""
+    return any_pb2.Any(type_url=PREFIX + built.DESCRIPTOR.full_name, value=built.SerializeToString(deterministic=True))
+
+
+def typed(kind: str, /, **content: object) -> dict[str, object]:
+    """An extension's configuration as a mapping, e.g. `typed("envoy.extensions.filters.http.router.v3.Router")`."""
+    return {"@type": PREFIX + kind, **content}

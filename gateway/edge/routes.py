@@ -1,0 +1,85 @@
+"""Routes of the API and of Envoy's own pages, in the classic order: the first that matches answers."""
+
+from collections.abc import Iterable
+
+from gateway.edge import errors
+from gateway.edge.contracts import INFERENCE_SERVICE, Binding, Method, public_methods
+from gateway.edge.filters import GRPC_CHAT, HTTP, JWT, READS, UNWRAP, WRITES, enabled
+from gateway.edge.messages import typed
+from gateway.edge.upstreams import API
+
+# The longest a unary call may take; services have their own, shorter deadlines.
+DEADLINE = "60s"
+OPEN = {JWT: typed(HTTP + "jwt_authn.v3.PerRouteConfig", disabled=True)}
+WRITING_VERBS = "^(POST|PUT|PATCH)$"
+
+
+def api_routes(pages: Iterable[dict[str, object]]) -> list[dict[str, object]]:
+    """Every route but the models'.
+
+    A REST call passes twice: first as it came, where a route only switches on what reads it; the transcoder then turns it into a
+    gRPC path, which leads to the controller. What no method answers ends at the first pass, with 404.
+    """
+    methods = public_methods()
+    served = [method for method in methods if method.bindings or method.streams]
+    routes = [health_route(), *pages]
+    routes += [_grpc_route(method) for method in served if method.service != INFERENCE_SERVICE]
+    routes.append(_chat_route())
+    routes += [_open_rest_route(binding) for method in methods if method.anyone for binding in method.bindings]
+    routes.append(_unknown({"prefix": "/", "headers": [_header(":method", WRITING_VERBS)]}, WRITES))
+    routes.append(_unknown({"prefix": "/"}, READS))
+    return routes
+
+
+def direct(match: dict[str, object], status: int, body: str, content_type: str, **more: object) -> dict[str, object]:
+    """A route that Envoy answers by itself."""
+    header = {"header": {"key": "content-type", "value": content_type}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    answer = {"status": status, "body": {"inline_string": body}} if body else {"status": status}
+    return {"match": match, "direct_response": answer, "response_headers_to_add": [header], **more}
+
+
+def health_route() -> dict[str, object]:
+    """Says that Envoy serves."""
+    return direct({"path": "/healthz"}, 200, '{"status":"healthy"}', "application/json", typed_per_filter_config=OPEN)
+
+
+def _grpc_route(method: Method) -> dict[str, object]:
+    limits = {"timeout": "0s", "idle_timeout": "0s"} if method.streams else {"timeout": DEADLINE}
+    filters = OPEN if method.anyone else {}
+    if method.unwraps:
+        filters = {**filters, UNWRAP: typed(HTTP + "lua.v3.LuaPerRoute", name=UNWRAP)}
+    return {"match": {"path": method.path}, "route": {"cluster": API, **limits}, "typed_per_filter_config": filters}
+
+
+def _chat_route() -> dict[str, object]:
+    return _unknown({"path": f"/{INFERENCE_SERVICE}/Chat"}, GRPC_CHAT)
+
+
+def _open_rest_route(binding: Binding) -> dict[str, object]:
+    switches = enabled(WRITES if binding.body else READS) | OPEN
+    match = {**_template(binding.path), "headers": [_header(":method", f"^{binding.verb}$")]}
+    return _not_found(match, switches)
+
+
+def _unknown(match: dict[str, object], filters: Iterable[str]) -> dict[str, object]:
+    return _not_found(match, enabled(filters))
+
+
+def _not_found(match: dict[str, object], switches: dict[str, object]) -> dict[str, object]:
+    body = errors.status("no method answers this path and verb; see /docs", 404)
+    return {
+        "match": match,
+        "direct_response": {"status": 404, "body_format": {"json_format": body}},
+        "typed_per_filter_config": switches,
+    }
+
+
+def _template(path: str) -> dict[str, object]:
+    if "{" not in path:
+        return {"path": path}
+    config = typed("envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig", path_template=path)
+    return {"path_match_policy": {"name": "envoy.path.match.uri_template.uri_template_matcher", "typed_config": config}}
+
+
+def _header(name: str, pattern: str) -> dict[str, object]:
+    return {"name": name, "string_match": {"safe_regex": {"regex": pattern}}}

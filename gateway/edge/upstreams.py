@@ -1,0 +1,37 @@
+"""Clusters: the controller's API, and what every gRPC upstream shares."""
+
+from envoy.config.cluster.v3 import cluster_pb2
+
+from gateway.edge.addresses import envoy_address, is_name
+from gateway.edge.messages import message, typed
+
+API = "controller-api"
+PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+# A black-holed peer is found in less than five seconds.
+KEEPALIVE = {"interval": "2s", "timeout": "2s"}
+
+
+def grpc_cluster(name: str, address: str) -> dict[str, object]:
+    """A gRPC upstream with keepalive."""
+    http2 = {
+        "connection_keepalive": KEEPALIVE,
+        "initial_stream_window_size": 1048576,
+        "initial_connection_window_size": 4194304,
+    }
+    options = typed(PROTOCOL, explicit_http_config={"http2_protocol_options": http2})
+    endpoint = {"lb_endpoints": [{"endpoint": {"address": envoy_address(address)}}]}
+    limits = {"max_connections": 1024, "max_pending_requests": 4096, "max_requests": 8192, "max_retries": 64}
+    return {
+        "name": name,
+        "type": "STRICT_DNS" if is_name(address) else "STATIC",
+        "connect_timeout": "2s",
+        "per_connection_buffer_limit_bytes": 32768,
+        "typed_extension_protocol_options": {PROTOCOL: options},
+        "circuit_breakers": {"thresholds": [limits]},
+        "load_assignment": {"cluster_name": name, "endpoints": [endpoint]},
+    }
+
+
+def api_cluster(address: str) -> cluster_pb2.Cluster:
+    """The controller's API."""
+    return message(cluster_pb2.Cluster, grpc_cluster(API, address))

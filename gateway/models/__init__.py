@@ -1,0 +1,1 @@
+"""Model routes: the routing table rendered for Envoy."""

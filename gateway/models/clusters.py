@@ -1,0 +1,105 @@
+"""Clusters and endpoints of models. The cluster stays as it is while replicas come and go; only its endpoints change."""
+
+import ipaddress
+from datetime import timedelta
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+
+from gateway.edge.messages import message, typed
+from gateway.edge.upstreams import PROTOCOL
+from gateway.models.table import ModelRoute, Target
+
+SUBSET = "envoy.lb"
+INSTANCE = "instance"
+# Engines close idle connections after five seconds; whoever reuses one in that moment loses its request.
+UPSTREAM_IDLE = timedelta(seconds=4)
+
+
+def model_cluster(route: ModelRoute) -> cluster_pb2.Cluster:
+    """The cluster of a model: the replica with the fewest open requests answers; an instance can be asked for by name."""
+    cluster = cluster_pb2.Cluster()
+    cluster.CopyFrom(_TEMPLATE)
+    cluster.name = route.cluster
+    if _needs_dns(route):
+        cluster.type = cluster_pb2.Cluster.STRICT_DNS
+        cluster.load_assignment.CopyFrom(model_endpoints(route))
+    else:
+        cluster.type = cluster_pb2.Cluster.EDS
+        cluster.eds_cluster_config.eds_config.ads.SetInParent()
+        cluster.eds_cluster_config.eds_config.resource_api_version = 2
+    return cluster
+
+
+def model_endpoints(route: ModelRoute) -> endpoint_pb2.ClusterLoadAssignment:
+    """The model's replicas."""
+    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=route.cluster)
+    locality = assignment.endpoints.add()
+    for target in route.targets:
+        locality.lb_endpoints.append(_endpoint(target))
+    return assignment
+
+
+def has_endpoints_apart(route: ModelRoute) -> bool:
+    """Whether the endpoints are a resource of their own."""
+    return not _needs_dns(route)
+
+
+def _endpoint(target: Target) -> endpoint_components_pb2.LbEndpoint:
+    built = endpoint_components_pb2.LbEndpoint()
+    address = built.endpoint.address.socket_address
+    address.address, address.port_value = target.address, target.port
+    built.load_balancing_weight.value = target.weight
+    built.metadata.filter_metadata[SUBSET].update({INSTANCE: target.instance_id})
+    return built
+
+
+def _needs_dns(route: ModelRoute) -> bool:
+    return not all(_is_ip(target.address) for target in route.targets)
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
+
+
+_TEMPLATE = message(
+    cluster_pb2.Cluster,
+    {
+        "connect_timeout": "1s",
+        "lb_policy": "LEAST_REQUEST",
+        "per_connection_buffer_limit_bytes": 32768,
+        "lb_subset_config": {
+            "fallback_policy": "ANY_ENDPOINT",
+            "subset_selectors": [{"keys": [INSTANCE], "fallback_policy": "NO_FALLBACK"}],
+        },
+        "typed_extension_protocol_options": {
+            PROTOCOL: typed(
+                PROTOCOL,
+                common_http_protocol_options={"idle_timeout": f"{UPSTREAM_IDLE.total_seconds()}s"},
+                explicit_http_config={"http_protocol_options": {}},
+            )
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {"max_connections": 4096, "max_pending_requests": 4096, "max_requests": 4096, "max_retries": 64}
+            ]
+        },
+        # Only what the engine's machine does wrong counts: an answer of 500 may be the request's fault.
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 3,
+            "consecutive_gateway_failure": 5,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_success_rate": 0,
+            "enforcing_consecutive_gateway_failure": 100,
+            "interval": "1s",
+            "base_ejection_time": "2s",
+            "max_ejection_time": "30s",
+            "max_ejection_percent": 50,
+        },
+    },
+)

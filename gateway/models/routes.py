@@ -1,0 +1,259 @@
+"""The route table of the public port: the API's routes, and every organisation's models, found by name at constant cost."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from itertools import groupby
+
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.http.lua.v3 import lua_pb2
+from envoy.type.matcher.v3 import http_inputs_pb2
+from google.protobuf import any_pb2, duration_pb2
+from xds.type.matcher.v3 import matcher_pb2, string_pb2
+
+from gateway.edge.errors import openai_error
+from gateway.edge.filters import CHAT, INVALID, MISSING, REFUSALS, enabled
+from gateway.edge.listener import NAME
+from gateway.edge.messages import message, packed, typed
+from gateway.edge.routes import direct
+from gateway.models.clusters import INSTANCE, SUBSET
+from gateway.models.table import ModelRoute, RefusedField, Target
+
+INPUT = "envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
+ENDPOINTS = "^/v1/(chat/completions|completions|embeddings|responses)$"
+BODY_LIMIT = 16 * 1024 * 1024
+NAMES_SHOWN = 50
+# No organisation's id.
+NOBODY = "-"
+JSON = "application/json"
+GRPC_CALL = {"name": "x-aiops-call", "string_match": {"prefix": "application/grpc"}}
+# Only what cannot have reached an engine is tried again.
+RETRY = {
+    "retry_on": "connect-failure,refused-stream,reset-before-request",
+    "num_retries": 3,
+    "retry_host_predicate": [
+        {
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+        }
+    ],
+    "host_selection_retry_max_attempts": 3,
+    "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.1s"},
+}
+
+
+class RouteTable:
+    """Renders the one RouteConfiguration; what the models do not change is rendered once."""
+
+    def __init__(self, api: Iterable[dict[str, object]], cors: Sequence[str], idle: timedelta) -> None:
+        self._idle = duration_pb2.Duration()
+        self._idle.FromTimedelta(idle)
+        self._base = message(route_pb2.RouteConfiguration, _configuration(cors))
+        self._base.virtual_hosts[0].matcher.CopyFrom(_paths(list(api)))
+        self._refusals: dict[tuple[str, tuple[RefusedField, ...]], any_pb2.Any] = {}
+
+    def render(self, models: Sequence[ModelRoute]) -> route_pb2.RouteConfiguration:
+        """The whole configuration for these models."""
+        configuration = route_pb2.RouteConfiguration()
+        configuration.CopyFrom(self._base)
+        paths = configuration.virtual_hosts[0].matcher.matcher_tree.prefix_match_map.map
+        by_name = paths["/v1/"].matcher.matcher_tree.exact_match_map.map
+        for model in models:
+            _act(by_name[model.key], [self._model_route(model)])
+            for target in model.targets:
+                self._add_instance(paths[f"/models/{model.model}/{target.instance_id}/"], model, target)
+        unknown = paths["/v1/"].matcher.on_no_match.matcher.matcher_list.matchers[2].on_match.matcher
+        for org_id, mine in groupby(models, key=lambda model: model.org_id):
+            known = list(mine)
+            _act(unknown.matcher_tree.exact_match_map.map[org_id], _unknown_model([model.model for model in known]))
+            _act(paths["/v1/models"].matcher.matcher_tree.exact_match_map.map[org_id], [_model_list(known)])
+        return configuration
+
+    def _model_route(self, model: ModelRoute) -> route_components_pb2.Route:
+        route = route_components_pb2.Route()
+        route.match.prefix = "/"
+        self._lead_to(route, model)
+        return route
+
+    def _add_instance(self, on_match: matcher_pb2.Matcher.OnMatch, model: ModelRoute, target: Target) -> None:
+        base = f"/models/{model.model}/{target.instance_id}/"
+        inference, rest = route_components_pb2.Route(), route_components_pb2.Route()
+        inference.match.path = base + "v1/inference"
+        inference.route.prefix_rewrite = target.inference_path
+        rest.match.prefix = base
+        rest.route.prefix_rewrite = "/"
+        for route in (inference, rest):
+            self._lead_to(route, model)
+            route.route.metadata_match.filter_metadata[SUBSET].update({INSTANCE: target.instance_id})
+        if not on_match.HasField("matcher"):
+            on_match.matcher.CopyFrom(_tree("x-aiops-org", _UNKNOWN_INSTANCE))
+        _act(on_match.matcher.matcher_tree.exact_match_map.map[model.org_id], [inference, rest])
+
+    def _lead_to(self, route: route_components_pb2.Route, model: ModelRoute) -> None:
+        route.route.cluster = model.cluster
+        route.route.timeout.SetInParent()
+        route.route.idle_timeout.CopyFrom(self._idle)
+        # A user's token is none of the engine's business.
+        route.request_headers_to_remove.append("authorization")
+        if model.refused:
+            route.typed_per_filter_config[REFUSALS].CopyFrom(self._refusal(model))
+
+    def _refusal(self, model: ModelRoute) -> any_pb2.Any:
+        key = (model.model, model.refused)
+        if key not in self._refusals:
+            fields = [{"path": field.path, "harmless": list(field.harmless)} for field in model.refused]
+            self._refusals[key] = packed(
+                message(
+                    lua_pb2.LuaPerRoute, {"name": REFUSALS, "filter_context": {"model": model.model, "fields": fields}}
+                )
+            )
+        return self._refusals[key]
+
+
+def _act(on_match: matcher_pb2.Matcher.OnMatch, routes: Sequence[route_components_pb2.Route]) -> None:
+    on_match.action.name = "route"
+    if len(routes) == 1:
+        on_match.action.typed_config.CopyFrom(packed(routes[0]))
+    else:
+        on_match.action.typed_config.CopyFrom(packed(route_components_pb2.RouteList(routes=routes)))
+
+
+def _model_list(models: Sequence[ModelRoute]) -> route_components_pb2.Route:
+    data = [
+        {"id": model.model, "object": "model", "created": model.created, "owned_by": model.org_id} for model in models
+    ]
+    return _answer({"prefix": "/"}, 200, {"object": "list", "data": data})
+
+
+def _unknown_model(names: Sequence[str]) -> list[route_components_pb2.Route]:
+    shown = ", ".join(names[:NAMES_SHOWN]) + (
+        f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    )
+    text = f"there is no such model; deployed are: {shown}" if names else "there is no such model; none is deployed yet"
+    return _refuse(404, "model_not_found", text, "5")
+
+
+def _refuse(status: int, code: str, text: str, grpc_status: str) -> list[route_components_pb2.Route]:
+    header = {"header": {"key": "grpc-status", "value": grpc_status}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    plain = direct({"prefix": "/", "headers": [GRPC_CALL]}, status, text, "text/plain")
+    plain["response_headers_to_add"] = [header]
+    return [
+        message(route_components_pb2.Route, plain),
+        _answer({"prefix": "/"}, status, openai_error(text, code, "model")),
+    ]
+
+
+def _answer(
+    match: dict[str, object], status: int, body: dict[str, object], **more: object
+) -> route_components_pb2.Route:
+    return message(route_components_pb2.Route, direct(match, status, json.dumps(body), JSON, **more))
+
+
+def _by_org(otherwise: Sequence[route_components_pb2.Route]) -> matcher_pb2.Matcher:
+    matcher = _tree("x-aiops-org", otherwise)
+    # Envoy takes no empty map.
+    matcher.matcher_tree.exact_match_map.map[NOBODY].CopyFrom(matcher.on_no_match)
+    return matcher
+
+
+def _tree(
+    header: str, otherwise: Sequence[route_components_pb2.Route], kind: str = "exact_match_map"
+) -> matcher_pb2.Matcher:
+    matcher = matcher_pb2.Matcher()
+    matcher.matcher_tree.input.name = header
+    matcher.matcher_tree.input.typed_config.CopyFrom(packed(_input(header)))
+    getattr(matcher.matcher_tree, kind).SetInParent()
+    _act(matcher.on_no_match, otherwise)
+    return matcher
+
+
+def _input(header: str) -> http_inputs_pb2.HttpRequestHeaderMatchInput:
+    return http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=header)
+
+
+def _configuration(cors: Sequence[str]) -> dict[str, object]:
+    return {
+        "name": NAME,
+        "max_direct_response_body_size_bytes": 4 * 1024 * 1024,
+        "virtual_hosts": [
+            {
+                "name": NAME,
+                "domains": ["*"],
+                "retry_policy": RETRY,
+                "request_body_buffer_limit": BODY_LIMIT,
+                "request_headers_to_remove": ["x-aiops-org", "x-aiops-token-id", "x-aiops-model", "x-aiops-route"],
+                "response_headers_to_remove": ["x-aiops-engine-status"],
+                "typed_per_filter_config": {"envoy.filters.http.cors": _cors(cors)},
+            }
+        ],
+    }
+
+
+def _paths(api: Sequence[dict[str, object]]) -> matcher_pb2.Matcher:
+    """The outermost look-up: by the longest prefix of the path."""
+    root = _tree(":path", [message(route_components_pb2.Route, route) for route in api], "prefix_match_map")
+    paths = root.matcher_tree.prefix_match_map.map
+    paths["/v1/"].matcher.CopyFrom(_by_model())
+    paths["/v1/models"].matcher.CopyFrom(_by_org([_answer({"prefix": "/"}, 200, {"object": "list", "data": []})]))
+    return root
+
+
+def _by_model() -> matcher_pb2.Matcher:
+    """The model named in the body; before the body is read, the route that has it read."""
+    matcher = _tree("x-aiops-route", _entry())
+    _act(matcher.matcher_tree.exact_match_map.map[NOBODY], _entry())
+    faults = matcher_pb2.Matcher()
+    for value, text in (
+        ({"exact": MISSING}, "the body names no model; send a JSON object with a 'model'"),
+        ({"exact": INVALID}, "the body is no JSON object with a 'model' that is a string"),
+    ):
+        fault = faults.matcher_list.matchers.add()
+        _when(fault.predicate, "x-aiops-model", value)
+        _act(fault.on_match, _refuse(400, "invalid_body", text, "3"))
+    known = faults.matcher_list.matchers.add()
+    _when(known.predicate, "x-aiops-model", {"safe_regex": {"regex": ".+", "google_re2": {}}})
+    known.on_match.matcher.CopyFrom(_by_org(_unknown_model([])))
+    _act(faults.on_no_match, _entry())
+    matcher.on_no_match.matcher.CopyFrom(faults)
+    return matcher
+
+
+def _when(predicate: matcher_pb2.Matcher.MatcherList.Predicate, header: str, value: dict[str, object]) -> None:
+    single = predicate.single_predicate
+    single.input.name = header
+    single.input.typed_config.CopyFrom(packed(_input(header)))
+    single.value_match.CopyFrom(message(string_pb2.StringMatcher, value))
+
+
+def _entry() -> list[route_components_pb2.Route]:
+    text = "this is no path of the OpenAI API that models serve; see /docs"
+    post = {"name": ":method", "string_match": {"exact": "POST"}}
+    read = _answer(
+        {"safe_regex": {"regex": ENDPOINTS}, "headers": [post]},
+        404,
+        openai_error(text, "unknown_url"),
+        typed_per_filter_config=enabled(CHAT),
+    )
+    return [read, _answer({"prefix": "/"}, 404, openai_error(text, "unknown_url"))]
+
+
+def _cors(origins: Sequence[str]) -> dict[str, object]:
+    allowed = [{"safe_regex": {"regex": ".*"}} if origin == "*" else {"exact": origin} for origin in origins]
+    return typed(
+        "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+        allow_origin_string_match=allowed,
+        allow_methods="GET, POST, PUT, PATCH, DELETE, OPTIONS",
+        allow_headers="authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout, x-request-id",
+        expose_headers="grpc-status, grpc-message, grpc-status-details-bin, x-request-id",
+        max_age="86400",
+    )
+
+
+_UNKNOWN_INSTANCE = [
+    _answer(
+        {"prefix": "/"},
+        404,
+        openai_error("there is no such instance of a model", "instance_not_found"),
+        typed_per_filter_config=enabled([REFUSALS]),
+    )
+]

@@ -1,0 +1,71 @@
+"""The routing table as the gateway keeps it: one entry per model name of an organisation."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aiops.routing.v1 import routing_service_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One live instance of a model."""
+
+    instance_id: str
+    address: str
+    port: int
+    inference_path: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedField:
+    """A request field that the engine would ignore, and the JSON values with which it changes nothing."""
+
+    path: str
+    harmless: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoute:
+    """Where requests for one model name of one organisation go."""
+
+    org_id: str
+    model: str
+    targets: tuple[Target, ...]
+    refused: tuple[RefusedField, ...]
+    created: int
+
+    @property
+    def key(self) -> str:
+        """What Envoy looks the model up by."""
+        return f"{self.org_id}/{self.model}"
+
+    @property
+    def cluster(self) -> str:
+        """The name of the model's cluster."""
+        return f"model/{self.key}"
+
+
+def from_proto(table: pb.RoutingTable) -> tuple[ModelRoute, ...]:
+    """The routes of a table that have somewhere to go, in a stable order."""
+    routes = (_route(message) for message in table.routes if message.targets)
+    return tuple(sorted(routes, key=lambda route: route.key))
+
+
+def _route(message: pb.ModelRoute) -> ModelRoute:
+    return ModelRoute(
+        org_id=message.org_id,
+        model=message.model,
+        targets=tuple(sorted((_target(target) for target in message.targets), key=lambda target: target.instance_id)),
+        refused=_refused(message.refused_fields),
+        created=int(message.created),
+    )
+
+
+def _target(message: pb.Target) -> Target:
+    return Target(message.instance_id, message.address, message.port, message.inference_path, max(message.weight, 1))
+
+
+def _refused(messages: Iterable[pb.RefusedField]) -> tuple[RefusedField, ...]:
+    fields = (RefusedField(message.path, tuple(message.harmless_values)) for message in messages)
+    return tuple(sorted(fields, key=lambda field: field.path))

@@ -1,0 +1,53 @@
+"""The gateway's settings, read once from the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the gateway needs to know. Addresses are `host:port` or `unix:path`."""
+
+    bind: str
+    port: int
+    xds: str
+    controller_api: str
+    controller_mesh: str
+    router_mesh: str
+    pki: Path
+    metrics_port: int
+    otlp_endpoint: str
+    log_level: str
+    cors_origins: tuple[str, ...]
+    model_idle: timedelta
+    linger: timedelta
+
+
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings in the environment. Raises ValueError naming the variable that is wrong."""
+    home = Path(environment.get("AIOPS_HOME", ".aiops")).absolute()
+    return Settings(
+        bind=environment.get("AIOPS_BIND", "127.0.0.1"),
+        port=_whole(environment, "AIOPS_PORT", 8080),
+        xds=environment.get("AIOPS_XDS", "127.0.0.1:7084"),
+        controller_api=environment.get("AIOPS_CONTROLLER_API", "127.0.0.1:7080"),
+        controller_mesh=environment.get("AIOPS_CONTROLLER_MESH", "127.0.0.1:7081"),
+        router_mesh=environment.get("AIOPS_ROUTER_MESH", "127.0.0.1:7083"),
+        pki=Path(environment.get("AIOPS_PKI", str(home / "pki"))),
+        metrics_port=_whole(environment, "AIOPS_METRICS_PORT", 0),
+        otlp_endpoint=environment.get("AIOPS_OTLP_ENDPOINT", ""),
+        log_level=environment.get("AIOPS_LOG_LEVEL", "INFO"),
+        cors_origins=tuple(filter(None, environment.get("AIOPS_CORS_ORIGINS", "*").split(","))),
+        model_idle=timedelta(seconds=_whole(environment, "AIOPS_MODEL_IDLE_SECONDS", 600)),
+        linger=timedelta(seconds=_whole(environment, "AIOPS_ROUTE_LINGER_SECONDS", 30)),
+    )
+
+
+def _whole(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, "") or str(default)
+    if not text.isdigit():
+        raise ValueError(f"{name} must be a whole number, not {text!r}")
+    return int(text)

@@ -1,0 +1,1 @@
+"""What the gateway learns from the other services, kept as they send it."""

@@ -1,0 +1,40 @@
+"""A stream of whole states from another service: followed for as long as the gateway runs, the last state kept while it is away."""
+
+import logging
+from collections.abc import AsyncIterable, Callable
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+import grpc
+
+from mesh.loops import Backoff
+
+log = logging.getLogger(__name__)
+State = TypeVar("State")
+RETRY = Backoff(first=timedelta(milliseconds=50), limit=timedelta(seconds=1))
+
+
+class Feed(Generic[State]):
+    """Opens the stream, hands every state on, and opens it again when it ends. `step` is one such round."""
+
+    def __init__(
+        self, name: str, open_stream: Callable[[], AsyncIterable[State]], apply: Callable[[State], None]
+    ) -> None:
+        self._name = name
+        self._open_stream = open_stream
+        self._apply = apply
+        self._failures = 0
+
+    async def step(self) -> timedelta:
+        """Follows one stream to its end; answers how long to wait before the next."""
+        try:
+            async for state in self._open_stream():
+                if self._failures or self._failures == 0 and log.isEnabledFor(logging.DEBUG):
+                    log.info("the %s is back", self._name)
+                self._failures = 0
+                self._apply(state)
+        except grpc.aio.AioRpcError as error:
+            self._failures += 1
+            if self._failures == 1:
+                log.warning("the %s is away, what it said last stays in force: %s", self._name, error.details())
+        return RETRY.pause(max(self._failures, 1))

@@ -1,0 +1,1 @@
+"""Pages that Envoy answers by itself."""

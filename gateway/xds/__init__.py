@@ -1,0 +1,1 @@
+"""Configuration for Envoy over delta ADS: a cache of resources, and the streams that bring every Envoy up to it."""
