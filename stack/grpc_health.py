@@ -6,7 +6,9 @@ Frames: RFC 9113; header compression: RFC 7541, literals without indexing only; 
 import asyncio
 import ssl
 import struct
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0x0, 0x1, 0x3, 0x4, 0x7
@@ -35,10 +37,10 @@ async def serving(port: int, tls: ssl.SSLContext | None = None) -> bool:
         writer.close()
 
 
-def client_tls(authority: str, certificate: str, key: str) -> ssl.SSLContext:
-    """A client context for the mesh's mutual TLS; gRPC wants HTTP/2 to be negotiated."""
-    context = ssl.create_default_context(cafile=authority)
-    context.load_cert_chain(certificate, key)
+def client_tls(pki: Path) -> ssl.SSLContext:
+    """A client context for the mesh's mutual TLS as the supervisor; gRPC wants HTTP/2 to be negotiated."""
+    context = ssl.create_default_context(cafile=pki / "ca.crt")
+    context.load_cert_chain(pki / "supervisor.crt", pki / "supervisor.key")
     context.set_alpn_protocols(["h2"])
     return context
 
@@ -73,3 +75,13 @@ async def _frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, int,
     while header := await reader.readexactly(9):
         size = int.from_bytes(header[:3], "big")
         yield header[3], header[4], await reader.readexactly(size)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m stack.grpc_health PORT [PKI]`: exit status 0 when the server serves, for health checks."""
+    tls = client_tls(Path(arguments[1])) if len(arguments) > 1 else None
+    return 0 if asyncio.run(serving(int(arguments[0]), tls)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

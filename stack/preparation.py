@@ -16,8 +16,13 @@ def prepare(pki: Path, bootstrap_file: Path, xds: str, admin: str) -> None:
     """Make or renew what is missing or old. Safe to repeat."""
     ensure_authority(pki)
     for name in SERVICES:
-        issue_service(pki, name)
+        issue_service(pki, name, hosts=(_host(name),))
     bootstrap_file.write_text(bootstrap.render(xds=xds, admin=admin))
+
+
+def _host(service: str) -> str:
+    """What the service is called where each has a machine or container of its own."""
+    return service.replace("_", "-")
 
 
 if __name__ == "__main__":

@@ -163,5 +163,4 @@ async def _answers(metrics_port: int) -> bool:
 
 async def _serving_mesh(port: int, pki: Path) -> bool:
     """Health of a listener that asks for a certificate of the mesh."""
-    certificate, key = pki / "supervisor.crt", pki / "supervisor.key"
-    return await serving(port, client_tls(str(pki / "ca.crt"), str(certificate), str(key)))
+    return await serving(port, client_tls(pki))
