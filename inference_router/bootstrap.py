@@ -1,0 +1,45 @@
+"""Wires the inference router."""
+
+import asyncio
+from datetime import timedelta
+
+from inference_router.routing.feed import ReplicaFeed
+from inference_router.routing.rpc import RoutingServicer
+from inference_router.routing.service import Routing
+from inference_router.routing.store import TableFile
+from inference_router.settings import Settings
+from mesh.clock import SystemClock
+from mesh.loops import run_loop
+from mesh.rpc.authenticator import PeerAuthenticator
+from mesh.rpc.channel import ClientTls, open_channel
+from mesh.rpc.server import Listener, ServerTls, serve
+from mesh.telemetry import start_telemetry
+
+NAME = "inference_router"
+
+
+async def run(settings: Settings, stopping: asyncio.Event) -> None:
+    """Serves the routing table until `stopping` is set."""
+    clock = SystemClock()
+    telemetry = start_telemetry(NAME, metrics_port=settings.metrics_port, otlp_endpoint=settings.otlp_endpoint)
+    routing = Routing(TableFile(settings.state / "table.json"))
+    await routing.restore()
+    authority, certificate, key = (settings.pki / name for name in ("ca.crt", f"{NAME}.crt", f"{NAME}.key"))
+    listener = Listener(settings.mesh_address, ServerTls(certificate, key, authority))
+    try:
+        async with (
+            open_channel(settings.controller_mesh, ClientTls(authority, certificate, key)) as controller,
+            serve([listener], [RoutingServicer(routing)], PeerAuthenticator(clock), telemetry.rpc),
+        ):
+            feed = ReplicaFeed(controller, routing, clock)
+            feed.observe(telemetry.meter)
+            await _follow(feed, stopping)
+    finally:
+        telemetry.shutdown()
+
+
+async def _follow(feed: ReplicaFeed, stopping: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        loop = group.create_task(run_loop("replica feed", feed.step, interval=timedelta(seconds=1)))
+        await stopping.wait()
+        loop.cancel()

@@ -1,0 +1,83 @@
+"""Replicas from protobuf messages; the routing table to them and back."""
+
+from aiops.deployments.v1 import deployment_service_pb2 as deployments_pb
+from aiops.routing.v1 import routing_service_pb2 as pb
+
+from inference_router.routing.model import ModelRoute, RefusedField, Replica, RoutingTable, Target
+
+
+def replica_from_proto(message: deployments_pb.Replica) -> Replica:
+    """An instance as the controller tells it."""
+    return Replica(
+        deployment_id=message.deployment_id,
+        instance_id=message.instance_id,
+        org_id=message.org_id,
+        model_name=message.model_name,
+        node_id=message.node_id,
+        address=message.address,
+        port=message.port,
+        epoch=message.epoch,
+        inference_path=message.inference_path,
+        unsupported_fields=tuple(
+            RefusedField(field.path, tuple(field.harmless_values)) for field in message.unsupported_fields
+        ),
+        created=message.created,
+    )
+
+
+def table_to_proto(table: RoutingTable) -> pb.RoutingTable:
+    """The whole table."""
+    return pb.RoutingTable(version=table.version, routes=[_route_to_proto(route) for route in table.routes])
+
+
+def table_from_proto(message: pb.RoutingTable) -> RoutingTable:
+    """The whole table."""
+    return RoutingTable(message.version, tuple(_route_from_proto(route) for route in message.routes))
+
+
+def _route_to_proto(route: ModelRoute) -> pb.ModelRoute:
+    return pb.ModelRoute(
+        org_id=route.org_id,
+        model=route.model,
+        targets=[_target_to_proto(target) for target in route.targets],
+        refused_fields=[
+            pb.RefusedField(path=field.path, harmless_values=field.harmless_values) for field in route.refused_fields
+        ],
+        created=route.created,
+    )
+
+
+def _route_from_proto(message: pb.ModelRoute) -> ModelRoute:
+    return ModelRoute(
+        org_id=message.org_id,
+        model=message.model,
+        targets=tuple(_target_from_proto(target) for target in message.targets),
+        refused_fields=tuple(
+            RefusedField(field.path, tuple(field.harmless_values)) for field in message.refused_fields
+        ),
+        created=message.created,
+    )
+
+
+def _target_to_proto(target: Target) -> pb.Target:
+    return pb.Target(
+        deployment_id=target.deployment_id,
+        instance_id=target.instance_id,
+        node_id=target.node_id,
+        address=target.address,
+        port=target.port,
+        inference_path=target.inference_path,
+        weight=target.weight,
+    )
+
+
+def _target_from_proto(message: pb.Target) -> Target:
+    return Target(
+        deployment_id=message.deployment_id,
+        instance_id=message.instance_id,
+        node_id=message.node_id,
+        address=message.address,
+        port=message.port,
+        inference_path=message.inference_path,
+        weight=message.weight,
+    )

@@ -1,0 +1,122 @@
+"""The routing table and how it follows from the instances that may receive traffic."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+EQUAL_WEIGHT = 1
+HIGHEST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RefusedField:
+    """A request field that an engine would silently ignore, and the JSON values of it that change nothing."""
+
+    path: str
+    harmless_values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One instance that may receive traffic, as the controller tells it."""
+
+    deployment_id: str
+    instance_id: str
+    org_id: str
+    model_name: str
+    node_id: str
+    address: str
+    port: int
+    epoch: int
+    inference_path: str
+    unsupported_fields: tuple[RefusedField, ...]
+    created: float
+
+    def flaw(self) -> str:
+        """Why nothing can be routed to it; empty when it can."""
+        if not self.address or not 0 < self.port <= HIGHEST_PORT:
+            return f"its address is {self.address!r} port {self.port}"
+        missing = [name for name in ("deployment_id", "instance_id", "org_id", "model_name") if not getattr(self, name)]
+        return f"it has no {', '.join(missing)}" if missing else ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """Where a share of a model's requests goes."""
+
+    deployment_id: str
+    instance_id: str
+    node_id: str
+    address: str
+    port: int
+    inference_path: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoute:
+    """One model name of one organisation."""
+
+    org_id: str
+    model: str
+    targets: tuple[Target, ...]
+    refused_fields: tuple[RefusedField, ...]
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """Every route. The version grows with every change."""
+
+    version: int
+    routes: tuple[ModelRoute, ...]
+
+
+def compile_routes(replicas: Iterable[Replica]) -> tuple[ModelRoute, ...]:
+    """The routes of these instances, the same for the same instances in any order.
+
+    Instances of one model name of one organisation share its requests equally. Of one deployment only the newest epoch
+    counts. What nothing can be routed to is left out; `Replica.flaw` says why.
+    """
+    newest: dict[str, Replica] = {}
+    for replica in replicas:
+        known = newest.get(replica.deployment_id)
+        if not replica.flaw() and (known is None or replica.epoch > known.epoch):
+            newest[replica.deployment_id] = replica
+    ordered = sorted(newest.values(), key=lambda each: (*_route_of(each), each.deployment_id))
+    return tuple(_route(list(members)) for _, members in groupby(ordered, _route_of))
+
+
+def _route_of(replica: Replica) -> tuple[str, str]:
+    return replica.org_id, replica.model_name
+
+
+def _route(replicas: Sequence[Replica]) -> ModelRoute:
+    return ModelRoute(
+        org_id=replicas[0].org_id,
+        model=replicas[0].model_name,
+        targets=tuple(sorted(_target(each) for each in replicas)),
+        refused_fields=_refused_fields(replicas),
+        created=min(each.created for each in replicas),
+    )
+
+
+def _target(replica: Replica) -> Target:
+    return Target(
+        deployment_id=replica.deployment_id,
+        instance_id=replica.instance_id,
+        node_id=replica.node_id,
+        address=replica.address,
+        port=replica.port,
+        inference_path=replica.inference_path,
+        weight=EQUAL_WEIGHT,
+    )
+
+
+def _refused_fields(replicas: Sequence[Replica]) -> tuple[RefusedField, ...]:
+    """What any instance would ignore is refused; a value passes when it changes nothing on every one that would."""
+    harmless: dict[str, frozenset[str]] = {}
+    for field in (field for replica in replicas for field in replica.unsupported_fields):
+        values = frozenset(field.harmless_values)
+        harmless[field.path] = harmless.get(field.path, values) & values
+    return tuple(RefusedField(path, tuple(sorted(values))) for path, values in sorted(harmless.items()))

@@ -1,0 +1,23 @@
+"""Serves the routing table."""
+
+from collections.abc import AsyncIterator
+
+from aiops.routing.v1 import routing_service_pb2 as pb
+from aiops.routing.v1.routing_service_pb2_grpc import RoutingServiceServicer
+
+from inference_router.routing.convert import table_to_proto
+from inference_router.routing.service import Routing
+from mesh.rpc.context import Context
+
+
+class RoutingServicer(RoutingServiceServicer):
+    """What the gateway calls."""
+
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
+
+    async def WatchRoutingTable(
+        self, request: pb.WatchRoutingTableRequest, context: Context
+    ) -> AsyncIterator[pb.WatchRoutingTableResponse]:
+        async for table in self._routing.watch():
+            yield pb.WatchRoutingTableResponse(table=table_to_proto(table))

@@ -1,0 +1,74 @@
+"""Keeps the routing table and tells whoever watches it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from inference_router.routing.model import Replica, RoutingTable, compile_routes
+
+log = logging.getLogger(__name__)
+
+
+class TableStore(Protocol):
+    """Where the last table outlives the process."""
+
+    def load(self) -> RoutingTable | None:
+        """The table that was saved last, when there is one."""
+        ...
+
+    def save(self, table: RoutingTable) -> None:
+        """Keeps a table."""
+        ...
+
+
+class Routing:
+    """The newest table. Before there is any, from the controller or from the store, watchers wait."""
+
+    def __init__(self, store: TableStore) -> None:
+        self._store = store
+        self._changed = asyncio.Event()
+        self._flaws: frozenset[tuple[str, str]] = frozenset()
+        self.table: RoutingTable | None = None
+        self.watchers = 0
+
+    async def restore(self) -> None:
+        """Takes up the table of the last run."""
+        self.table = await asyncio.to_thread(self._store.load)
+        if self.table is not None:
+            log.info("serving the last routing table, version %d", self.table.version)
+
+    async def follow(self, replicas: Sequence[Replica]) -> None:
+        """Makes the table match these instances; tells the watchers first, then the store."""
+        self._report({(each.deployment_id, each.flaw()) for each in replicas if each.flaw()})
+        routes = compile_routes(replicas)
+        if self.table is not None and self.table.routes == routes:
+            return
+        version = self.table.version + 1 if self.table is not None else 1
+        self.table = RoutingTable(version, routes)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        await self._keep(self.table)
+
+    async def watch(self) -> AsyncIterator[RoutingTable]:
+        """The table at once, then again whenever it changes; a slow watcher gets only the newest."""
+        self.watchers += 1
+        try:
+            while True:
+                changed = self._changed
+                if self.table is not None:
+                    yield self.table
+                await changed.wait()
+        finally:
+            self.watchers -= 1
+
+    async def _keep(self, table: RoutingTable) -> None:
+        try:
+            await asyncio.to_thread(self._store.save, table)
+        except OSError as error:
+            log.warning("the routing table could not be saved, a restart would not know it: %s", error)
+
+    def _report(self, flaws: set[tuple[str, str]]) -> None:
+        for deployment_id, flaw in flaws - self._flaws:
+            log.warning("nothing is routed to deployment %s: %s", deployment_id, flaw)
+        self._flaws = frozenset(flaws)
