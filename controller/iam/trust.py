@@ -1,7 +1,7 @@
 """What tokens are checked against, kept fresh in memory; and the making of signing keys."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime, timedelta
 
 from controller.iam.service import UnitOfWork
@@ -43,7 +43,7 @@ class TokenTrustFeed:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def watch(self) -> AsyncIterator[TokenTrust]:
+    async def watch(self) -> AsyncGenerator[TokenTrust, None]:
         """The trust at once, then again whenever it changes; changes that come together are told once."""
         while True:
             changed = self._changed
