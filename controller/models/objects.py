@@ -1,0 +1,125 @@
+"""Object storage: a local directory, S3, Google Cloud Storage or Azure, chosen by URL.
+
+The library's synchronous calls run in threads: its own asynchronous ones leave threads behind that abort an interpreter
+that is shutting down.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from controller.models.model import MIB, StorageUnavailableError
+
+Result = TypeVar("Result")
+
+# The smallest part that S3 takes, and a few less parts than it takes at most.
+SMALLEST_PART = 5 * MIB
+_MOST_PARTS = 9_000
+_ATTEMPTS = 3
+
+
+class Sink(Protocol):
+    """What an object is written to."""
+
+    async def write(self, content: bytes) -> None:
+        """Adds bytes."""
+        ...
+
+    async def close(self) -> str:
+        """Completes the object and answers the sha256 of its bytes in hex."""
+        ...
+
+
+class ObstoreObjects:
+    """The objects below one URL. Raises StorageUnavailableError when the storage refuses or is away."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._store = _open(url)
+
+    def url_of(self, folder: str) -> str:
+        """Where others find a folder."""
+        return f"{self._url}/{folder}"
+
+    def create(self, path: str, size_bytes: int) -> "ObstoreSink":
+        """An object to be written; memory is bounded by two parts of it."""
+        return ObstoreSink(self._store, path, max(SMALLEST_PART, size_bytes // _MOST_PARTS))
+
+    async def remove(self, folder: str) -> None:
+        """Removes a folder with everything in it; what is gone already is no error."""
+        await _in_thread(f"remove {folder}", lambda: self._remove(folder))
+
+    async def folders(self, folder: str) -> dict[str, datetime]:
+        """The folders in a folder, each with the time of its newest object."""
+        return await _in_thread(f"list {folder}", lambda: self._folders(folder))
+
+    def _remove(self, folder: str) -> None:
+        for _ in range(_ATTEMPTS):
+            paths = [entry["path"] for batch in self._store.list(f"{folder}/") for entry in batch]
+            if not paths:
+                return
+            try:
+                self._store.delete(paths)
+            except FileNotFoundError:
+                # Somebody else removes the same folder; what is left shows in the next listing.
+                continue
+
+    def _folders(self, folder: str) -> dict[str, datetime]:
+        newest: dict[str, datetime] = {}
+        for batch in self._store.list(f"{folder}/"):
+            for entry in batch:
+                name = entry["path"].removeprefix(f"{folder}/").partition("/")[0]
+                modified = entry["last_modified"]
+                newest[name] = max(newest.get(name, modified), modified)
+        return newest
+
+
+class ObstoreSink:
+    """Writes one object and hashes its bytes on the way, in threads."""
+
+    def __init__(self, store: ObjectStore, path: str, part_size: int) -> None:
+        self._path = path
+        self._hash = hashlib.sha256()
+        self._file = obstore.open_writer(store, path, buffer_size=part_size, max_concurrency=1)
+
+    async def write(self, content: bytes) -> None:
+        await _in_thread(f"write {self._path}", lambda: self._write(content))
+
+    async def close(self) -> str:
+        await _in_thread(f"complete {self._path}", self._file.close)
+        return self._hash.hexdigest()
+
+    def _write(self, content: bytes) -> None:
+        self._hash.update(content)
+        self._file.write(content)
+
+
+async def _in_thread(what: str, call: Callable[[], Result]) -> Result:
+    with _known_failures(what):
+        return await asyncio.to_thread(call)
+
+
+@contextmanager
+def _known_failures(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        cause = str(error).partition("\n")[0]
+        raise StorageUnavailableError(f"the object storage could not {what}: {cause}") from error
+
+
+def _open(url: str) -> ObjectStore:
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        directory = Path(unquote(parts.path))
+        return LocalStore(directory, mkdir=True, automatic_cleanup=True)
+    return from_url(url)

@@ -1,0 +1,143 @@
+"""Takes the bytes of an upload, checks each file as it passes and stores it; a part of it is in memory, never more."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from controller.models.architecture import read_config
+from controller.models.manifest import CONFIG, INDEX, is_safetensors, is_weights, missing_shards
+from controller.models.model import ChecksumMismatchError, ModelFile, NotAModelError, Upload, UploadIncompleteError
+from controller.models.safetensors import SafetensorsReader, Tensors
+
+# A client that sends nothing for so long is gone.
+LONGEST_SILENCE_S = 60.0
+
+
+class Sink(Protocol):
+    async def write(self, content: bytes) -> None: ...
+    async def close(self) -> str: ...
+
+
+class Objects(Protocol):
+    def create(self, path: str, size_bytes: int) -> Sink: ...
+
+
+@dataclass(slots=True)
+class Contents:
+    """What was found in the files on their way: the tensors of each weight file, and the documents that were read."""
+
+    tensors: dict[str, Tensors] = field(default_factory=dict)
+    documents: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the weights."""
+        return sum(each.parameters for each in self._weights())
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(each.size_bytes for each in self._weights())
+
+    @property
+    def dtype(self) -> str:
+        """The type of most of the weights, in safetensors' spelling."""
+        sizes = Counter[str]()
+        for each in self._weights():
+            sizes[each.dtype] += each.size_bytes
+        return sizes.most_common(1)[0][0]
+
+    def _weights(self) -> list[Tensors]:
+        return [each for path, each in self.tensors.items() if is_weights(path)]
+
+
+async def receive(upload: Upload, chunks: AsyncIterator[bytes], objects: Objects, folder: str) -> Contents:
+    """Stores the upload's files in `folder`, in the order of its manifest.
+
+    Raises UploadIncompleteError, ChecksumMismatchError, SafetensorsInvalidError or NotAModelError; what was stored
+    until then is left to the caller.
+    """
+    contents, source = Contents(), _Bytes(chunks)
+    for file in upload.files:
+        await _store(file, source, objects.create(f"{folder}/{file.path}", file.size_bytes), contents)
+    await source.expect_end()
+    _check_documents(upload, contents)
+    return contents
+
+
+async def _store(file: ModelFile, source: "_Bytes", sink: Sink, contents: Contents) -> None:
+    document = bytearray() if file.path in (CONFIG, INDEX) else None
+    reader = SafetensorsReader(file.path, file.size_bytes) if is_safetensors(file.path) else None
+    missing = file.size_bytes
+    try:
+        while missing:
+            piece = await source.take(missing, file)
+            missing -= len(piece)
+            if reader is not None:
+                await reader.feed(piece)
+            if document is not None:
+                document += piece
+            await sink.write(piece)
+    finally:
+        # Also what failed is completed, so that the storage keeps no parts of it that nobody can list and remove.
+        digest = await sink.close()
+    if digest != file.sha256:
+        raise ChecksumMismatchError(file.path, file.sha256, digest)
+    if document is not None:
+        contents.documents[file.path] = bytes(document)
+    if reader is not None:
+        contents.tensors[file.path] = reader.finish()
+
+
+def _check_documents(upload: Upload, contents: Contents) -> None:
+    read_config(contents.documents[CONFIG])
+    if INDEX not in contents.documents:
+        return
+    try:
+        index = json.loads(contents.documents[INDEX])
+    except (ValueError, RecursionError) as error:
+        raise NotAModelError(f"{INDEX} is not readable JSON: {error}", path=INDEX) from error
+    missing = missing_shards(index, upload)
+    if missing:
+        named = ", ".join(missing[:10])
+        raise NotAModelError(f"{INDEX} names files that the upload lacks: {named}", missing=named)
+
+
+class _Bytes:
+    """The chunks of an upload as one row of bytes."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    async def take(self, at_most: int, file: ModelFile) -> bytes:
+        """Some of the next bytes. UploadIncompleteError when there are none."""
+        content = self._rest or await self._next()
+        if not content:
+            raise UploadIncompleteError(
+                f"the upload ended {at_most} bytes before the end of {file.path}; send every file whole",
+                path=file.path,
+                missing_bytes=str(at_most),
+            )
+        piece, self._rest = content[:at_most], content[at_most:]
+        return piece
+
+    async def expect_end(self) -> None:
+        """UploadIncompleteError when bytes follow that no file of the manifest owns."""
+        if self._rest or await self._next():
+            raise UploadIncompleteError(
+                "bytes follow after the last file of the manifest; a file grew or the manifest is not whole"
+            )
+
+    async def _next(self) -> bytes:
+        try:
+            async with asyncio.timeout(LONGEST_SILENCE_S):
+                async for chunk in self._chunks:
+                    if chunk:
+                        return chunk
+        except TimeoutError as error:
+            raise UploadIncompleteError(f"nothing was sent for {LONGEST_SILENCE_S:.0f} s; begin again") from error
+        return b""

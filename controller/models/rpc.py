@@ -1,0 +1,53 @@
+"""The servicer of the model registry."""
+
+from collections.abc import AsyncIterator
+
+from aiops.models.v1 import model_service_pb2 as pb
+from aiops.models.v1.model_service_pb2_grpc import ModelServiceServicer
+
+from controller.models.convert import (
+    chunks_from_proto,
+    file_to_proto,
+    framework_from_proto,
+    model_to_proto,
+    task_from_proto,
+    upload_from_proto,
+)
+from controller.models.service import Models
+from mesh.rpc.context import Context, caller
+from mesh.sql.paging import LARGEST_PAGE, PageRequest
+
+
+class ModelServicer(ModelServiceServicer):
+    """The model registry."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        framework, task = framework_from_proto(request.framework), task_from_proto(request.task)
+        asked = PageRequest(request.page_size, request.page_token)
+        page = await self._models.page(caller(context), asked, framework, task)
+        return pb.ListModelsResponse(models=map(model_to_proto, page.items), next_page_token=page.next_token)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        return pb.GetModelResponse(model=model_to_proto(await self._models.get(caller(context), request.model_id)))
+
+    async def ListModelFiles(self, request: pb.ListModelFilesRequest, context: Context) -> pb.ListModelFilesResponse:
+        asked = PageRequest(request.page_size or LARGEST_PAGE, request.page_token)
+        page = await self._models.files(caller(context), request.model_id, asked)
+        return pb.ListModelFilesResponse(files=map(file_to_proto, page.items), next_page_token=page.next_token)
+
+    async def ImportModel(
+        self, request_iterator: AsyncIterator[pb.ImportModelRequest], context: Context
+    ) -> pb.ImportModelResponse:
+        upload = await upload_from_proto(request_iterator)
+        imported = await self._models.import_model(caller(context), upload, chunks_from_proto(request_iterator))
+        return pb.ImportModelResponse(model=model_to_proto(imported.model), existed=imported.existed)
+
+    async def DownloadModel(self, request: pb.DownloadModelRequest, context: Context) -> pb.DownloadModelResponse:
+        return pb.DownloadModelResponse(model=model_to_proto(self._models.download(caller(context), request.repo)))
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
+        await self._models.delete(caller(context), request.model_id)
+        return pb.DeleteModelResponse()
