@@ -37,4 +37,4 @@ _given: Any = context.config.attributes.get("connection")
 if isinstance(_given, Connection):
     migrate(_given)
 else:
-    asyncio.run(_online(os.environ["AIOPS_DATABASE_URL"]))
+    asyncio.run(_online(context.config.attributes.get("url") or os.environ["AIOPS_DATABASE_URL"]))

@@ -1,0 +1,153 @@
+"""Makes the controller: the only place that constructs and wires its parts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from controller.encodings import EVENTS
+from controller.hints import Hints
+from controller.iam.api_keys import ApiKeys
+from controller.iam.first_admin import ensure_first_admin
+from controller.iam.passwords import Passwords
+from controller.iam.rpc import AuthServicer, TokenTrustServicer, UserServicer
+from controller.iam.service import Users
+from controller.iam.sessions import Sessions
+from controller.iam.signing import Signers, ensure_seal
+from controller.iam.trust import POLL, SigningKeys, TokenTrustFeed
+from controller.settings import Settings
+from controller.work import UnitOfWork
+from mesh.clock import Clock, SystemClock
+from mesh.events.kafka import Kafka
+from mesh.events.publisher import KafkaPublisher
+from mesh.events.relay import Relay
+from mesh.loops import Wake, run_loop
+from mesh.pki import ensure_authority, issue_service
+from mesh.rpc.authenticator import PeerAuthenticator, TokenAuthenticator
+from mesh.rpc.server import Listener, ServerTls, serve
+from mesh.sql.database import Database
+from mesh.telemetry import Telemetry, start_telemetry
+from mesh.tokens import TokenVerifier
+
+Loop = Callable[[], Awaitable[None]]
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+KEY_CHECK = timedelta(hours=1)
+
+
+@dataclass(slots=True)
+class Kernel:
+    """What every room is built on, and what the rooms add: servicers to serve and loops to run."""
+
+    settings: Settings
+    clock: Clock
+    telemetry: Telemetry
+    database: Database
+    relay_wake: Wake
+    hints: Hints
+    unit_of_work: UnitOfWork
+    verifier: TokenVerifier
+    servicers: list[object] = field(default_factory=list)
+    loops: list[Loop] = field(default_factory=list)
+
+    def repeat(
+        self, name: str, step: Callable[[], Awaitable[timedelta | None]], interval: timedelta, wake: Wake | None = None
+    ) -> None:
+        """Adds a step that is repeated while the controller runs."""
+        self.loops.append(lambda: run_loop(name, step, interval=interval, wake=wake))
+
+
+async def run(settings: Settings, stopping: asyncio.Event) -> None:
+    """Runs until `stopping` is set, then drains."""
+    await asyncio.to_thread(_migrate, settings.database_url)
+    async with AsyncExitStack() as stack:
+        kernel = await stack.enter_async_context(_kernel(settings))
+        await _identity(kernel, stack)
+        _events(kernel)
+        authenticator = TokenAuthenticator(kernel.verifier, PeerAuthenticator(kernel.clock))
+        async with (
+            serve(_listeners(settings), kernel.servicers, authenticator, kernel.telemetry.rpc),
+            _running(kernel.loops),
+        ):
+            await stopping.wait()
+
+
+def _migrate(database_url: str) -> None:
+    config = Config(attributes={"url": database_url})
+    config.set_main_option("script_location", str(MIGRATIONS))
+    command.upgrade(config, "head")
+
+
+@asynccontextmanager
+async def _kernel(settings: Settings) -> AsyncIterator[Kernel]:
+    clock, relay_wake = SystemClock(), Wake()
+    telemetry = start_telemetry("controller", metrics_port=settings.metrics_port, otlp_endpoint=settings.otlp_endpoint)
+    database = Database(settings.database_url, pool_size=settings.database_pool)
+    telemetry.watch_engine(database.engine)
+    unit_of_work = UnitOfWork(database, EVENTS, clock, relay_wake)
+    try:
+        yield Kernel(settings, clock, telemetry, database, relay_wake, Hints(), unit_of_work, TokenVerifier(clock))
+    finally:
+        await database.dispose()
+        telemetry.shutdown()
+
+
+async def _identity(kernel: Kernel, stack: AsyncExitStack) -> None:
+    passwords, revoked, seal = Passwords(), Wake(), ensure_seal(kernel.settings.pki)
+    stack.callback(passwords.close)
+    signers = Signers(seal)
+    keys = SigningKeys(kernel.unit_of_work, seal, kernel.clock)
+    trust = TokenTrustFeed(kernel.unit_of_work, kernel.verifier, signers, kernel.clock)
+    await keys.ensure()
+    await trust.load()
+    await ensure_first_admin(
+        kernel.unit_of_work, passwords, kernel.clock, kernel.settings.home, kernel.settings.admin_password
+    )
+    sessions = Sessions(kernel.unit_of_work, passwords, signers, kernel.clock, revoked)
+    users = Users(kernel.unit_of_work, passwords, kernel.clock, revoked)
+    api_keys = ApiKeys(kernel.unit_of_work, signers, kernel.clock, revoked)
+    kernel.servicers += [
+        AuthServicer(sessions, trust),
+        UserServicer(users, sessions, api_keys),
+        TokenTrustServicer(trust),
+    ]
+    kernel.repeat("token trust", trust.load, POLL, wake=revoked)
+    kernel.repeat("signing keys", keys.ensure, KEY_CHECK)
+
+
+def _events(kernel: Kernel) -> None:
+    publisher = KafkaPublisher(Kafka(kernel.settings.kafka))
+    relay = Relay(kernel.database, publisher, kernel.telemetry, wake=kernel.relay_wake, clock=kernel.clock)
+    kernel.loops.append(relay.run)
+
+
+def _listeners(settings: Settings) -> list[Listener]:
+    ensure_authority(settings.pki)
+    hosts = [address.rpartition(":")[0] for address in (settings.mesh_address, settings.join_address)]
+    hosts += [settings.public_mesh_address.rpartition(":")[0]] if settings.public_mesh_address else []
+    certificate, key = issue_service(settings.pki, "controller", hosts)
+    return [
+        Listener(settings.api_address),
+        Listener(settings.mesh_address, ServerTls(certificate, key, authority=settings.pki / "ca.crt")),
+        Listener(settings.join_address, ServerTls(certificate, key)),
+    ]
+
+
+@asynccontextmanager
+async def _running(loops: list[Loop]) -> AsyncIterator[None]:
+    """Runs the loops beside the block; one that ends by an error ends the controller."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_ended(loop)) for loop in loops]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _ended(loop: Loop) -> None:
+    await loop()
