@@ -153,21 +153,6 @@ async def test_without_any_table_a_watcher_waits_instead_of_hearing_of_none(mesh
             assert deployments_of(await waiting) == []
 
 
-async def test_a_slow_watcher_gets_the_newest_table_and_not_all_of_them(mesh: Mesh) -> None:
-    changes = 150
-    many = [f"d{number}" for number in range(300)]
-    async with mesh.running_router(), mesh.serving_controller(), mesh.watching() as slow, mesh.watching() as fast:
-        await mesh.running(*many)
-        await slow.next()
-        for number in range(changes):
-            await mesh.running(f"changed-{number}", *many)
-            await fast.until(*sorted([f"changed-{number}", *many]))
-        received = 0
-        while f"changed-{changes - 1}" not in deployments_of(await slow.next()):
-            received += 1
-    assert received < changes - 1
-
-
 async def test_only_services_may_watch(mesh: Mesh) -> None:
     request = create_request()
     authority = ensure_authority(mesh.pki)
