@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,8 +163,10 @@ def _answer_once(serve_call: Callable[..., Any]) -> Proceed:
 
 def _answer_many(serve_call: Callable[..., Any]) -> Proceed:
     async def answer(call: Call) -> None:
-        async for message in serve_call(call.request, call.context):
-            await call.context.write(message)
+        # A client that goes away while we write must not leave the servicer's cleanup to the garbage collector.
+        async with aclosing(serve_call(call.request, call.context)) as messages:
+            async for message in messages:
+                await call.context.write(message)
 
     return answer
 
