@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from controller.hints import Hints
 from controller.nodes.events import (
+    CommandAcknowledged,
     NodeCameOnline,
     NodeDisconnected,
     NodeReadingTaken,
@@ -40,6 +41,8 @@ class LivenessRules:
 
     lease: timedelta = timedelta(seconds=15)
     heartbeat: timedelta = timedelta(seconds=5)
+    # How often a heartbeat is told as an event.
+    telling: timedelta = timedelta(seconds=30)
     # A session shorter than this ends without an event: a flapping link is no news.
     lasting: timedelta = timedelta(seconds=5)
     mass_least: int = 3
@@ -106,6 +109,16 @@ class Liveness:
             started_at = before.session_started_at or now
             lasted = now - started_at >= self.rules.lasting
             await work.commit(*([NodeDisconnected(node_id, before.org_id, cause, now)] if lasted else []))
+
+    async def acknowledge(
+        self, node_id: NodeId, session_epoch: int, request_id: str, *, accepted: bool, cause: str
+    ) -> None:
+        """Tells that the node accepted or rejected a command. SessionSupersededError, NodeRemovedError."""
+        async with self._unit_of_work(SYSTEM) as work:
+            node = await _held(work, node_id, session_epoch)
+            status = "accepted" if accepted else "rejected"
+            now = await work.nodes.now()
+            await work.commit(CommandAcknowledged(node_id, node.org_id, request_id, status, cause, now))
 
     async def lose_silent(self, *, sure: bool) -> Sequence[NodeId]:
         """Takes away the nodes whose lease ran out.

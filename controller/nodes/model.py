@@ -170,7 +170,7 @@ class Container:
 class LogPage:
     """A piece of a workload's log, as its node answers.
 
-    `next_offset` is that of the byte after the last. `end`: nothing follows at the moment. `error` says why there is none.
+    `next_offset` is that of the byte after the last. `end`: nothing follows now. `error` says why there is no content.
     """
 
     content: bytes

@@ -1,0 +1,85 @@
+"""What this area needs of deployments, and what a session does with nodes and deployments."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import Protocol
+
+from controller.deployments.workload import DesiredChange, WorkloadReport
+from controller.nodes.liveness import Liveness, LivenessRules
+from controller.nodes.model import Node, NodeId, NodeMismatchError, SessionSupersededError
+from controller.sessions.model import Acknowledgement, Hello, Opened, Reading, decide
+from mesh.errors import UnavailableError
+
+# A fleet that returns at once is let in a few at a time; the rest waits in line.
+OPENING_AT_ONCE = 4
+
+
+class Workloads(Protocol):
+    """What nodes are to run, and where their reports go."""
+
+    async def desired(self, node_id: NodeId, since: int | None) -> DesiredChange:
+        """What changed after revision `since`, or everything."""
+        ...
+
+    async def apply_report(self, report: WorkloadReport) -> None:
+        """Stores what a node says of a workload. SessionSupersededError for a report of an older session."""
+        ...
+
+
+class Sessions:
+    """The use cases of a node's session. Each checks, in the transaction that acts, that no newer session is open."""
+
+    def __init__(self, liveness: Liveness, workloads: Workloads) -> None:
+        self._liveness = liveness
+        self._workloads = workloads
+        self._admission = asyncio.Semaphore(OPENING_AT_ONCE)
+
+    @property
+    def rules(self) -> LivenessRules:
+        """The lease and the rhythm of heartbeats."""
+        return self._liveness.rules
+
+    async def open(self, node_id: NodeId, hello: Hello) -> Opened:
+        """The next session of the node that the certificate names. NodeMismatchError when the message names another."""
+        if hello.node_id != node_id:
+            raise NodeMismatchError(
+                f"the certificate is node {node_id}'s, the message says {hello.node_id!r}; join again", node_id=node_id
+            )
+        async with self._admission:
+            node = await self._liveness.open_session(node_id, hello.greeting)
+            for report in hello.workloads:
+                await self._workloads.apply_report(replace(report, session_epoch=node.session_epoch))
+            desired = await self._workloads.desired(node_id, None)
+        return Opened(node.session_epoch, desired, decide(hello.workloads, desired))
+
+    async def heartbeat(self, node_id: NodeId, session_epoch: int, reading: Reading, *, tell: bool) -> Node:
+        """Renews the node's lease and keeps its reading."""
+        if reading.session_epoch != session_epoch:
+            raise SessionSupersededError(node_id)
+        return await self._liveness.heartbeat(
+            node_id, session_epoch, reading.gauges, reading.containers, reading.applied_revision, tell=tell
+        )
+
+    async def check(self, node_id: NodeId, session_epoch: int) -> Node:
+        """The node as it is now. SessionSupersededError, NodeRemovedError."""
+        return await self._liveness.check_session(node_id, session_epoch)
+
+    async def report(self, report: WorkloadReport) -> None:
+        """Stores what the node says of a workload."""
+        await self._workloads.apply_report(report)
+
+    async def acknowledge(self, node_id: NodeId, session_epoch: int, answer: Acknowledgement) -> None:
+        """Tells that the node accepted or rejected a command."""
+        await self._liveness.acknowledge(
+            node_id, session_epoch, answer.request_id, accepted=answer.accepted, cause=answer.cause
+        )
+
+    async def desired(self, node_id: NodeId, since: int | None) -> DesiredChange:
+        """What the node is to run: what changed after revision `since`, or everything."""
+        return await self._workloads.desired(node_id, since)
+
+    async def close(self, node_id: NodeId, session_epoch: int, cause: str) -> None:
+        """The stream ended. Without a database the lease tells the same, later."""
+        with suppress(UnavailableError):
+            await self._liveness.close_session(node_id, session_epoch, cause)
