@@ -1,6 +1,7 @@
 """Serves the routing table."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from aiops.routing.v1 import routing_service_pb2 as pb
 from aiops.routing.v1.routing_service_pb2_grpc import RoutingServiceServicer
@@ -19,5 +20,6 @@ class RoutingServicer(RoutingServiceServicer):
     async def WatchRoutingTable(
         self, request: pb.WatchRoutingTableRequest, context: Context
     ) -> AsyncIterator[pb.WatchRoutingTableResponse]:
-        async for table in self._routing.watch():
-            yield pb.WatchRoutingTableResponse(table=table_to_proto(table))
+        async with aclosing(self._routing.watch()) as tables:
+            async for table in tables:
+                yield pb.WatchRoutingTableResponse(table=table_to_proto(table))

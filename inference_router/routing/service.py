@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from inference_router.routing.model import Replica, RoutingTable, compile_routes
@@ -50,7 +50,7 @@ class Routing:
         changed.set()
         await self._keep(self.table)
 
-    async def watch(self) -> AsyncIterator[RoutingTable]:
+    async def watch(self) -> AsyncGenerator[RoutingTable, None]:
         """The table at once, then again whenever it changes; a slow watcher gets only the newest."""
         self.watchers += 1
         try:
