@@ -9,7 +9,7 @@ from cli.connect import settings_of
 from cli.exits import CliError, Exit
 from cli.output import Format, Output, show_json, show_table
 
-COLUMNS = ("service", "state", "address", "pid", "restarts")
+COLUMNS = ("service", "state", "address", "pid", "restarts", "memory")
 
 
 def up(nodes: Annotated[int, typer.Option(min=0, max=32, help="How many node agents to run.")] = 1) -> None:
@@ -45,6 +45,7 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
     from dataclasses import asdict
 
     from stack.home import Home, is_running, read_state
+    from stack.memory import tree_mb
 
     home = Home(settings_of(context).home)
     state = read_state(home)
@@ -54,9 +55,17 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
         show_json(asdict(state))
         return
     rows = (
-        [*_texts(report.name, report.state, report.address, report.pid, report.restarts)] for report in state.services
+        _texts(report.name, report.state, report.address, report.pid, report.restarts, _memory(report.pid))
+        for report in state.services
     )
     show_table(COLUMNS, rows)
+    typer.echo(f"{tree_mb(state.pid):.0f} MB in all, with the supervisor and what nodes run")
+
+
+def _memory(pid: int | None) -> str:
+    from stack.memory import tree_mb
+
+    return "" if pid is None else f"{tree_mb(pid):.0f} MB"
 
 
 def _texts(*values: object) -> list[str]:

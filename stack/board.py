@@ -25,9 +25,11 @@ class PlainBoard:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._shown: dict[str, tuple[State, int | None]] = {}
 
     def show(self, report: Report) -> None:
-        if report.state is not State.WAITING:
+        if self._shown.get(report.name) != (report.state, report.pid):
+            self._shown[report.name] = (report.state, report.pid)
             self.note(line(report))
 
     def note(self, text: str) -> None:
@@ -76,7 +78,13 @@ class LiveBoard:
         return table
 
 
-_COLOURS = {State.HEALTHY: "green", State.FAILED: "red", State.UNHEALTHY: "red", State.STOPPED: "dim"}
+_COLOURS = {
+    State.HEALTHY: "green",
+    State.READY: "green",
+    State.FAILED: "red",
+    State.UNHEALTHY: "red",
+    State.STOPPED: "dim",
+}
 
 
 def line(report: Report) -> str:

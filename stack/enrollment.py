@@ -4,10 +4,12 @@
 """
 
 import asyncio
+import json
 import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from stack import logs
@@ -15,7 +17,7 @@ from stack.home import Home
 from stack.settings import admin_password
 
 ADMIN_EMAIL = "admin@localhost"
-CERTIFICATE = "node.crt"
+IDENTITY = "node.json"
 CALL_TIMEOUT_S = 15.0
 
 
@@ -27,7 +29,7 @@ async def enroll(name: str, home: Home, environment: Mapping[str, str]) -> None:
     """Let the node join if it never has. Raises EnrollmentError."""
     directory = home.node(name)
     directory.mkdir(mode=0o700, exist_ok=True)
-    if (directory / CERTIFICATE).exists():
+    if _is_enrolled(directory / IDENTITY):
         return
     command = [sys.executable, "-m", "stack.enrollment", name, str(home.root), environment["AIOPS_CONTROLLER_API"]]
     with logs.open_log(home.log(name)) as log:
@@ -37,6 +39,15 @@ async def enroll(name: str, home: Home, environment: Mapping[str, str]) -> None:
         code = await child.wait()
     if code != 0:
         raise EnrollmentError(f"{name} could not join (exit code {code}); see {home.log(name)}")
+
+
+def _is_enrolled(identity: Path) -> bool:
+    """Whether the node has a certificate that the agent can still renew."""
+    try:
+        expires_at = datetime.fromisoformat(json.loads(identity.read_text())["expires_at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return expires_at > datetime.now(UTC)
 
 
 async def register(name: str, api: str, password: str) -> tuple[str, str]:

@@ -54,6 +54,11 @@ class Home:
         return self.root / "admin-password"
 
     @property
+    def transformers(self) -> Path:
+        """Where nodes expect the engine's executable; a link that appears when it is installed."""
+        return self.root / "engine" / "transformers"
+
+    @property
     def work_directories(self) -> tuple[Path, ...]:
         """Where the stack's processes have their working directory, and nobody else."""
         return (self.nodes, self.run, self.root / "postgres")

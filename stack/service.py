@@ -45,6 +45,8 @@ class State(StrEnum):
     RESTARTING = "restarting"
     STOPPING = "stopping"
     STOPPED = "stopped"
+    INSTALLING = "installing"
+    READY = "ready"
     FAILED = "failed"
 
 

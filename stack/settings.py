@@ -58,6 +58,7 @@ class Settings:
     embedded_database: bool
     embedded_kafka: bool
     storage_url: str
+    transformers: str
     inherited: Mapping[str, str]
 
     @property
@@ -127,6 +128,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         embedded_database=not database_url,
         embedded_kafka=not kafka,
         storage_url=environment.get("AIOPS_STORAGE_URL") or (home / "objects").as_uri(),
+        transformers=environment.get("AIOPS_ENGINE_TRANSFORMERS", ""),
         inherited={name: value for name, value in environment.items() if not name.startswith("PG")},
     )
 

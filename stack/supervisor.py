@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from stack import logs
 from stack.board import Board
@@ -16,17 +16,23 @@ HOUSEKEEPING_S = 5.0
 ORPHAN_GRACE_S = 5.0
 LEFTOVER_GRACE_S = 15.0
 
+Background = Callable[[Callable[[Report], None]], Coroutine[object, object, None]]
+
 
 class Supervisor:
-    """All services of one home."""
+    """All services of one home, and work that goes on beside them."""
 
-    def __init__(self, home: Home, services: Sequence[Service], board: Board, url: str) -> None:
+    def __init__(
+        self, home: Home, services: Sequence[Service], board: Board, url: str, background: Sequence[Background] = ()
+    ) -> None:
         self._home = home
         self._board = board
         self._url = url
         self._began = time.monotonic()
         self._ready = False
         self._problem = ""
+        self._background = background
+        self._reports: dict[str, Report] = {}
         self._stop = asyncio.Event()
         self._runners = {
             service.name: Runner(service, home.log(service.name), home.run, self._show) for service in services
@@ -61,6 +67,7 @@ class Supervisor:
             tasks = [group.create_task(self._keep(runner)) for runner in self._runners.values()]
             tasks.append(group.create_task(self._housekeeping()))
             tasks.append(group.create_task(self._announce()))
+            tasks += [group.create_task(run(self._show)) for run in self._background]
             await self._stop.wait()
             for task in tasks:
                 task.cancel()
@@ -95,12 +102,13 @@ class Supervisor:
             await asyncio.gather(*group)
 
     def _show(self, report: Report) -> None:
+        self._reports[report.name] = report
         self._board.show(report)
         self._write()
 
     def _write(self) -> None:
-        reports = tuple(runner.report for runner in self._runners.values())
-        write_state(self._home, Snapshot(os.getpid(), self._url, self._ready, reports, self._problem))
+        reports = {**{name: runner.report for name, runner in self._runners.items()}, **self._reports}
+        write_state(self._home, Snapshot(os.getpid(), self._url, self._ready, tuple(reports.values()), self._problem))
 
 
 async def end_leftovers(home: Home) -> list[Process]:

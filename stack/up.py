@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from stack import logs
 from stack.board import Board, LiveBoard, PlainBoard
+from stack.engine import EngineInstallation
 from stack.home import Home, take_lock
 from stack.postgres import Postgres
 from stack.services import Stack
@@ -40,7 +41,8 @@ async def _up(home: Home, nodes: int, board: Board) -> None:
         board.note(f"ended {len(leftovers)} processes that an earlier aiops left in {home.root}")
     settings = _with_database(read(), home)
     stack = Stack(home, settings, Preparation(home, settings).done)
-    supervisor = Supervisor(home, list(stack.services(nodes)), board, settings.url)
+    background = [] if settings.transformers or not nodes else [EngineInstallation(home.transformers).run]
+    supervisor = Supervisor(home, list(stack.services(nodes)), board, settings.url, background)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, supervisor.request_stop)
