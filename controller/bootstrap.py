@@ -19,7 +19,7 @@ from controller.iam.rpc import AuthServicer, TokenTrustServicer, UserServicer
 from controller.iam.service import Users
 from controller.iam.sessions import Sessions
 from controller.iam.signing import Signers, ensure_seal
-from controller.iam.trust import POLL, SigningKeys, TokenTrustFeed
+from controller.iam.trust import HOUSEKEEPING, POLL, SigningKeys, TokenTrustFeed
 from controller.settings import Settings
 from controller.work import UnitOfWork
 from mesh.clock import Clock, SystemClock
@@ -36,7 +36,6 @@ from mesh.tokens import TokenVerifier
 
 Loop = Callable[[], Awaitable[None]]
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
-KEY_CHECK = timedelta(hours=1)
 
 
 @dataclass(slots=True)
@@ -116,7 +115,7 @@ async def _identity(kernel: Kernel, stack: AsyncExitStack) -> None:
         TokenTrustServicer(trust),
     ]
     kernel.repeat("token trust", trust.load, POLL, wake=revoked)
-    kernel.repeat("signing keys", keys.ensure, KEY_CHECK)
+    kernel.repeat("identity housekeeping", keys.keep_house, HOUSEKEEPING)
 
 
 def _events(kernel: Kernel) -> None:
