@@ -133,7 +133,7 @@ class SqlSessionStore:
                 refresh_tokens.c.session_id.in_(session_ids)
             )
         )
-        await revoke_tokens(self._connection, tokens.tuples().all(), now)
+        await revoke_tokens(self._connection, tokens.all(), now)
         return bool(session_ids)
 
 
@@ -225,7 +225,7 @@ class SqlLoginFailureStore:
         await self._connection.execute(delete(login_failures).where(login_failures.c.first_at < before))
 
 
-async def revoke_tokens(connection: AsyncConnection, tokens: Iterable[tuple[str, datetime]], now: datetime) -> bool:
+async def revoke_tokens(connection: AsyncConnection, tokens: Iterable[Sequence[Any]], now: datetime) -> bool:
     """Refuses tokens, given with their expiry, until they expire. Whether there were any."""
     ended = list(tokens)
     living = [

@@ -201,7 +201,7 @@ class SqlApiKeyStore:
             .values(revoked_at=now)
             .returning(api_keys.c.api_key_id, api_keys.c.expires_at)
         )
-        return await revoke_tokens(self._connection, ended.tuples().all(), now)
+        return await revoke_tokens(self._connection, ended.all(), now)
 
 
 def _living(table: Table, caller: Caller) -> ColumnElement[bool]:
