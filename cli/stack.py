@@ -17,7 +17,7 @@ def up(nodes: Annotated[int, typer.Option(min=0, max=32, help="How many node age
     from stack.home import AlreadyRunningError
     from stack.runner import ServiceFailedError
     from stack.settings import PortTakenError, SettingError
-    from stack.up import PreparationError, run
+    from stack.up import run
 
     try:
         asyncio.run(run(nodes))
@@ -25,7 +25,7 @@ def up(nodes: Annotated[int, typer.Option(min=0, max=32, help="How many node age
         raise CliError(str(error), Exit.CONFLICT) from error
     except SettingError as error:
         raise CliError(str(error), Exit.USAGE) from error
-    except (ServiceFailedError, PreparationError) as error:
+    except ServiceFailedError as error:
         raise CliError(str(error), Exit.FAILED) from error
 
 

@@ -42,7 +42,7 @@ class Broker:
         return [str(_program()), "broker", "--cluster-id", "aiops", *options]
 
     def environment(self) -> dict[str, str]:
-        return {"PATH": os.defpath, "RUST_LOG": "warn", "MALLOC_ARENA_MAX": "2"}
+        return {"PATH": os.defpath, "RUST_LOG": "warn", "NO_COLOR": "1", "MALLOC_ARENA_MAX": "2"}
 
     async def healthy(self) -> bool:
         """Whether the broker answers a Kafka metadata request and names itself as a broker."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stack import logs
 from stack.home import Home
+from stack.service import StepFailedError
 from stack.settings import admin_password
 
 ADMIN_EMAIL = "admin@localhost"
@@ -21,7 +22,7 @@ IDENTITY = "node.json"
 CALL_TIMEOUT_S = 15.0
 
 
-class EnrollmentError(RuntimeError):
+class EnrollmentError(StepFailedError):
     """A node could not join; its log says why."""
 
 

@@ -6,15 +6,15 @@ import pwd
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 from urllib.parse import quote
 
 from stack.account import Account, open_tree, open_way, server_account
 from stack.files import write_private
 from stack.installed import package_directory
+from stack.service import ChildUser, StepFailedError
 
 SUPERUSER = "postgres"
 ROLE = "aiops"
@@ -48,16 +48,8 @@ SETTINGS: Mapping[str, str] = {
 NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-class PostgresError(RuntimeError):
+class PostgresError(StepFailedError):
     """A PostgreSQL program failed; the message is what it printed."""
-
-
-class ChildUser(TypedDict, total=False):
-    """The arguments of `subprocess` that change a child's user."""
-
-    user: int
-    group: int
-    extra_groups: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)

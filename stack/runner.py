@@ -13,7 +13,7 @@ from pathlib import Path
 from mesh.loops import Backoff
 from stack import logs
 from stack.processes import Process, gone
-from stack.service import Report, Service, State
+from stack.service import Report, Service, State, StepFailedError
 
 POLL_S = 0.05
 WATCH_S = 5.0
@@ -50,7 +50,11 @@ class Runner:
         failures = 0
         while not self._stop.is_set():
             began = time.monotonic()
-            problem = await self._run_once()
+            try:
+                problem = await self._run_once()
+            except StepFailedError as error:
+                problem = str(error)
+                await self._end_child()
             if self._stop.is_set():
                 return
             self.healthy.clear()
@@ -69,7 +73,7 @@ class Runner:
             return
         self._change(State.STOPPING)
         await self._wind_down()
-        await self._end(self._child)
+        await self._end_child()
         self._change(State.STOPPED, pid=None, started=None)
 
     def kill(self) -> None:
@@ -97,7 +101,7 @@ class Runner:
                 self.healthy.set()
                 await self._watch(ended)
             elif not ended.done() and not self._stop.is_set():
-                await self._end(child)
+                await self._end_child()
                 return f"was not healthy within {self.service.start_timeout_s:.0f} s"
             return _ending(await ended)
         finally:
@@ -152,8 +156,8 @@ class Runner:
         except (OSError, TimeoutError):
             return
 
-    async def _end(self, child: Child) -> None:
-        process = Process.of(child.pid)
+    async def _end_child(self) -> None:
+        process = None if self._child is None else Process.of(self._child.pid)
         if process is None:
             return
         process.signal(self.service.stop_signal)

@@ -1,11 +1,22 @@
 """What the supervisor needs to know to run one service."""
 
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypedDict
 
-from stack.postgres import ChildUser
+
+class ChildUser(TypedDict, total=False):
+    """The arguments of `subprocess` that change a child's user."""
+
+    user: int
+    group: int
+    extra_groups: Sequence[int]
+
+
+class StepFailedError(RuntimeError):
+    """A step around a start did not work; the message says which and why. It is tried again with the next start."""
 
 
 async def nothing() -> None:

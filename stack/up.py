@@ -11,19 +11,20 @@ from stack.board import Board, LiveBoard, PlainBoard
 from stack.engine import EngineInstallation
 from stack.home import Home, take_lock
 from stack.postgres import Postgres
+from stack.service import StepFailedError
 from stack.services import Stack
 from stack.settings import Settings, home_directory, read
 from stack.supervisor import Supervisor, end_leftovers
 
 
-class PreparationError(RuntimeError):
+class PreparationError(StepFailedError):
     """The certificates or Envoy's bootstrap could not be made."""
 
 
 async def run(nodes: int) -> None:
     """Run the stack of $AIOPS_HOME with so many node agents until SIGINT or SIGTERM.
 
-    Raises AlreadyRunningError, SettingError, PreparationError or ServiceFailedError, each with what to do.
+    Raises AlreadyRunningError, SettingError or ServiceFailedError, each with what to do.
     """
     home = Home(home_directory())
     home.create()

@@ -14,7 +14,7 @@ import pytest
 from stack.home import AlreadyRunningError, Home, Snapshot, read_state, take_lock, write_state
 from stack.processes import Process, end, running_below
 from stack.runner import ServiceFailedError
-from stack.service import Report, Service, State
+from stack.service import Report, Service, State, StepFailedError
 from stack.supervisor import Supervisor, end_leftovers
 
 SERVE = "import pathlib, signal, sys; pathlib.Path(sys.argv[1]).touch(); signal.pause()"
@@ -163,6 +163,22 @@ async def test_a_service_that_never_starts_fails_with_the_end_of_its_log(home: H
     supervisor = Supervisor(home, [other, broken], Record(), "")
     with pytest.raises(ServiceFailedError, match="no such setting"):
         await asyncio.wait_for(supervisor.run(), TIMEOUT_S)
+
+
+async def test_a_step_that_fails_once_is_tried_again(home: Home) -> None:
+    attempts = 0
+
+    async def settle() -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise StepFailedError("not yet")
+
+    async with running(home, service(home, "one", settle=settle)) as board:
+        await board.until(lambda seen: len(seen.pids("one")) == 1)
+    notes = [report.note for report in board.reports if report.state is State.RESTARTING]
+    assert len(notes) == 1
+    assert notes[0].startswith("not yet")
 
 
 async def test_a_second_supervisor_is_told_who_is_first(home: Home) -> None:
