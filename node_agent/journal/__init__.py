@@ -1,0 +1,1 @@
+"""What the agent must remember over its own death: a small checksummed file."""
