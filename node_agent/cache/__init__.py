@@ -1,0 +1,1 @@
+"""The models that this machine has fetched, verified and kept."""

@@ -1,0 +1,106 @@
+"""Receives one file from object storage into the cache, from where an earlier try was cut off."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+from mesh.errors import DomainError, Kind
+from node_agent.cache.blobs import BlobStore, hash_file
+from node_agent.cache.model import ArtifactFile, ChecksumMismatchError, StorageUnavailableError
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 4 * 1024 * 1024
+_CHECKSUM_ATTEMPTS = 2
+_CONNECT_ATTEMPTS = 4
+_PAUSE_S = 0.5
+_TIMEOUT = "30s"  # of one request; a longer file goes on where it stopped
+
+Received = Callable[[int], None]
+
+
+class FetchCancelledError(DomainError):
+    """Nobody wants the file any more."""
+
+    kind, reason = Kind.CANCELLED, "CANCELLED"
+
+
+class Fetch:
+    """The fetching of one file; blocks, so it runs in a thread. `cancel` ends it between two chunks."""
+
+    def __init__(self, store: BlobStore, url: str, file: ArtifactFile, received: Received) -> None:
+        self._store, self._url, self._file, self._received = store, url, file, received
+        self._cancelled = Event()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def run(self) -> None:
+        """Raises ChecksumMismatchError, DiskFullError, StorageUnavailableError, FetchCancelledError."""
+        file, partial = self._file, self._store.partial(self._file)
+        for _ in range(_CHECKSUM_ATTEMPTS):
+            actual = self._receive(partial)
+            if actual == file.sha256:
+                self._store.keep(file)
+                return
+            log.warning("%s from %s has SHA-256 %s, not %s", file.path, self._url, actual, file.sha256)
+            self._store.set_aside(partial)
+        raise ChecksumMismatchError(
+            f"{file.path} from {self._url} is not the file that was imported: its SHA-256 is {actual}, not "
+            f"{file.sha256}; import the model again",
+            path=file.path,
+            expected=file.sha256,
+            actual=actual,
+        )
+
+    def _receive(self, partial: Path) -> str:
+        """Appends what is missing; the SHA-256 of the whole."""
+        fruitless = 0
+        while True:
+            size = self._size_of(partial)
+            try:
+                return self._append(partial, size)
+            except StorageUnavailableError:
+                fruitless = 0 if self._size_of(partial) > size else fruitless + 1
+                if fruitless == _CONNECT_ATTEMPTS:
+                    raise
+                self._cancelled.wait(_PAUSE_S * fruitless)
+
+    def _append(self, partial: Path, size: int) -> str:
+        with self._store.typed(partial), partial.open("ab") as target:
+            digest = hash_file(partial) if size else hashlib.sha256()
+            for chunk in self._chunks(size):
+                if self._cancelled.is_set():
+                    raise FetchCancelledError(f"fetching {self._file.path} was cancelled")
+                target.write(chunk)
+                target.flush()
+                digest.update(chunk)
+                size += len(chunk)
+                self._received(size)
+        return digest.hexdigest()
+
+    def _chunks(self, offset: int) -> Iterator[memoryview]:
+        from obstore.exceptions import BaseError  # costs memory that an agent without a model need not have
+        from obstore.store import from_url
+
+        if offset == self._file.size_bytes and offset:
+            return
+        try:
+            local = self._url.startswith("file:")
+            store = from_url(self._url) if local else from_url(self._url, client_options={"timeout": _TIMEOUT})
+            result = store.get(self._file.path, options={"range": {"offset": offset}} if offset else None)
+            for chunk in result.stream(min_chunk_size=_CHUNK):
+                yield memoryview(chunk)
+        except (BaseError, OSError, ValueError) as error:
+            raise StorageUnavailableError(
+                f"cannot fetch {self._file.path} from {self._url}: {error}", url=self._url, path=self._file.path
+            ) from error
+
+    def _size_of(self, partial: Path) -> int:
+        size = partial.stat().st_size if partial.exists() else 0
+        if size > self._file.size_bytes:
+            partial.unlink()
+            return 0
+        return size
