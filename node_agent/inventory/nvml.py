@@ -1,0 +1,83 @@
+"""GPUs through NVML, where a call can fail for one device alone, or hang when the driver does.
+
+Source: NVIDIA Management Library API reference. Each device is read by a thread of its own: one that hangs keeps only
+its own thread, and is listed with what is known of it and the reason.
+"""
+
+import asyncio
+import ctypes
+import logging
+from dataclasses import replace
+from types import ModuleType
+
+from node_agent.inventory.model import Gpu, Gpus
+from node_agent.inventory.worker import StuckError, Worker
+
+log = logging.getLogger(__name__)
+
+LIBRARY = "libnvidia-ml.so.1"
+_MIB = 1024 * 1024
+
+
+class Nvml:
+    """Reads all GPUs, in bounded time whatever the driver does."""
+
+    def __init__(self, timeout_s: float = 2.0) -> None:
+        self._timeout_s = timeout_s
+        self._driver = Worker("NVML")
+        self._devices: dict[int, Worker] = {}
+        self._known: dict[int, Gpu] = {}
+        self._library: ModuleType | None = None
+        self._version = ""
+
+    async def read(self) -> Gpus:
+        """The GPUs now; a machine without NVML has none."""
+        try:
+            count = await self._driver.run(self._count, self._timeout_s)
+        except StuckError as error:
+            return self._unreadable(str(error))
+        except OSError:
+            return Gpus()
+        except Exception as error:  # noqa: BLE001 - NVMLError, a class that is only there once the library is
+            self._library = None
+            return self._unreadable(str(error))
+        return Gpus(tuple(await asyncio.gather(*(self._read(each) for each in range(count)))), self._version)
+
+    def _count(self) -> int:
+        if self._library is None:
+            ctypes.CDLL(LIBRARY)  # the wrapper is large: it is not even imported where there is no driver
+            import pynvml
+
+            pynvml.nvmlInit()
+            self._version = str(pynvml.nvmlSystemGetDriverVersion())
+            self._library = pynvml
+        return int(self._library.nvmlDeviceGetCount())
+
+    async def _read(self, index: int) -> Gpu:
+        worker = self._devices.setdefault(index, Worker(f"GPU {index}"))
+        known = self._known.get(index, Gpu(str(index)))
+        try:
+            gpu = await worker.run(lambda: self._device(index), self._timeout_s)
+        except Exception as error:  # noqa: BLE001 - StuckError or NVMLError; one bad device must not hide the others
+            return replace(known, memory_free=0, error=str(error))
+        self._known[index] = gpu
+        return gpu
+
+    def _device(self, index: int) -> Gpu:
+        nvml = self._library
+        assert nvml is not None
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return Gpu(
+            device_id=str(index),
+            model=str(nvml.nvmlDeviceGetName(handle)),
+            memory_total=memory.total // _MIB,
+            memory_free=memory.free // _MIB,
+            utilization=nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
+            temperature=nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            uuid=str(nvml.nvmlDeviceGetUUID(handle)),
+        )
+
+    def _unreadable(self, error: str) -> Gpus:
+        known = tuple(replace(gpu, memory_free=0, error=error) for _, gpu in sorted(self._known.items()))
+        return Gpus(known, self._version, error)
