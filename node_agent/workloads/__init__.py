@@ -1,0 +1,1 @@
+"""What runs on this machine: each workload driven from what is to what should be."""

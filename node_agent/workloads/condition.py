@@ -1,0 +1,78 @@
+"""What a replica is said to be, and when the controller is told."""
+
+from dataclasses import dataclass
+
+from node_agent.workloads.model import (
+    Container,
+    Event,
+    Failure,
+    Health,
+    Process,
+    Record,
+    Report,
+    State,
+    WorkloadStatus,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What changed. `process` is the one told of where it is not the record's any more."""
+
+    state: State
+    progress: int = 0
+    health: Health = Health.UNKNOWN
+    event: Event = Event.NONE
+    process: Process | None = None
+    failure: Failure | None = None
+    exit_code: int = 0
+
+
+class Condition:
+    """State, progress and health of one replica, as last told."""
+
+    def __init__(self, record: Record, runtime: str, report: Report) -> None:
+        self._runtime, self._report = runtime, report
+        self._state, self._progress, self._health = _first_state(record), 0, Health.UNKNOWN
+
+    def tell(self, record: Record, revision: int, news: News) -> None:
+        """Tells the controller, unless it knows. An end is always told."""
+        now = (news.state, news.progress, news.health)
+        known = now == (self._state, self._progress, self._health) and news.event is Event.NONE
+        self._state, self._progress, self._health = now
+        if not known or news.state in {State.STOPPED, State.FAILED}:
+            self._report(self._status(record, revision, news))
+
+    def status(self, record: Record, revision: int) -> WorkloadStatus:
+        """What there is to say now, without an event."""
+        failure = record.failure
+        news = News(
+            self._state, self._progress, self._health, failure=failure, exit_code=failure.exit_code if failure else 0
+        )
+        return self._status(record, revision, news)
+
+    def container(self, record: Record) -> Container:
+        """The replica as it runs now, without its usage."""
+        return Container(record, self._state, self._runtime)
+
+    def _status(self, record: Record, revision: int, news: News) -> WorkloadStatus:
+        process = news.process or record.process
+        return WorkloadStatus(
+            key=record.spec.key,
+            epoch=process.epoch if process else record.spec.epoch,
+            state=news.state,
+            progress=news.progress,
+            process=process,
+            container=self.container(record),
+            health=news.health,
+            event=news.event,
+            failure=news.failure,
+            exit_code=news.exit_code,
+            revision=revision,
+        )
+
+
+def _first_state(record: Record) -> State:
+    if record.failure:
+        return State.FAILED
+    return State.RUNNING if record.process and record.process.ready else State.STARTING

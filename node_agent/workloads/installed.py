@@ -1,0 +1,70 @@
+"""The engines that this machine can start, some of which may still be arriving."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from node_agent.engines.choice import choose
+from node_agent.engines.engine import Engine, EngineUnavailableError
+from node_agent.engines.transformers import Transformers
+from node_agent.engines.vllm import Vllm
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+
+
+class InstalledEngines:
+    """Looks anew each time: an engine's environment may be installed while the agent runs."""
+
+    def __init__(
+        self, transformers: Path | None, vllm: Path | None, environment: Mapping[str, str], patience: timedelta
+    ) -> None:
+        self._transformers, self._vllm = transformers, vllm
+        self._environment = environment
+        self._patience = patience
+
+    def found(self) -> list[Engine]:
+        """What can be started now."""
+        engines: list[Engine] = []
+        if self._transformers and self._transformers.exists():
+            engines.append(Transformers(self._transformers, self._environment))
+        if self._vllm:
+            engines.append(Vllm(self._vllm, self._environment))
+        return engines
+
+    def names(self) -> tuple[str, ...]:
+        """What can be started now, or soon."""
+        known = {"transformers": self._transformers, "vllm": self._vllm}
+        return tuple(name for name, executable in known.items() if executable)
+
+    def named(self, name: str) -> Engine | None:
+        """The engine of that name, if it can be started now."""
+        return next((each for each in self.found() if each.name == name), None)
+
+    async def choose(self, framework: str, task: str, has_gpu: bool, free_memory_mb: int) -> Engine:
+        """The engine for such a model, waited for while it is being installed. Raises EngineUnavailableError."""
+        await self._wait_installed()
+        return choose(framework, task, self.found(), has_gpu, free_memory_mb)
+
+    async def _wait_installed(self) -> None:
+        if self.found() or not self._transformers:
+            return
+        log.info("waiting for the engine environment %s", self._transformers)
+        try:
+            async with asyncio.timeout(self._patience.total_seconds()):
+                await self._until_found()
+        except TimeoutError as error:
+            raise EngineUnavailableError(
+                f"the engine environment {self._transformers} did not appear within {self._patience}; install it "
+                "(make up does) or point AIOPS_ENGINE_TRANSFORMERS at it",
+                path=str(self._transformers),
+            ) from error
+
+    async def _until_found(self) -> None:
+        while True:
+            if self.found():
+                return
+            await asyncio.sleep(_POLL_S)

@@ -1,0 +1,72 @@
+"""Records of workloads as JSON documents, for the journal, and back."""
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from node_agent.cache.model import Artifact, ArtifactFile
+from node_agent.engines.engine import UnsupportedField
+from node_agent.runtime.model import Instance
+from node_agent.workloads.model import (
+    EngineFacts,
+    Failure,
+    Goal,
+    Process,
+    Readiness,
+    Record,
+    WorkloadId,
+    WorkloadKey,
+    WorkloadSpec,
+)
+
+Json = dict[str, Any]
+
+
+def record_to_json(record: Record) -> Json:
+    """The record as plain JSON."""
+    document = asdict(record)
+    document["spec"]["drain"] = record.spec.drain.total_seconds()
+    if record.process:
+        document["process"]["started_at"] = record.process.started_at.isoformat()
+    return document
+
+
+def record_from_json(document: Json) -> Record:
+    """The record that `record_to_json` wrote."""
+    return Record(
+        spec=_spec(document["spec"]),
+        process=_process(document["process"]) if document["process"] else None,
+        failure=Failure(**document["failure"]) if document["failure"] else None,
+        restarts=document["restarts"],
+    )
+
+
+def _spec(document: Json) -> WorkloadSpec:
+    artifact = document["artifact"]
+    return WorkloadSpec(
+        **document
+        | {
+            "key": WorkloadKey(WorkloadId(document["key"]["workload_id"]), document["key"]["replica"]),
+            "goal": Goal(document["goal"]),
+            "artifact": Artifact(artifact["url"], tuple(ArtifactFile(**each) for each in artifact["files"])),
+            "gpu_devices": tuple(document["gpu_devices"]),
+            "drain": timedelta(seconds=document["drain"]),
+        }
+    )
+
+
+def _process(document: Json) -> Process:
+    return Process(
+        **document
+        | {
+            "instance": Instance(**document["instance"]),
+            "started_at": datetime.fromisoformat(document["started_at"]),
+            "readiness": Readiness(**document["readiness"]),
+            "facts": _facts(document["facts"]) if document["facts"] else None,
+        }
+    )
+
+
+def _facts(document: Json) -> EngineFacts:
+    fields = (UnsupportedField(each["path"], tuple(each["harmless_values"])) for each in document["unsupported_fields"])
+    return EngineFacts(document["inference_path"], tuple(fields))

@@ -1,0 +1,236 @@
+"""One replica of a workload, driven from what is to what should be, however often it is asked."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from mesh.errors import DomainError
+from mesh.loops import Wake, run_loop
+from node_agent.engines.engine import FailureReason
+from node_agent.runtime.model import Ended, Runtime
+from node_agent.workloads.condition import Condition, News
+from node_agent.workloads.judgement import exit_code, judge
+from node_agent.workloads.launcher import Launcher
+from node_agent.workloads.model import (
+    Container,
+    Event,
+    Failure,
+    Goal,
+    Health,
+    NeverReadyError,
+    Patience,
+    Process,
+    Record,
+    Report,
+    State,
+    WorkloadSpec,
+    WorkloadStatus,
+)
+from node_agent.workloads.watch import ProcessWatch
+
+log = logging.getLogger(__name__)
+
+_IDLE = timedelta(minutes=1)
+_AT_ONCE = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a replica works with. `permit` is open once the controller has said what it wants."""
+
+    launcher: Launcher
+    runtime: Runtime
+    report: Report
+    save: Callable[[], Awaitable[None]]
+    finished: Callable[["Replica"], Awaitable[None]]
+    patience: Patience
+    permit: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Replica:
+    """Runs as one task; `want` tells it what should be, at any time."""
+
+    def __init__(self, record: Record, around: Surroundings, revision: int = 0) -> None:
+        self.record = record
+        self._around = around
+        self._revision = revision
+        self._condition = Condition(record, around.runtime.name, around.report)
+        self._wake = Wake()
+        self._scope: asyncio.Timeout | None = None
+        around.launcher.hold(record.spec.artifact)
+        if record.process:
+            around.launcher.reserve_port(record.spec.key, record.process.port)
+
+    def want(self, spec: WorkloadSpec, revision: int) -> None:
+        """Takes on a specification of the same epoch or a newer one; work under way for another goal is cut short."""
+        before, self._revision = self.record.spec, revision
+        self._around.launcher.hold(spec.artifact)
+        self._around.launcher.release(before.artifact)
+        self.record = replace(self.record, spec=spec)
+        if spec.epoch > before.epoch:
+            self.record = replace(self.record, restarts=0, failure=None)
+        if (spec.epoch, spec.goal) != (before.epoch, before.goal):
+            if self._scope:
+                self._scope.reschedule(asyncio.get_running_loop().time())
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Drives the replica until cancelled."""
+        await run_loop(f"workload {self.record.spec.key}", self._step, interval=_IDLE, wake=self._wake)
+
+    def status(self) -> WorkloadStatus:
+        """What there is to say now, without an event."""
+        return self._condition.status(self.record, self._revision)
+
+    def container(self) -> Container:
+        """The replica as it runs now, without its usage."""
+        return self._condition.container(self.record)
+
+    async def stop_process(self) -> Ended | None:
+        """Ends the process, if there is one, without draining."""
+        process = self.record.process
+        if process is None:
+            return None
+        ended = await self._around.runtime.stop(process.instance, self._around.patience.stop_grace)
+        self._drop(process)
+        await self._around.save()
+        return ended
+
+    async def _step(self) -> timedelta | None:
+        spec, process = self.record.spec, self.record.process
+        if process and process.epoch < spec.epoch:
+            # A newer epoch is wanted: what runs is of no use to anybody.
+            ended = await self.stop_process()
+            news = News(State.STOPPED, event=Event.STOPPED, process=process, exit_code=exit_code(ended))
+            self._tell(news)
+        try:
+            async with asyncio.timeout(None) as self._scope:
+                return await (self._run() if spec.goal is Goal.RUN else self._end(spec))
+        except TimeoutError:
+            if self._scope is None or not self._scope.expired():
+                raise
+            return _AT_ONCE
+        finally:
+            self._scope = None
+
+    async def _run(self) -> timedelta | None:
+        if self.record.failure:
+            return None
+        try:
+            process = self.record.process or await self._start()
+            ended = await self._watch(process)
+        except NeverReadyError as error:
+            await self._give_up(error)
+            return None
+        except DomainError as error:
+            await self._fail(Failure(self.record.spec.epoch, error.message, error.reason))
+            return None
+        except (OSError, ValueError) as error:
+            log.exception("workload %s cannot be started", self.record.spec.key)
+            await self._fail(Failure(self.record.spec.epoch, f"cannot start on this node: {error}", "INTERNAL"))
+            return None
+        return await self._ended(ended)
+
+    async def _start(self) -> Process:
+        await self._around.permit.wait()
+        prepared = await self._around.launcher.prepare(self.record.spec, self._tell_phase)
+        # Nothing is awaited between start and record: a cut here cannot lose the process.
+        process = self._around.launcher.spawn(prepared)
+        self.record = replace(self.record, process=process)
+        self._tell(News(State.STARTING, 10, event=Event.STARTED))
+        await self._around.save()
+        return process
+
+    async def _watch(self, process: Process) -> Ended:
+        """Until it has ended. Raises NeverReadyError."""
+        log_path = self._around.launcher.log_path(self.record.spec.key)
+        watch = ProcessWatch(process, self._around.runtime, self._around.patience, log_path)
+        if not process.ready:
+            ended = await watch.until_ready(lambda: self._tell_phase(State.STARTING, 60))
+            if ended:
+                return ended
+            self.record = replace(self.record, process=replace(process, ready=True))
+            self._tell(News(State.RUNNING, 100, Health.HEALTHY))
+            await self._around.save()
+        return await watch.until_ended(self._healthy, self._stable)
+
+    def _healthy(self, health: Health) -> None:
+        process, spec = self.record.process, self.record.spec
+        if process and process.facts is None and spec.artifact.files:
+            facts = self._around.launcher.describe(process, spec)
+            self.record = replace(self.record, process=replace(process, facts=facts))
+        self._tell(News(State.RUNNING, 100, health))
+
+    def _stable(self) -> None:
+        self.record = replace(self.record, restarts=0)
+
+    async def _ended(self, ended: Ended) -> timedelta | None:
+        """The process is gone though it should run: another try after a pause, or failure."""
+        process, limit = self.record.process, self._around.patience.restart_limit
+        assert process is not None
+        tail = self._around.launcher.tail(self.record.spec.key, process.log_start)
+        event, failure = judge(process, ended, self._around.launcher.diagnose(process, ended.code, tail), tail)
+        self._drop(process)
+        restarts = self.record.restarts + 1
+        self.record = replace(self.record, restarts=restarts)
+        if restarts > limit or _hopeless(failure, self.record.spec):
+            await self._fail(failure, event, process)
+            return None
+        failure = replace(failure, error=f"{failure.error} Starting it again ({restarts} of {limit}).")
+        log.warning("workload %s: %s", self.record.spec.key, failure.error)
+        news = News(State.STARTING, event=event, process=process, failure=failure, exit_code=failure.exit_code)
+        self._tell(news)
+        await self._around.save()
+        return self._around.patience.restart_pause.pause(restarts)
+
+    async def _give_up(self, error: NeverReadyError) -> None:
+        process = self.record.process
+        assert process is not None
+        tail = self._around.launcher.tail(self.record.spec.key, process.log_start)
+        diagnosis = self._around.launcher.diagnose(process, None, tail)
+        message = f"{error.message}: {diagnosis.message}. {diagnosis.suggestion}" if diagnosis else error.message
+        await self.stop_process()
+        await self._fail(Failure(process.epoch, message, diagnosis.reason if diagnosis else error.reason, tail))
+
+    async def _fail(self, failure: Failure, event: Event = Event.NONE, process: Process | None = None) -> None:
+        log.error("workload %s failed: %s", self.record.spec.key, failure.error)
+        self.record = replace(self.record, failure=failure)
+        news = News(State.FAILED, event=event, process=process, failure=failure, exit_code=failure.exit_code)
+        self._tell(news)
+        await self._around.save()
+
+    async def _end(self, spec: WorkloadSpec) -> timedelta | None:
+        """Lets running answers finish, ends the process, says so."""
+        process = self.record.process
+        if process and process.ready:
+            log_path = self._around.launcher.log_path(spec.key)
+            watch = ProcessWatch(process, self._around.runtime, self._around.patience, log_path)
+            await watch.for_at_most(spec.drain)
+        ended = await self.stop_process()
+        if self.record.spec is not spec:
+            return _AT_ONCE
+        event = Event.STOPPED if process else Event.NONE
+        self._tell(News(State.STOPPED, event=event, process=process, exit_code=exit_code(ended)))
+        self._around.launcher.release(spec.artifact)
+        self._around.launcher.clean(spec.key)
+        await self._around.finished(self)
+        return None
+
+    def _drop(self, process: Process) -> None:
+        self._around.runtime.forget(process.instance)
+        self.record = replace(self.record, process=None)
+
+    def _tell_phase(self, state: State, progress: int) -> None:
+        self._tell(News(state, progress))
+
+    def _tell(self, news: News) -> None:
+        self._condition.tell(self.record, self._revision, news)
+
+
+def _hopeless(failure: Failure, spec: WorkloadSpec) -> bool:
+    """Whether starting again would change nothing. A port that the node chose may only have been lost in a race."""
+    if failure.reason == FailureReason.PORT_IN_USE:
+        return spec.port != 0
+    return failure.reason in {FailureReason.NOT_A_MODEL, FailureReason.ENGINE_UNAVAILABLE}
