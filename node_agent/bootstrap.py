@@ -1,0 +1,119 @@
+"""Wires the agent together and runs it until it is told to end."""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mesh.clock import Clock, SystemClock
+from mesh.errors import DomainError, Kind
+from mesh.loops import run_loop
+from node_agent.cache.blobs import BlobStore
+from node_agent.cache.service import ModelCache
+from node_agent.enrollment.identity import Identity, IdentityStore
+from node_agent.enrollment.renewal import Renewal
+from node_agent.inventory.machine import Machine
+from node_agent.inventory.nvml import Nvml
+from node_agent.journal.journal import Journal
+from node_agent.runtime.ports import bind_host
+from node_agent.runtime.process import ProcessRuntime, boot_id
+from node_agent.session.client import Presence, SessionClient
+from node_agent.session.exchange import Exchange
+from node_agent.session.statuses import StatusQueue
+from node_agent.settings import AgentSettings
+from node_agent.workloads.installed import InstalledEngines
+from node_agent.workloads.launcher import Launcher, Site
+from node_agent.workloads.model import Patience
+from node_agent.workloads.service import Workloads
+
+log = logging.getLogger(__name__)
+
+_MIB = 1024 * 1024
+
+
+class AgentRunsAlreadyError(DomainError):
+    """Another agent works in this home."""
+
+    kind, reason = Kind.EXISTS, "NODE_EXISTS"
+
+
+@contextmanager
+def only_agent(home: Path) -> Iterator[None]:
+    """Holds the home for this process, however it ends. Raises AgentRunsAlreadyError."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (home / "agent.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise AgentRunsAlreadyError(
+                f"an agent (pid {lock.read().strip() or 'unknown'}) works in {home} already; stop it, or use another "
+                "AIOPS_NODE_HOME"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+class Agent:
+    """The agent's parts, wired."""
+
+    def __init__(
+        self, settings: AgentSettings, identity: Identity, clock: Clock, patience: Patience | None = None
+    ) -> None:
+        store = IdentityStore(settings.home)
+        target = settings.session_address or identity.session_address
+        self._keep = settings.keep_workloads
+        self.statuses = StatusQueue()
+        self.machine = Machine(settings.home, Nvml(), clock)
+        self.engines = InstalledEngines(settings.transformers, settings.vllm, os.environ, settings.engine_wait)
+        self.workloads = self._workloads(settings, clock, patience or Patience(settings.restart_limit))
+        presence = Presence(
+            identity.node_id, boot_id(), _version(), settings.address, (ProcessRuntime.name,), self.engines.names()
+        )
+        exchange = Exchange(identity.node_id, self.workloads, self.statuses, self.machine, clock)
+        self.session = SessionClient(target, store, presence, self.workloads, self.machine, exchange)
+        self.renewal = Renewal(store, target, clock)
+
+    def _workloads(self, settings: AgentSettings, clock: Clock, patience: Patience) -> Workloads:
+        runtime = ProcessRuntime()
+        cache = ModelCache(BlobStore(settings.home / "cache", settings.cache_mb * _MIB))
+        owner = f"{settings.home}#"
+        site = Site(settings.home / "runs", bind_host(settings.address), owner)
+        launcher = Launcher(site, cache, self.engines, runtime, self.machine, clock)
+        journal = Journal(settings.home / "journal.json")
+        return Workloads(launcher, runtime, journal, self.statuses.put, owner, patience)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Until told to stop: the session first, so that nobody takes the stopping of workloads for a wish."""
+        self.workloads.adopt()
+        async with asyncio.TaskGroup() as group:
+            driving = group.create_task(self.workloads.run())
+            talking = group.create_task(self.session.run())
+            renewing = group.create_task(run_loop("certificate", self.renewal.step, interval=timedelta(minutes=1)))
+            await stopping.wait()
+            for task in (talking, renewing, driving):
+                task.cancel()
+        if self._keep:
+            log.info("the workloads keep running")
+        else:
+            await self.workloads.stop_all()
+
+
+async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
+    """Runs the agent of a joined node. Raises NotJoinedError."""
+    agent = Agent(settings, IdentityStore(settings.home).load(), SystemClock())
+    await agent.run(stopping)
+
+
+def _version() -> str:
+    try:
+        return version("aiops")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,1 @@
+"""The one stream to the controller: what it wants comes in, what became of it goes out."""

@@ -1,0 +1,109 @@
+"""Keeps the session: dials out, says hello, takes wishes, tells what became of them, and dials again."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+from aiops.nodes.v1 import node_session_service_pb2 as pb
+from aiops.nodes.v1.node_session_service_pb2_grpc import NodeSessionServiceStub
+
+from mesh.loops import Backoff, run_loop
+from mesh.rpc.channel import open_channel
+from mesh.rpc.status import error_from_rpc
+from node_agent.enrollment.identity import IdentityStore
+from node_agent.inventory.machine import Machine
+from node_agent.session import convert
+from node_agent.session.exchange import Exchange, SessionEndedError, Stream
+from node_agent.workloads.service import Workloads
+
+log = logging.getLogger(__name__)
+
+_WELCOME_TIMEOUT_S = 10.0
+# Reasons why dialling again soon changes nothing.
+_PATIENT_REASONS = {"NODE_REMOVED", "SESSION_SUPERSEDED", "NODE_MISMATCH"}
+_PATIENCE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What the node says of itself in Hello."""
+
+    node_id: str
+    boot_id: str
+    version: str
+    address: str
+    runtimes: tuple[str, ...]
+    engines: tuple[str, ...]
+
+
+class SessionClient:
+    """One session after another, for ever."""
+
+    def __init__(
+        self,
+        target: str,
+        identity: IdentityStore,
+        presence: Presence,
+        workloads: Workloads,
+        machine: Machine,
+        exchange: Exchange,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._target, self._identity, self._presence = target, identity, presence
+        self._workloads, self._machine, self._exchange = workloads, machine, exchange
+        self._backoff = backoff or Backoff(timedelta(milliseconds=500), timedelta(seconds=15))
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Holds sessions until cancelled."""
+        await run_loop("session", self._step, interval=timedelta(0))
+
+    async def _step(self) -> timedelta | None:
+        """One session; how long to wait before the next."""
+        reason = ""
+        try:
+            async with open_channel(self._target, self._identity.tls) as channel:
+                await self._hold(NodeSessionServiceStub(channel).Connect())
+        except* grpc.aio.AioRpcError as group:
+            reason = _describe(group)
+        except* (SessionEndedError, TimeoutError, asyncio.InvalidStateError) as group:
+            reason = reason or "; ".join(str(each) or "no answer in time" for each in group.exceptions)
+        self._failures += _PATIENCE if any(each in reason for each in _PATIENT_REASONS) else 1
+        pause = self._backoff.pause(self._failures)
+        log.warning("session with %s ended: %s; next try in %.1f s", self._target, reason, pause.total_seconds())
+        return pause
+
+    async def _hold(self, stream: Stream) -> None:
+        await stream.write(pb.ConnectRequest(hello=await self._hello()))
+        async with asyncio.timeout(_WELCOME_TIMEOUT_S):
+            first = await stream.read()
+        if not isinstance(first, pb.ConnectResponse) or not first.HasField("welcome"):
+            raise SessionEndedError("the controller did not say welcome")
+        self._failures = 0
+        await self._exchange.hold(stream, first.welcome)
+
+    async def _hello(self) -> pb.Hello:
+        reading, presence = await self._machine.read(), self._presence
+        return pb.Hello(
+            node_id=presence.node_id,
+            boot_id=presence.boot_id,
+            agent_version=presence.version,
+            inventory=convert.inventory_to_proto(reading),
+            runtimes=presence.runtimes,
+            engines=presence.engines,
+            workloads=[convert.status_to_proto(each) for each in self._workloads.statuses()],
+            last_revision=self._workloads.revision,
+            address=presence.address,
+        )
+
+
+def _describe(group: BaseExceptionGroup[grpc.aio.AioRpcError]) -> str:
+    """What the call ended with; the same error reaches reader and writer, so the first tells it."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, grpc.aio.AioRpcError)
+    remote = error_from_rpc(first)
+    return f"{remote.reason or remote.code.name}: {remote.message}"

@@ -1,0 +1,131 @@
+"""What goes back and forth while a session is open."""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+import grpc
+from aiops.nodes.v1 import node_session_service_pb2 as pb
+
+from mesh.clock import Clock
+from node_agent.inventory.machine import Machine
+from node_agent.session import convert, logs
+from node_agent.session.statuses import StatusQueue
+from node_agent.workloads.model import DesiredStateGapError
+from node_agent.workloads.service import Workloads
+
+log = logging.getLogger(__name__)
+
+Stream = grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
+
+_DEFAULT_HEARTBEAT = timedelta(seconds=5)
+_DEFAULT_LEASE = timedelta(seconds=15)
+
+
+class SessionEndedError(Exception):
+    """The session is over, for a reason that no status of the call tells."""
+
+
+class Exchange:
+    """Holds one session at a time."""
+
+    def __init__(
+        self, node_id: str, workloads: Workloads, statuses: StatusQueue, machine: Machine, clock: Clock
+    ) -> None:
+        self._node_id = node_id
+        self._workloads, self._statuses, self._machine, self._clock = workloads, statuses, machine, clock
+
+    async def hold(self, stream: Stream, welcome: pb.Welcome) -> None:
+        """Takes on what the controller wants and keeps talking until the session ends, by raising."""
+        log.info("session %d is open", welcome.session_epoch)
+        self._statuses.rewind()
+        session = _Session(stream, welcome, self._clock.monotonic())
+        await self._open(session)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._receive(session))
+            group.create_task(self._send_statuses(session))
+            group.create_task(self._beat(session))
+
+    async def _open(self, session: "_Session") -> None:
+        """A welcome's state is the truth even where it is older; single decisions go before it."""
+        welcome = session.welcome
+        decided = [
+            convert.decision_from_proto(each) for each in welcome.decisions if convert.is_plain_id(each.workload_id)
+        ]
+        desired = convert.desired_from_proto(welcome.desired_state)
+        for answer in await self._workloads.apply(desired, decided):
+            await session.write(convert.acknowledgement_to_proto(answer))
+
+    async def _receive(self, session: "_Session") -> None:
+        while True:
+            message = await session.read()
+            match message.WhichOneof("message"):
+                case "desired_state":
+                    await self._apply(session, message.desired_state)
+                case "status_ack":
+                    self._statuses.acknowledge(message.status_ack.sequence)
+                case "heartbeat_ack":
+                    session.heard_at = self._clock.monotonic()
+                    if message.heartbeat_ack.revision > self._workloads.revision:
+                        await self._ask_for_snapshot(session)
+                case "log_request":
+                    page = await logs.answer(message.log_request, self._workloads)
+                    await session.write(pb.ConnectRequest(log_page=page))
+                case other:
+                    log.warning("ignored a message that this version does not know: %s", other)
+
+    async def _apply(self, session: "_Session", message: pb.DesiredState) -> None:
+        try:
+            answers = await self._workloads.apply(convert.desired_from_proto(message))
+        except DesiredStateGapError as error:
+            log.info("%s; asking for all of it", error.message)
+            await self._ask_for_snapshot(session)
+            return
+        for answer in answers:
+            await session.write(convert.acknowledgement_to_proto(answer))
+
+    async def _ask_for_snapshot(self, session: "_Session") -> None:
+        request = pb.SnapshotRequest(last_revision=self._workloads.revision)
+        await session.write(pb.ConnectRequest(snapshot_request=request))
+
+    async def _send_statuses(self, session: "_Session") -> None:
+        while True:
+            sequence, status = await self._statuses.next()
+            await session.write(pb.ConnectRequest(workload_status=convert.status_to_proto(status, sequence)))
+
+    async def _beat(self, session: "_Session") -> None:
+        """Heartbeats, each with the machine's gauges; ends the session when nobody has answered for a lease's time."""
+        pause = session.welcome.heartbeat_seconds or _DEFAULT_HEARTBEAT.total_seconds()
+        lease = session.welcome.lease_seconds or _DEFAULT_LEASE.total_seconds()
+        while True:
+            if self._clock.monotonic() - session.heard_at > lease:
+                raise SessionEndedError(f"no heartbeat was acknowledged for {lease:.0f} s")
+            reading, containers = await self._machine.read(), await self._workloads.containers()
+            heartbeat = pb.Heartbeat(
+                session_epoch=session.welcome.session_epoch,
+                metrics=convert.metrics_to_proto(reading, self._node_id),
+                containers=[convert.container_to_proto(each) for each in containers],
+                applied_revision=self._workloads.revision,
+            )
+            await session.write(pb.ConnectRequest(heartbeat=heartbeat))
+            await asyncio.sleep(pause)
+
+
+class _Session:
+    """The stream of one session; `heard_at` is when the controller last acknowledged a heartbeat."""
+
+    def __init__(self, stream: Stream, welcome: pb.Welcome, now: float) -> None:
+        self._stream = stream
+        self._writing = asyncio.Lock()
+        self.welcome = welcome
+        self.heard_at = now
+
+    async def read(self) -> pb.ConnectResponse:
+        message = await self._stream.read()
+        if not isinstance(message, pb.ConnectResponse):
+            raise SessionEndedError("the controller closed the session")
+        return message
+
+    async def write(self, message: pb.ConnectRequest) -> None:
+        async with self._writing:  # a stream takes one message at a time
+            await self._stream.write(message)

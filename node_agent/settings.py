@@ -1,0 +1,61 @@
+"""The agent's settings, read once from the environment."""
+
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+DEFAULT_ADDRESS = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """How this agent works. `session_address` empty means the one that joining gave."""
+
+    home: Path
+    name: str
+    address: str = DEFAULT_ADDRESS
+    session_address: str = ""
+    keep_workloads: bool = True
+    transformers: Path | None = None
+    vllm: Path | None = None
+    cache_mb: int = 0
+    restart_limit: int = 5
+    engine_wait: timedelta = timedelta(minutes=15)
+    log_level: str = "INFO"
+    metrics_port: int = 0
+    otlp_endpoint: str = ""
+
+
+def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
+    """The settings as `environment` has them. Raises ValueError naming the variable that is no number."""
+    home = environment.get("AIOPS_NODE_HOME") or str(Path(environment.get("AIOPS_HOME", ".aiops")) / "node")
+    transformers = environment.get("AIOPS_ENGINE_TRANSFORMERS", "")
+    vllm = shutil.which("vllm", path=environment.get("PATH", os.defpath))
+    return AgentSettings(
+        home=Path(home).absolute(),
+        name=environment.get("AIOPS_NODE_NAME") or socket.gethostname(),
+        address=environment.get("AIOPS_NODE_ADDRESS") or DEFAULT_ADDRESS,
+        session_address=environment.get("AIOPS_CONTROLLER_MESH", ""),
+        keep_workloads=environment.get("AIOPS_NODE_KEEP_WORKLOADS", "1") not in {"0", "false", "no"},
+        transformers=Path(transformers).absolute() if transformers else None,
+        vllm=Path(vllm) if vllm else None,
+        cache_mb=_number(environment, "AIOPS_NODE_CACHE_MB", 0),
+        restart_limit=_number(environment, "AIOPS_NODE_RESTART_LIMIT", 5),
+        engine_wait=timedelta(seconds=_number(environment, "AIOPS_NODE_ENGINE_WAIT_S", 900)),
+        log_level=environment.get("AIOPS_LOG_LEVEL", "INFO").upper(),
+        metrics_port=_number(environment, "AIOPS_METRICS_PORT", 0),
+        otlp_endpoint=environment.get("AIOPS_OTLP_ENDPOINT", ""),
+    )
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, "")
+    if not text:
+        return default
+    if not text.isdecimal():
+        raise ValueError(f"{name} must be a whole number of 0 or more, not {text!r}")
+    return int(text)

@@ -1,0 +1,180 @@
+"""A controller that speaks the node session's contract over real mutual TLS and remembers what it was told."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+from aiops.nodes.v1 import node_session_service_pb2 as pb
+from aiops.nodes.v1 import node_session_service_pb2_grpc as pb_grpc
+
+from mesh.pki import SpiffeId, ensure_authority, issue_service
+from mesh.rpc.server import OPTIONS
+
+SECRET = "a-secret-of-enough-length"
+WAIT_S = 20.0
+
+
+class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentServiceServicer):
+    """One node's controller. `desired` is what Welcome tells; `send` adds to what an open session is told."""
+
+    def __init__(self, directory: Path, *, acknowledge: bool = True, lifetime: timedelta = timedelta(hours=1)) -> None:
+        self._directory = directory
+        self._authority = ensure_authority(directory)
+        self._server: grpc.aio.Server | None = None
+        self._changed = asyncio.Event()
+        self._outgoing: list[asyncio.Queue[pb.ConnectResponse]] = []
+        self._acknowledge = acknowledge
+        self._lifetime = lifetime
+        self.port = 0
+        self.join_port = 0
+        self.desired = pb.DesiredState(revision=1, snapshot=True)
+        self.decisions: list[pb.AdoptionDecision] = []
+        self.hellos: list[pb.Hello] = []
+        self.statuses: list[pb.WorkloadStatus] = []
+        self.received: list[pb.ConnectRequest] = []
+        self.renewals = 0
+        self.answer_heartbeats = True
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def join_url(self) -> str:
+        return f"https://127.0.0.1:{self.join_port}"
+
+    @property
+    def join_token(self) -> str:
+        content = {"secret": SECRET, "ca": self._authority.pem.decode()}
+        return base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+
+    async def start(self) -> None:
+        """Listens, on the same ports as before if there was a before."""
+        certificate, key = issue_service(self._directory, "controller")
+        chain = [(key.read_bytes(), certificate.read_bytes())]
+        mutual = grpc.ssl_server_credentials(chain, self._authority.pem, require_client_auth=True)
+        self._server = grpc.aio.server(options=OPTIONS)
+        pb_grpc.add_NodeSessionServiceServicer_to_server(self, self._server)
+        pb_grpc.add_NodeEnrollmentServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", mutual)
+        self.join_port = self._server.add_secure_port(f"127.0.0.1:{self.join_port}", grpc.ssl_server_credentials(chain))
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server:
+            await self._server.stop(0)
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    def want(self, *workloads: pb.WorkloadSpec) -> None:
+        """Sets the whole desired state and tells the open session by a delta."""
+        base = self.desired.revision
+        kept = {each.workload_id: each for each in self.desired.workloads} | {
+            each.workload_id: each for each in workloads
+        }
+        self.desired = pb.DesiredState(revision=base + 1, snapshot=True, workloads=kept.values())
+        self.send(desired_state=pb.DesiredState(revision=base + 1, base_revision=base, workloads=workloads))
+
+    def send(self, **message: object) -> None:
+        """Sends to the open session."""
+        for queue in self._outgoing[-1:]:
+            queue.put_nowait(pb.ConnectResponse(**message))  # type: ignore[arg-type]
+
+    async def until(self, condition: Callable[["FakeController"], object], wait_s: float = WAIT_S) -> None:
+        """Waits until the condition holds of what was received."""
+        async with asyncio.timeout(wait_s):
+            while not condition(self):
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def until_status(
+        self, workload_id: str, state: str, wait_s: float = WAIT_S, after: int = 0
+    ) -> pb.WorkloadStatus:
+        """The first status of the workload in that state, from the `after`th one on."""
+
+        def match() -> list[pb.WorkloadStatus]:
+            wanted = pb.WorkloadStatus.State.Value(state)
+            return [each for each in self.statuses[after:] if each.workload_id == workload_id and each.state == wanted]
+
+        try:
+            await self.until(lambda _: match(), wait_s)
+        except TimeoutError:
+            raise AssertionError(f"no status {state} of {workload_id} among {self.statuses}") from None
+        return match()[0]
+
+    async def until_received(self, kind: str) -> pb.ConnectRequest:
+        """The first message of that kind."""
+        await self.until(lambda it: any(each.HasField(kind) for each in it.received))
+        return next(each for each in self.received if each.HasField(kind))
+
+    async def Connect(
+        self, request_iterator: AsyncIterator[pb.ConnectRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        first = await anext(request_iterator)
+        self.hellos.append(first.hello)
+        queue: asyncio.Queue[pb.ConnectResponse] = asyncio.Queue()
+        self._outgoing.append(queue)
+        self._changed.set()
+        yield pb.ConnectResponse(
+            welcome=pb.Welcome(
+                session_epoch=len(self.hellos),
+                lease_seconds=3,
+                heartbeat_seconds=1,
+                desired_state=self.desired,
+                decisions=self.decisions,
+            )
+        )
+        reading = asyncio.ensure_future(self._read(request_iterator, queue))
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            reading.cancel()
+
+    async def RenewCertificate(
+        self, request: pb.RenewCertificateRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RenewCertificateResponse:
+        self.renewals += 1
+        self._changed.set()
+        issued = self._authority.issue_from_request(
+            request.certificate_request, SpiffeId("node", "node-1"), self._lifetime
+        )
+        response = pb.RenewCertificateResponse(certificate=issued.pem, authority=self._authority.pem)
+        response.expires_at.FromDatetime(issued.expires_at)
+        return response
+
+    async def Join(self, request: pb.JoinRequest, context: grpc.aio.ServicerContext) -> pb.JoinResponse:
+        if request.token != SECRET:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token was used already")
+        issued = self._authority.issue_from_request(
+            request.certificate_request, SpiffeId("node", "node-1"), self._lifetime
+        )
+        response = pb.JoinResponse(
+            node_id="node-1",
+            certificate=issued.pem,
+            authority=self._authority.pem,
+            session_address=self.address,
+        )
+        response.expires_at.FromDatetime(issued.expires_at)
+        return response
+
+    async def _read(self, messages: AsyncIterator[pb.ConnectRequest], queue: asyncio.Queue[pb.ConnectResponse]) -> None:
+        async for message in messages:
+            self.received.append(message)
+            if message.HasField("workload_status"):
+                self.statuses.append(message.workload_status)
+                if self._acknowledge:
+                    ack = pb.StatusAck(sequence=message.workload_status.sequence)
+                    queue.put_nowait(pb.ConnectResponse(status_ack=ack))
+            if message.HasField("heartbeat") and self.answer_heartbeats:
+                ack = pb.HeartbeatAck(revision=self.desired.revision)
+                queue.put_nowait(pb.ConnectResponse(heartbeat_ack=ack))
+            if message.HasField("snapshot_request"):
+                queue.put_nowait(pb.ConnectResponse(desired_state=self.desired))
+            self._changed.set()

@@ -1,0 +1,69 @@
+"""An engine program with the command line of `transformers serve` that answers the same paths, and fails as it is told.
+
+FAKE_ENGINE in its environment: `ok` (default), `exit` (ends at once with FAKE_EXIT_CODE), `silent` (listens never), `unready`
+(healthy, but never answers a chat), `noisy` (writes its log without end). `POST /exit` ends it with the body as exit code.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+MODE = os.environ.get("FAKE_ENGINE", "ok")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as an engine does."""
+
+    def do_GET(self) -> None:
+        self._answer(200 if self.path == "/health" else 404, {"status": "ok"})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path == "/exit":
+            os._exit(int(body))
+        if MODE == "unready":
+            self._answer(503, {"error": "loading"})
+            return
+        question = json.loads(body)
+        message = {"role": "assistant", "content": f"I am {question['model']}"}
+        self._answer(200, {"model": question["model"], "choices": [{"index": 0, "message": message}]})
+
+    def log_message(self, format: str, *args: Any) -> None:
+        sys.stderr.write(f"{format % args}\n")
+
+    def _answer(self, status: int, document: object) -> None:
+        content = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def main() -> None:
+    options = dict(zip(sys.argv[3::2], sys.argv[4::2], strict=False))
+    sys.stderr.write(f"engine starts as {sys.argv[2]} on port {options['--port']}\n")
+    if MODE == "exit":
+        sys.stderr.write(os.environ.get("FAKE_LAST_WORDS", "RuntimeError: the fake engine was told to fail") + "\n")
+        sys.exit(int(os.environ.get("FAKE_EXIT_CODE", "3")))
+    if MODE == "noisy":
+        threading.Thread(target=make_noise, daemon=True).start()
+    if MODE == "silent":
+        time.sleep(3600)
+    ThreadingHTTPServer((options["--host"], int(options["--port"])), Handler).serve_forever()
+
+
+def make_noise() -> None:
+    number = 0
+    while True:
+        number += 1
+        sys.stderr.write(f"{number:08d} " + "x" * 1000 + "\n")
+        if number % 100 == 0:
+            time.sleep(0.001)
+
+
+if __name__ == "__main__":
+    main()
