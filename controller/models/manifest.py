@@ -28,8 +28,8 @@ _PROGRAM = frozenset({".py", ".pyc", ".so", ".sh", ".dll", ".exe", ".ipynb", ".j
 def check(upload: Upload) -> None:
     """Says what is wrong before a byte is sent.
 
-    InvalidRequestError names each field at fault, FileNotAllowedError a file that no model may have, NotAModelError what
-    is missing.
+    InvalidRequestError names each field at fault, FileNotAllowedError a file that no model may have, NotAModelError
+    what is missing.
     """
     violations = list(_violations(upload.files))[:_MOST_VIOLATIONS]
     if violations:

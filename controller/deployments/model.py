@@ -1,0 +1,236 @@
+"""A deployment: one instance of a model on one node, from its placement to its end."""
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+from typing import NewType
+
+from controller.deployments.workload import Goal, HealthStatus, UnsupportedField
+from controller.models.model import ModelId
+from controller.nodes.model import NodeId
+from mesh.errors import DomainError, Kind
+from mesh.identity import OrgId, UserId
+
+DeploymentId = NewType("DeploymentId", str)
+InstanceId = NewType("InstanceId", str)
+
+
+class DeploymentStatus(Enum):
+    """Where a deployment stands."""
+
+    DEPLOYING = "deploying"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+ACTIVE = (DeploymentStatus.DEPLOYING, DeploymentStatus.RUNNING)
+
+
+class DeploymentNotFoundError(DomainError):
+    """There is no such deployment, or none that the caller may see."""
+
+    kind, reason = Kind.NOT_FOUND, "DEPLOYMENT_NOT_FOUND"
+
+    def __init__(self, deployment_id: str) -> None:
+        super().__init__(f"there is no deployment {deployment_id}", deployment_id=deployment_id)
+
+
+class NoPlacementError(DomainError):
+    """No node can take the model now; the message says what each lacks."""
+
+    kind, reason = Kind.PRECONDITION, "NO_PLACEMENT"
+
+
+class PortInUseError(DomainError):
+    """Another deployment has the port on every node that would do."""
+
+    kind, reason = Kind.PRECONDITION, "PORT_IN_USE"
+
+
+class GpuDeviceNotFoundError(DomainError):
+    """No node that would do has the device."""
+
+    kind, reason = Kind.PRECONDITION, "GPU_DEVICE_NOT_FOUND"
+
+
+class LogsUnavailableError(DomainError):
+    """The node has no log of the deployment."""
+
+    kind, reason = Kind.NOT_FOUND, "LOGS_UNAVAILABLE"
+
+    def __init__(self, deployment_id: DeploymentId, cause: str) -> None:
+        super().__init__(f"the log of {deployment_id} cannot be read: {cause}", deployment_id=deployment_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the node last said. `session_epoch` is the session that it was told in.
+
+    `told_progress` and `told_at` are those of the last progress event, `container_event` names the last event of the
+    container, so that neither is told twice.
+    """
+
+    session_epoch: int = 0
+    phase: str = ""
+    progress: int = 0
+    health_status: HealthStatus = HealthStatus.UNKNOWN
+    container_id: str = ""
+    engine: str = ""
+    port: int = 0
+    error_message: str = ""
+    log_tail: str = ""
+    restarts: int = 0
+    inference_path: str = ""
+    unsupported_fields: tuple[UnsupportedField, ...] = ()
+    memory_mb: int = 0
+    cpu_percent: float = 0.0
+    started_at: datetime | None = None
+    measured_at: datetime | None = None
+    told_progress: int = 0
+    told_at: datetime | None = None
+    container_event: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One instance of a model on one node.
+
+    `revision` is that of the node's desired state that this deployment last changed. `memory_allocated` is what it
+    claims, in megabytes over all its devices. `ended_at` is when the node told that nothing of it runs any more.
+    """
+
+    deployment_id: DeploymentId
+    instance_id: InstanceId
+    org_id: OrgId
+    user_id: UserId
+    model_id: ModelId
+    model_name: str
+    framework: str
+    task: str
+    node_id: NodeId
+    image: str
+    gpu_devices: tuple[str, ...]
+    memory_allocated: int
+    requested_port: int
+    request_id: str
+    revision: int
+    created_at: datetime
+    changed_at: datetime
+    epoch: int = 1
+    goal: Goal = Goal.RUN
+    status: DeploymentStatus = DeploymentStatus.DEPLOYING
+    observed: Observation = field(default_factory=Observation)
+    deployed_at: datetime | None = None
+    stopped_at: datetime | None = None
+    ended_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+    @property
+    def container_name(self) -> str:
+        """What the node calls the container or process."""
+        return f"model-{self.model_id}-{self.instance_id}"
+
+    @property
+    def endpoint(self) -> str:
+        """The path of the instance's own inference call at the gateway."""
+        return f"/models/{self.model_name}/{self.instance_id}/v1/inference"
+
+    @property
+    def gpu_device(self) -> str:
+        """The devices as one word: "0" or "0,1"; empty on a CPU node."""
+        return ",".join(self.gpu_devices)
+
+    @property
+    def port(self) -> int:
+        """The engine's port; 0 until the node has chosen one."""
+        return self.observed.port or self.requested_port
+
+    @property
+    def active(self) -> bool:
+        """Whether it claims memory and its port."""
+        return self.status in ACTIVE
+
+    @property
+    def memory_limit_mb(self) -> int:
+        """What it may use of each device, or of the node's RAM."""
+        return -(-self.memory_allocated // max(1, len(self.gpu_devices)))
+
+    def stop(self, revision: int, now: datetime) -> "Deployment":
+        """It is to end; the routes lose it at once. The same deployment when it was stopped before."""
+        if self.status is DeploymentStatus.STOPPED:
+            return self
+        return replace(
+            self, status=DeploymentStatus.STOPPED, goal=Goal.END, revision=revision, stopped_at=now, changed_at=now
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked of a new deployment: a model by id or name, and where it should go; what is empty is left open."""
+
+    model: str
+    node_id: NodeId | None = None
+    gpu_devices: tuple[str, ...] = ()
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """An instance that may receive traffic."""
+
+    deployment_id: DeploymentId
+    instance_id: InstanceId
+    org_id: OrgId
+    model_id: ModelId
+    model_name: str
+    node_id: NodeId
+    address: str
+    port: int
+    epoch: int
+    engine: str
+    inference_path: str
+    unsupported_fields: tuple[UnsupportedField, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a deployment uses, as its node last said; sizes in megabytes."""
+
+    deployment_id: DeploymentId
+    memory_mb: int
+    cpu_percent: float
+    restarts: int
+    uptime_seconds: float
+    measured_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentCreated:
+    """A deployment was placed."""
+
+    deployment: Deployment
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatusChanged:
+    """A deployment runs, stopped, failed, or starts again."""
+
+    deployment: Deployment
+    at: datetime
+
+
+def new_instance_id() -> InstanceId:
+    """A short name for an instance, fit for a URL: 40 random bits."""
+    return InstanceId(base64.b32encode(os.urandom(5)).decode().lower())
+
+
+def named(names: Sequence[str], most: int = 10) -> str:
+    """Some names in a sentence, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return "; ".join(names[:most]) + more
