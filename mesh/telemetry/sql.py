@@ -1,14 +1,17 @@
 """What the database is asked: how long statements take, and their spans where a collector is set."""
 
+from __future__ import annotations
+
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, ExceptionContext
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.telemetry.durations import Durations
+
+if TYPE_CHECKING:  # 20 MB of every process that has no database
+    from sqlalchemy.engine import Connection, ExceptionContext
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 OPERATIONS = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"})
 STARTED, SPAN = "aiops.started", "aiops.span"
@@ -23,6 +26,8 @@ class SqlTelemetry:
 
     def watch(self, engine: AsyncEngine) -> None:
         """Measures every statement of the engine."""
+        from sqlalchemy import event
+
         event.listen(engine.sync_engine, "before_cursor_execute", self._before)
         event.listen(engine.sync_engine, "after_cursor_execute", self._after)
         event.listen(engine.sync_engine, "handle_error", self._failed)

@@ -1,10 +1,13 @@
 """Starts and ends the telemetry of one process."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from threading import Thread
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
 import psutil
@@ -16,13 +19,15 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, start_http_server
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.telemetry.durations import Durations
 from mesh.telemetry.messages import MessageTelemetry
 from mesh.telemetry.readers import Collected, PushedReader, ScrapedReader
 from mesh.telemetry.rpc import RpcTelemetry
 from mesh.telemetry.sql import SqlTelemetry
+
+if TYPE_CHECKING:  # 20 MB of every process that has no database
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 EXPORT_TIMEOUT_S = 3
 METRICS_INTERVAL_MS = 15_000
@@ -38,8 +43,8 @@ class Telemetry:
         self,
         meters: MeterProvider,
         traces: TracerProvider | None,
-        durations: "_ProcessDurations",
-        scrapes: "_Scrapes | None",
+        durations: _ProcessDurations,
+        scrapes: _Scrapes | None,
     ) -> None:
         self._meters = meters
         self._traces = traces
