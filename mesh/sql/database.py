@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mesh.errors import ConflictError, UnavailableError
+from mesh.errors import ConflictError, FieldViolation, InvalidRequestError, UnavailableError
 from mesh.identity import Caller
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,8 @@ EVERY_ORG = "*"
 _SET_ORG = text("SELECT set_config('aiops.org', :org, false)")
 _SERIALIZATION_FAILURE = "40001"
 _DEADLOCK_DETECTED = "40P01"
+# A NUL character in a text, or as an escape in JSON: the one thing PostgreSQL's texts cannot hold.
+_UNTRANSLATABLE = ("22021", "22P05")
 
 
 class Database:
@@ -106,6 +108,8 @@ def _translate(error: DBAPIError) -> Exception | None:
     code = getattr(error.orig, "sqlstate", None)
     if code in (_SERIALIZATION_FAILURE, _DEADLOCK_DETECTED):
         return ConflictError("the object was changed by somebody else at the same time; repeat the call")
+    if code in _UNTRANSLATABLE:
+        return InvalidRequestError(FieldViolation("", "texts must not hold the character NUL"))
     if error.connection_invalidated or isinstance(error, OperationalError) or (code or "").startswith(("08", "57P")):
         log.warning("the database is away: %s", error)
         return UnavailableError("the database is not reachable; try again in a moment")
