@@ -1,0 +1,207 @@
+"""The chat route against a constant upstream: direct, through the gateway, and through LiteLLM's proxy, in one run.
+
+`python -m benchmarks.gateway [--seconds N] [--rounds N]`. The gateway is the product's: Envoy as the real gateway service
+configures it, with tokens verified, the model read from the body and routed per organisation. LiteLLM's proxy runs as it
+starts by default (one worker), with a master key. Rounds of the three alternate, and the median of each is taken,
+because the machine is shared. Last line: gateway_rps, litellm_rps, ratio, added_p50_ms.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiops.routing.v1 import routing_service_pb2 as routing
+
+from benchmarks.load import Load, generate
+from stack.envoy import Envoy
+from stack.ports import free_port
+from tests.fixtures.edge import ORG, running_edge
+
+MODEL = "tiny"
+BODY: dict[str, object] = {"model": MODEL, "messages": [{"role": "user", "content": "Say hello."}]}
+MASTER_KEY = "sk-0123456789abcdef0123456789abc"
+LITELLM = Path.home() / ".cache" / "aiops" / "litellm"
+REQUIREMENTS = Path(__file__).parent / "requirements-litellm.txt"
+CONCURRENT = 32
+ANSWER = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": MODEL,
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"},
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+}
+
+
+async def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=8, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="aiops-bench-") as scratch:
+        home = Path(scratch)
+        async with constant_upstream(home) as upstream, running_edge(home) as edge, litellm(home, upstream) as peer:
+            target = routing.Target(
+                deployment_id="dep-1", instance_id="one", node_id="node-1", address="127.0.0.1", port=upstream,
+                inference_path="/v1/chat/completions", weight=1,
+            )  # fmt: skip
+            await edge.route(routing.ModelRoute(org_id=ORG, model=MODEL, targets=[target]))
+            await edge.until_chat(200, MODEL)
+            ways = {
+                "direct": (f"http://127.0.0.1:{upstream}/v1/chat/completions", {}),
+                "gateway": (f"{edge.url}/v1/chat/completions", edge.bearer()),
+                "litellm": (f"http://127.0.0.1:{peer}/v1/chat/completions", {"authorization": f"Bearer {MASTER_KEY}"}),
+            }
+            report(await asyncio.to_thread(measure, ways, options.seconds, options.rounds))
+
+
+def measure(
+    ways: dict[str, tuple[str, dict[str, str]]], seconds: int, rounds: int
+) -> dict[tuple[str, int], list[Load]]:
+    """The loads seen on each way at 1 and at 32 connections, round by round."""
+    seen: dict[tuple[str, int], list[Load]] = {}
+    for way, (url, headers) in ways.items():
+        generate(url, connections=4, seconds=2, headers=_json(headers), body=BODY)
+        print(f"{way} is warm", flush=True)
+    for number in range(1, rounds + 1):
+        for connections in (1, CONCURRENT):
+            for way, (url, headers) in ways.items():
+                load = generate(url, connections=connections, seconds=seconds, headers=_json(headers), body=BODY)
+                seen.setdefault((way, connections), []).append(load)
+                print(
+                    f"round {number}  {way:8} {connections:3} connections  {load.rps:9.0f} req/s"
+                    f"  p50 {load.p50_ms:8.3f} ms  p99 {load.p99_ms:8.3f} ms",
+                    flush=True,
+                )
+    return seen
+
+
+def report(seen: dict[tuple[str, int], list[Load]]) -> None:
+    """Prints the medians, and as the last line the figures."""
+
+    def median(way: str, connections: int, figure: Callable[[Load], float]) -> float:
+        return statistics.median(figure(load) for load in seen[way, connections])
+
+    gateway = median("gateway", CONCURRENT, lambda load: load.rps)
+    peer = median("litellm", CONCURRENT, lambda load: load.rps)
+    added = median("gateway", 1, lambda load: load.p50_ms) - median("direct", 1, lambda load: load.p50_ms)
+    litellm_added = median("litellm", 1, lambda load: load.p50_ms) - median("direct", 1, lambda load: load.p50_ms)
+    print(
+        f"gateway {gateway:.0f} req/s, LiteLLM {peer:.0f} req/s at {CONCURRENT} connections: {gateway / peer:.0f} times"
+    )
+    print(f"added at one connection, p50: gateway {added:.3f} ms, LiteLLM {litellm_added:.3f} ms")
+    figures = {"gateway_rps": gateway, "litellm_rps": peer, "ratio": gateway / peer, "added_p50_ms": added}
+    print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
+
+
+@asynccontextmanager
+async def constant_upstream(home: Path) -> AsyncIterator[int]:
+    """An engine that answers the same at once: an Envoy with a direct response. Answers its port."""
+    port, admin = free_port(), free_port()
+    config = home / "upstream.json"
+    config.write_text(json.dumps(_upstream(port, admin)))
+    command = Envoy(config, port, admin).command()
+    silent = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*command, stdout=silent, stderr=silent)
+    try:
+        await asyncio.to_thread(_until_answered, f"http://127.0.0.1:{port}/", 10)
+        yield port
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def litellm(home: Path, upstream: int) -> AsyncIterator[int]:
+    """LiteLLM's proxy in an environment of its own, which is made on first use. Answers its port."""
+    await asyncio.to_thread(_install_litellm)
+    port, config = free_port(), home / "litellm.json"
+    parameters = {"model": f"openai/{MODEL}", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}
+    settings = {
+        "model_list": [{"model_name": MODEL, "litellm_params": parameters}],
+        "general_settings": {"master_key": MASTER_KEY},
+    }
+    config.write_text(json.dumps(settings))
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    command = [str(LITELLM / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "litellm.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=environment)
+    try:
+        await asyncio.to_thread(_until_answered, f"http://127.0.0.1:{port}/health/liveliness", 120)
+        yield port
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def _install_litellm() -> None:
+    if (LITELLM / "bin" / "litellm").exists():
+        return
+    print("installing LiteLLM's proxy, once", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", str(LITELLM)], check=True)
+    pip = [str(LITELLM / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
+
+
+def _until_answered(url: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - an address of our own
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _json(headers: dict[str, str]) -> dict[str, str]:
+    return {**headers, "content-type": "application/json"}
+
+
+def _upstream(port: int, admin: int) -> dict[str, object]:
+    extension = "type.googleapis.com/envoy.extensions.filters"
+    answer = {"status": 200, "body": {"inline_string": json.dumps(ANSWER)}}
+    host = {
+        "name": "engine",
+        "domains": ["*"],
+        "response_headers_to_add": [
+            {
+                "header": {"key": "content-type", "value": "application/json"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
+        "routes": [{"match": {"prefix": "/"}, "direct_response": answer}],
+    }
+    manager = {
+        "@type": f"{extension}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "upstream",
+        "route_config": {"virtual_hosts": [host]},
+        "http_filters": [{"name": "router", "typed_config": {"@type": f"{extension}.http.router.v3.Router"}}],
+    }
+    listener = {
+        "name": "upstream",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+    return {
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin}}},
+        "static_resources": {"listeners": [listener]},
+    }
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
