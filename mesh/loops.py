@@ -73,3 +73,13 @@ async def run_loop(
             await asyncio.sleep(delays.pause(failures).total_seconds())
             continue
         await hint.wait(interval if pause is None else pause)
+
+
+async def attempt(work: Awaitable[None]) -> Exception | None:
+    """Runs what must not end its loop, whatever it raises; answers the error."""
+    try:
+        await work
+    except Exception as error:
+        log.debug("an attempt failed", exc_info=True)
+        return error
+    return None

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -74,8 +74,12 @@ class Kafka:
         except KafkaError as error:
             raise BrokerError(f"the broker is away: {error}") from error
 
-    async def open_consumer(self, group: str, topics: Sequence[str] = ()) -> AIOKafkaConsumer:
-        """A started consumer that commits by hand and starts a new group at the oldest record. Raises BrokerError."""
+    @asynccontextmanager
+    async def consumer(self, group: str, topics: Sequence[str] = ()) -> AsyncIterator[AIOKafkaConsumer]:
+        """A consumer that commits by hand and starts a new group at the oldest record. Raises BrokerError.
+
+        Without topics it belongs to the group only by name: the caller assigns partitions.
+        """
         consumer = AIOKafkaConsumer(
             *topics,
             bootstrap_servers=self.bootstrap_servers,
@@ -84,15 +88,17 @@ class Kafka:
             auto_offset_reset="earliest",
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
-            request_timeout_ms=REQUEST_TIMEOUT_MS + SESSION_TIMEOUT_MS,
             metadata_max_age_ms=30_000,
         )
         try:
             await consumer.start()
+            yield consumer
         except KafkaError as error:
-            await consumer.stop()
-            raise BrokerError(f"the broker is away: {error}") from error
-        return consumer
+            raise BrokerError(f"the broker failed a consumer: {error}") from error
+        finally:
+            with suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    await consumer.stop()
 
     async def list_topics(self) -> set[str]:
         """The names of all topics. Raises BrokerError."""

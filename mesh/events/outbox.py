@@ -1,8 +1,8 @@
 """The outbox: events are rows, committed with the change they tell of, and published afterwards."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
-from datetime import datetime, timedelta
+from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
 
 from sqlalchemy import (
     BigInteger,
@@ -11,6 +11,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     RowMapping,
     Table,
     Text,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     select,
     text,
     tuple_,
+    type_coerce,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -94,14 +96,12 @@ class Claimed:
         self.full = full
 
 
+@dataclass(frozen=True, slots=True)
 class Backlog:
-    """How much waits to be published, and since when."""
+    """How much waits to be published, and for how long."""
 
-    __slots__ = ("count", "oldest")
-
-    def __init__(self, count: int, oldest: datetime | None) -> None:
-        self.count = count
-        self.oldest = oldest
+    count: int
+    age: timedelta
 
 
 async def append(connection: AsyncConnection, *envelopes: Envelope) -> None:
@@ -164,9 +164,10 @@ class Outbox:
 
     async def backlog(self) -> Backlog:
         """What waits."""
-        waiting = select(func.count(), func.min(outbox.c.created_at)).where(outbox.c.published_at.is_(None))
-        count, oldest = (await self._connection.execute(waiting)).one()
-        return Backlog(count, oldest)
+        age = type_coerce(func.coalesce(func.now() - func.min(outbox.c.created_at), timedelta()), Interval)
+        waiting = select(func.count(), age).where(outbox.c.published_at.is_(None))
+        row = (await self._connection.execute(waiting)).one()
+        return Backlog(row[0], row[1])
 
     async def purge(self, retention: timedelta, limit: int) -> int:
         """Deletes some events that were published longer ago than the retention; answers how many."""

@@ -1,20 +1,16 @@
 """The relay: publishes the outbox, in order per key, next to any number of other relays."""
 
 import logging
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-
-from opentelemetry.metrics import CallbackOptions, Observation
 
 from mesh.clock import Clock, SystemClock
 from mesh.events.cloudevents import Envelope, headers_of
 from mesh.events.kafka import Record
-from mesh.events.outbox import Backlog, Claimed, Outbox
+from mesh.events.outbox import Claimed, Outbox
 from mesh.events.publisher import Publisher
 from mesh.identity import SYSTEM, new_id
-from mesh.loops import Backoff, Wake, run_loop
+from mesh.loops import Backoff, Wake, attempt, run_loop
 from mesh.sql.database import Database
 from mesh.telemetry import Telemetry
 
@@ -59,15 +55,12 @@ class Relay:
         self._name = new_id("relay")
         self._failures = 0
         self._looked_at = float("-inf")
-        self._backlog = Backlog(0, None)
         self._published = telemetry.meter.create_counter(
             "outbox.published", description="Events that reached the broker."
         )
         self._failed = telemetry.meter.create_counter("outbox.failed", description="Events that did not, each time.")
-        telemetry.meter.create_observable_gauge("outbox.backlog", [self._count], description="Events that wait.")
-        telemetry.meter.create_observable_gauge(
-            "outbox.age", [self._age], unit="s", description="Age of the oldest of them."
-        )
+        self._backlog = telemetry.meter.create_gauge("outbox.backlog", description="Events that wait.")
+        self._age = telemetry.meter.create_gauge("outbox.age", unit="s", description="Age of the oldest of them.")
 
     async def run(self) -> None:
         """Relays until cancelled, then gives back what it holds."""
@@ -75,9 +68,7 @@ class Relay:
             await run_loop("outbox relay", self.step, wake=self._wake, interval=self._settings.poll)
         finally:
             await self._publisher.close()
-            async with self._database.writing(SYSTEM) as connection:
-                await Outbox(connection).release(self._name)
-                await connection.commit()
+            await attempt(self._release())
 
     async def step(self) -> timedelta | None:
         """Publishes one batch. Answers how long to wait before the next; None for the usual poll."""
@@ -92,6 +83,11 @@ class Relay:
             return BACKOFF.pause(self._failures)
         self._failures = 0
         return timedelta(0) if claimed.full else None
+
+    async def _release(self) -> None:
+        async with self._database.writing(SYSTEM) as connection:
+            await Outbox(connection).release(self._name)
+            await connection.commit()
 
     async def _claim(self) -> Claimed:
         async with self._database.writing(SYSTEM) as connection:
@@ -133,18 +129,13 @@ class Relay:
         self._looked_at = now
         async with self._database.writing(SYSTEM) as connection:
             table = Outbox(connection)
-            self._backlog = await table.backlog()
+            backlog = await table.backlog()
             await table.purge(self._settings.retention, self._settings.purge_batch)
             await connection.commit()
-        if self._backlog.count >= self._settings.alarm_at:
-            log.error("the outbox holds %d events, the oldest since %s", self._backlog.count, self._backlog.oldest)
-
-    def _count(self, _: CallbackOptions) -> Iterable[Observation]:
-        yield Observation(self._backlog.count)
-
-    def _age(self, _: CallbackOptions) -> Iterable[Observation]:
-        oldest = self._backlog.oldest
-        yield Observation(0.0 if oldest is None else max(0.0, time.time() - oldest.timestamp()))
+        self._backlog.set(backlog.count)
+        self._age.set(backlog.age.total_seconds())
+        if backlog.count >= self._settings.alarm_at:
+            log.error("the outbox holds %d events, the oldest for %s", backlog.count, backlog.age)
 
 
 def _record(envelope: Envelope, traceparent: str) -> Record:
