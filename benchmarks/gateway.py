@@ -1,9 +1,9 @@
 """The chat route against a constant upstream: direct, through the gateway, and through LiteLLM's proxy, in one run.
 
-`python -m benchmarks.gateway [--seconds N] [--rounds N]`. The gateway is the product's: Envoy as the real gateway service
-configures it, with tokens verified, the model read from the body and routed per organisation. LiteLLM's proxy runs as it
-starts by default (one worker), with a master key. Rounds of the three alternate, and the median of each is taken,
-because the machine is shared. Last line: gateway_rps, litellm_rps, ratio, added_p50_ms.
+`python -m benchmarks.gateway [--seconds N] [--rounds N]`. The gateway is the product's: Envoy as the real gateway
+service configures it, with tokens verified, the model read from the body and routed per organisation. LiteLLM's proxy
+runs as it starts by default (one worker), with a master key. Rounds of the three alternate, and the median of each is
+taken, because the machine is shared. Last line: gateway_rps, litellm_rps, ratio, added_p50_ms.
 """
 
 import argparse
