@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+NOTE_LIMIT = 200
+
+
 class Board(Protocol):
     """Where reports go."""
 
@@ -95,5 +98,5 @@ def line(report: Report) -> str:
 
 def _remark(report: Report) -> str:
     if report.note:
-        return report.note
+        return " ".join(report.note.split())[:NOTE_LIMIT]
     return f"{report.seconds:.1f} s" if report.state is State.HEALTHY else ""

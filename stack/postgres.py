@@ -4,6 +4,7 @@ import hashlib
 import os
 import pwd
 import secrets
+import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -81,7 +82,7 @@ class Postgres:
         return {"user": self.account.uid, "group": self.account.gid, "extra_groups": ()}
 
     @property
-    def socket(self) -> Path:
+    def socket_path(self) -> Path:
         return self.sockets / SOCKET_NAME
 
     def url(self, database: str = ROLE) -> str:
@@ -117,12 +118,12 @@ class Postgres:
         self._write_authentication()
 
     def ready(self) -> bool:
-        """Whether the server that wrote the pid file accepts connections."""
+        """Whether the server accepts connections; what a killed one left behind does not count."""
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return len(lines) > 7 and lines[7].strip() == "ready" and self.socket.exists()
+        return len(lines) > 7 and lines[7].strip() == "ready" and _accepts(self.socket_path)
 
     def ensure_role(self) -> None:
         """Create the login role that owns the databases; its password is the one in the file."""
@@ -185,6 +186,11 @@ def socket_directory(home: Path) -> Path:
         return inside
     digest = hashlib.sha256(str(home).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"aiops-{os.geteuid()}-{digest}"
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def _run(command: list[str], environment: Mapping[str, str], child_user: ChildUser, text: str = "") -> str:
