@@ -1,0 +1,113 @@
+"""From a model directory to an answer, by the command line alone."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stack.demo.platform import demo_model
+from tests.fixtures.platform import Platform
+
+MODEL = "cli-demo"
+
+
+@pytest.fixture(scope="module")
+def imported(platform: Platform) -> Iterator[str]:
+    """The demo model under a name of this module."""
+    answer = platform.aiops_json("models", "import", str(demo_model()), "--name", MODEL)
+    assert answer["model"]["name"] == MODEL
+    yield MODEL
+    assert platform.aiops("models", "delete", MODEL).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def deployed(platform: Platform, imported: str) -> Iterator[str]:
+    """A running deployment of it; stopped in the end."""
+    deployment = platform.aiops_json("deploy", imported, "--node", "node-1", "--wait")
+    assert deployment["status"] == "running"
+    yield deployment["deploymentId"]
+    assert platform.aiops_json("deployments", "stop", deployment["deploymentId"])["status"] == "stopped"
+
+
+def test_a_second_import_finds_the_first(platform: Platform, imported: str) -> None:
+    again = platform.aiops_json("models", "import", str(demo_model()), "--name", imported)
+    assert again["existed"] is True
+    rows = platform.aiops_json("models", "ls")
+    assert [row["modelId"] for row in rows if row["name"] == imported] == [again["model"]["modelId"]]
+
+
+def test_a_model_and_its_files_are_shown(platform: Platform, imported: str) -> None:
+    model = platform.aiops_json("models", "get", imported)
+    assert model["metadata"]["parameters"] > 0
+    paths = {file["path"] for file in platform.aiops_json("models", "files", imported)}
+    assert "config.json" in paths
+    assert "parameters" in platform.aiops("models", "get", imported).stdout
+
+
+def test_a_directory_that_is_no_model_is_refused(platform: Platform, tmp_path: Path) -> None:
+    assert platform.aiops("models", "import", str(tmp_path / "nowhere")).returncode == 2
+    assert platform.aiops("models", "import", str(tmp_path)).returncode == 2
+    (tmp_path / "poem.txt").write_text("no weights here")
+    done = platform.aiops("models", "import", str(tmp_path), "--name", "poem")
+    assert done.returncode == 2
+    assert "reason: NOT_A_MODEL" in done.stderr
+
+
+def test_truncated_weights_are_refused(platform: Platform, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(demo_model(), copy)
+    weights = next(copy.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    done = platform.aiops("models", "import", str(copy), "--name", "truncated")
+    assert done.returncode == 2
+    assert "reason: SAFETENSORS_INVALID" in done.stderr
+
+
+def test_an_unknown_model_is_not_found(platform: Platform) -> None:
+    assert platform.aiops("models", "delete", "nothing").returncode == 5
+    assert platform.aiops("deploy", "nothing").returncode == 5
+    done = platform.aiops("chat", "nothing", "hello")
+    assert done.returncode == 5
+    assert "aiops deploy" in done.stderr
+
+
+def test_a_dry_run_says_where_and_changes_nothing(platform: Platform, imported: str) -> None:
+    before = platform.aiops_json("deployments", "ls")
+    done = platform.aiops("deploy", imported, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "chosen" in done.stdout
+    assert platform.aiops_json("deployments", "ls") == before
+
+
+def test_the_answer_is_streamed_and_whole(platform: Platform, deployed: str) -> None:
+    streamed = platform.aiops("chat", MODEL, "What is a node?", "--max-tokens", "24", "--temperature", "0")
+    assert streamed.returncode == 0, streamed.stderr
+    whole = platform.aiops("chat", MODEL, "What is a node?", "--max-tokens", "24", "--temperature", "0", "-o", "json")
+    answer = json.loads(whole.stdout)["choices"][0]["message"]["content"]
+    assert streamed.stdout.strip() == answer.strip()
+    assert answer.strip()
+
+
+def test_a_deployment_its_log_and_its_use_are_shown(platform: Platform, deployed: str) -> None:
+    assert platform.aiops_json("deployments", "get", deployed)["modelName"] == MODEL
+    assert deployed in platform.aiops("deployments", "ls").stdout
+    assert platform.aiops("logs", deployed, "--lines", "5").stdout.strip()
+    assert platform.aiops_json("deployments", "metrics", deployed)["deploymentId"] == deployed
+
+
+def test_a_deployed_model_is_not_deleted(platform: Platform, deployed: str) -> None:
+    done = platform.aiops("models", "delete", MODEL)
+    assert done.returncode == 6
+    assert "reason: MODEL_IN_USE" in done.stderr
+
+
+def test_the_events_of_it_are_in_kafka(platform: Platform, deployed: str) -> None:
+    done = platform.aiops(
+        *("events", "tail", "--topic", "aiops.deployments.v1", "--from-beginning", "--seconds", "3", "-o", "json")
+    )
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    mine = [event for event in events if event["key"] == deployed]
+    assert mine[0]["headers"]["ce_type"] == "system.deploymentCreated"
+    assert mine[-1]["value"]["status"] == "running"
