@@ -34,7 +34,6 @@ def offline_home(spec: EngineSpec) -> dict[str, str]:
     """Keeps every cache and report of the Hugging Face libraries inside the run directory and off the network."""
     return {
         "HOME": str(spec.run_dir),
-        "TMPDIR": str(spec.run_dir / "tmp"),
         "HF_HOME": str(spec.run_dir / "hf"),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -43,9 +42,9 @@ def offline_home(spec: EngineSpec) -> dict[str, str]:
     }
 
 
-def home_directories(spec: EngineSpec) -> tuple[Path, ...]:
-    """The directories that `offline_home` names."""
-    return (spec.run_dir / "tmp", spec.run_dir / "hf" / "hub")
+def hub_directory(spec: EngineSpec) -> Path:
+    """Has to exist before the start: without it a list of models is an internal error."""
+    return spec.run_dir / "hf" / "hub"
 
 
 def visible_devices(spec: EngineSpec) -> dict[str, str]:

@@ -64,6 +64,7 @@ class Transformers:
             env=launch.inherited(self.environment)
             | launch.offline_home(spec)
             | launch.visible_devices(spec)
+            | {"TMPDIR": str(spec.run_dir / "tmp")}
             | dict(spec.environment),
             cwd=models,
             health=launch.health_probe(spec),
@@ -72,7 +73,7 @@ class Transformers:
             inference_path=launch.CHAT_PATH,
             unsupported_fields=(*_UNSUPPORTED, *_tool_fields(spec.model_dir)),
             private_paths=("/load_model", "/reset"),
-            directories=(*launch.home_directories(spec), view),
+            directories=(launch.hub_directory(spec), spec.run_dir / "tmp", view),
             links={view / file.name: file for file in _model_files(spec.model_dir) if file.name not in override},
             files={view / name: text for name, text in override.items()},
         )

@@ -38,6 +38,7 @@ class Vllm:
     name: str = "vllm"
 
     def plan(self, spec: EngineSpec) -> LaunchPlan:
+        # Its processes talk over sockets in the temporary directory, whose paths must be short: it keeps the system's.
         launch.require_servable(spec.served_name)
         return LaunchPlan(
             argv=(
@@ -58,7 +59,7 @@ class Vllm:
             ready_timeout_s=launch.ready_timeout_s(spec, _START_S),
             inference_path=launch.CHAT_PATH,
             unsupported_fields=_UNSUPPORTED,
-            directories=launch.home_directories(spec),
+            directories=(launch.hub_directory(spec),),
         )
 
     def diagnose(self, returncode: int | None, log_tail: str) -> Diagnosis:
