@@ -16,7 +16,7 @@ from mesh.identity import Caller
 
 _ONLINE = nodes.c.websocket_connected & (nodes.c.status != "offline")
 _ACTIVE = deployments.c.status.in_(("deploying", "running"))
-_WAITING: Select[tuple[int]] = select(func.count()).select_from(outbox).where(outbox.c.published_at.is_(None))
+_WAITING: Select[Any] = select(func.count()).select_from(outbox).where(outbox.c.published_at.is_(None))
 
 
 class SqlSystemStore:
