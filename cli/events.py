@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
@@ -41,16 +42,20 @@ def tail(
 def replay(
     context: typer.Context,
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic whose dead letters go back to it.")],
+    event: Annotated[str, typer.Option(help="Only the event with this id, even if it went back before.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 for all.")] = 0,
     output: Output = Format.TABLE,
 ) -> None:
     """Send the dead letters of a topic back for another try."""
-    from mesh.events.replay import replay as send_back
-
     from mesh.events.kafka import BrokerError, Kafka
+    from mesh.events.replay import DeadLetterNotFoundError
+    from mesh.events.replay import replay as send_back
 
     servers = bootstrap_servers(settings_of(context))
     try:
-        count = asyncio.run(send_back(Kafka(servers), topic))
+        count = asyncio.run(send_back(Kafka(servers), topic, limit=limit or None, event_id=event))
+    except DeadLetterNotFoundError as error:
+        raise CliError(error.message, Exit.NOT_FOUND) from error
     except BrokerError as error:
         raise _unreachable(servers, error) from error
     show_result({"topic": topic, "replayed": count}, f"{count} dead letters went back to {topic}", output)
@@ -88,6 +93,8 @@ def _consumer(servers: str, topics: list[str], from_beginning: bool) -> "AIOKafk
     """A consumer without a group, which commits nothing and takes nothing from anybody."""
     from aiokafka import AIOKafkaConsumer
 
+    # The client reports every attempt to reach a dead broker; the command says it once.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     consumer = AIOKafkaConsumer(
         *topics,
         bootstrap_servers=servers,
