@@ -160,7 +160,7 @@ def _offer(demand: Demand, candidate: Candidate) -> _Offer:
     if need is None:
         raise _UnfitError(
             Cause.MEMORY,
-            f"how large its KV cache is cannot be known: config.json of {demand.model_name} lacks layers, heads or context",
+            f"the size of its KV cache is unknown: config.json of {demand.model_name} lacks layers, heads or context",
         )
     devices, available = _devices(demand, candidate, need) if node.gauges.gpu_devices else _ram(demand, candidate, need)
     replicas = sum(claim.model_id == demand.model_id for claim in candidate.claims)

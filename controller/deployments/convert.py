@@ -1,0 +1,191 @@
+"""Deployments as protobuf messages and events, and wishes back."""
+
+from datetime import datetime
+
+from aiops.deployments.v1 import deployment_events_pb2 as events_pb
+from aiops.deployments.v1 import deployment_pb2 as pb
+from aiops.deployments.v1 import deployment_service_pb2 as service_pb
+from aiops.types.v1 import owner_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from controller.deployments.model import (
+    Deployment,
+    DeploymentCreated,
+    DeploymentStatus,
+    DeploymentStatusChanged,
+    Replica,
+    Usage,
+    Wish,
+)
+from controller.deployments.placement import NodeRefusal, Placement, Refusal
+from controller.deployments.workload import HealthStatus
+from controller.events import Encoding, Encodings
+from controller.nodes.model import NodeId
+from mesh.clock import unix_ms
+from mesh.errors import FieldViolation, InvalidRequestError
+
+TOPIC = "aiops.deployments.v1"
+_STATUSES = {
+    DeploymentStatus.DEPLOYING: pb.Deployment.deploying,
+    DeploymentStatus.RUNNING: pb.Deployment.running,
+    DeploymentStatus.STOPPED: pb.Deployment.stopped,
+    DeploymentStatus.FAILED: pb.Deployment.failed,
+}
+_HEALTH = {
+    HealthStatus.HEALTHY: pb.Deployment.healthy,
+    HealthStatus.UNHEALTHY: pb.Deployment.unhealthy,
+    HealthStatus.UNKNOWN: pb.Deployment.unknown,
+}
+_STATUSES_READ = {number: status for status, number in _STATUSES.items()}
+
+
+def deployment_to_proto(deployment: Deployment) -> pb.Deployment:
+    """A deployment with what its node last said."""
+    observed = deployment.observed
+    return pb.Deployment(
+        deployment_id=deployment.deployment_id,
+        instance_id=deployment.instance_id,
+        model_id=deployment.model_id,
+        model_name=deployment.model_name,
+        node_id=deployment.node_id,
+        container_id=observed.container_id,
+        container_name=deployment.container_name,
+        image=deployment.image,
+        gpu_device=deployment.gpu_device,
+        memory_allocated=deployment.memory_allocated,
+        port=deployment.port,
+        endpoint=deployment.endpoint,
+        status=_STATUSES[deployment.status],
+        health_status=_HEALTH[observed.health_status],
+        error_message=observed.error_message,
+        deployed_by=deployment.user_id,
+        deployed_at=_optional(deployment.deployed_at),
+        stopped_at=_optional(deployment.stopped_at),
+        owner=owner_pb2.Owner(org_id=deployment.org_id, user_id=deployment.user_id),
+        created_at=_timestamp(deployment.created_at),
+        changed_at=_timestamp(deployment.changed_at),
+        deleted_at=_optional(deployment.deleted_at),
+        is_deleted=deployment.deleted_at is not None,
+        phase=observed.phase,
+        progress=observed.progress,
+        engine=observed.engine,
+        log_tail=observed.log_tail,
+        epoch=deployment.epoch,
+        restarts=observed.restarts,
+    )
+
+
+def plan_to_proto(planned: Placement | Refusal) -> service_pb.PlanDeploymentResponse:
+    """Where a deployment would go, and why not elsewhere."""
+    placement = placement_to_proto(planned) if isinstance(planned, Placement) else None
+    return service_pb.PlanDeploymentResponse(placement=placement, refusals=map(_refusal_to_proto, planned.refusals))
+
+
+def placement_to_proto(placement: Placement) -> pb.Placement:
+    """Where a deployment would go."""
+    return pb.Placement(
+        node_id=placement.node_id,
+        node_name=placement.node_name,
+        gpu_devices=placement.gpu_devices,
+        memory_mb=placement.memory_mb,
+        port=placement.port,
+        engine=placement.engine,
+        explanation=placement.explanation,
+    )
+
+
+def usage_to_proto(usage: Usage) -> pb.DeploymentMetrics:
+    """What a deployment uses."""
+    return pb.DeploymentMetrics(
+        deployment_id=usage.deployment_id,
+        memory_mb=usage.memory_mb,
+        cpu_percent=usage.cpu_percent,
+        restarts=usage.restarts,
+        uptime_seconds=usage.uptime_seconds,
+        measured_at=_optional(usage.measured_at),
+    )
+
+
+def replica_to_proto(replica: Replica) -> service_pb.Replica:
+    """An instance that may receive traffic."""
+    return service_pb.Replica(
+        deployment_id=replica.deployment_id,
+        instance_id=replica.instance_id,
+        org_id=replica.org_id,
+        model_id=replica.model_id,
+        model_name=replica.model_name,
+        node_id=replica.node_id,
+        address=replica.address,
+        port=replica.port,
+        epoch=replica.epoch,
+        engine=replica.engine,
+        inference_path=replica.inference_path,
+        unsupported_fields=[
+            service_pb.UnsupportedField(path=each.path, harmless_values=each.harmless_values)
+            for each in replica.unsupported_fields
+        ],
+        created=replica.created_at.timestamp(),
+    )
+
+
+def status_from_proto(status: "pb.Deployment.Status.ValueType") -> DeploymentStatus | None:
+    """The status to filter by; None for every one."""
+    return _STATUSES_READ.get(status)
+
+
+def wish_from_proto(request: service_pb.CreateDeploymentRequest | service_pb.PlanDeploymentRequest) -> Wish:
+    """What is asked of a deployment. InvalidRequestError for a device that is named twice."""
+    devices = tuple(device for device in request.gpu_device.split(",") if device)
+    if len(set(devices)) != len(devices):
+        raise InvalidRequestError(FieldViolation("gpu_device", "names a device twice"))
+    return Wish(request.model_id, NodeId(request.node_id) if request.node_id else None, devices, request.port)
+
+
+def _refusal_to_proto(refusal: NodeRefusal) -> pb.NodeRefusal:
+    return pb.NodeRefusal(node_id=refusal.node_id, node_name=refusal.node_name, reason=refusal.reason)
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def _optional(moment: datetime | None) -> Timestamp | None:
+    return None if moment is None else _timestamp(moment)
+
+
+def _created(event: DeploymentCreated) -> events_pb.DeploymentCreated:
+    deployment = event.deployment
+    return events_pb.DeploymentCreated(
+        type="system.deploymentCreated",
+        deployment_id=deployment.deployment_id,
+        model_id=deployment.model_id,
+        node_id=deployment.node_id,
+        created_by=deployment.user_id,
+        timestamp=unix_ms(event.at),
+    )
+
+
+def _status_changed(event: DeploymentStatusChanged) -> events_pb.DeploymentStatus:
+    deployment = event.deployment
+    runs = deployment.status is DeploymentStatus.RUNNING
+    return events_pb.DeploymentStatus(
+        type="system.deploymentStatus",
+        deployment_id=deployment.deployment_id,
+        status=deployment.status.value,
+        progress=deployment.observed.progress,
+        error=deployment.observed.error_message,
+        endpoint=deployment.endpoint if runs else "",
+        timestamp=unix_ms(event.at),
+    )
+
+
+EVENTS: Encodings = {
+    DeploymentCreated: Encoding(
+        "system.deploymentCreated", TOPIC, lambda event: str(event.deployment.deployment_id), _created
+    ),
+    DeploymentStatusChanged: Encoding(
+        "system.deploymentStatus", TOPIC, lambda event: str(event.deployment.deployment_id), _status_changed
+    ),
+}

@@ -1,0 +1,86 @@
+"""The servicers of deployments: for users, and for the inference router."""
+
+from collections.abc import AsyncIterator
+
+from aiops.deployments.v1 import deployment_service_pb2 as pb
+from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceServicer, ReplicaServiceServicer
+
+from controller.deployments.convert import (
+    deployment_to_proto,
+    plan_to_proto,
+    replica_to_proto,
+    status_from_proto,
+    usage_to_proto,
+    wish_from_proto,
+)
+from controller.deployments.logs import Logs
+from controller.deployments.model import DeploymentId
+from controller.deployments.replicas import Replicas
+from controller.deployments.service import Deployments
+from mesh.rpc.context import Context, caller
+from mesh.sql.paging import PageRequest
+
+
+class DeploymentServicer(DeploymentServiceServicer):
+    """Running models."""
+
+    def __init__(self, deployments: Deployments, logs: Logs) -> None:
+        self._deployments = deployments
+        self._logs = logs
+
+    async def ListDeployments(self, request: pb.ListDeploymentsRequest, context: Context) -> pb.ListDeploymentsResponse:
+        asked, status = PageRequest(request.page_size, request.page_token), status_from_proto(request.status)
+        page = await self._deployments.page(caller(context), asked, status, request.model_id, request.node_id)
+        return pb.ListDeploymentsResponse(
+            deployments=map(deployment_to_proto, page.items), next_page_token=page.next_token
+        )
+
+    async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Context) -> pb.GetDeploymentResponse:
+        deployment = await self._deployments.get(caller(context), DeploymentId(request.deployment_id))
+        return pb.GetDeploymentResponse(deployment=deployment_to_proto(deployment))
+
+    async def CreateDeployment(
+        self, request: pb.CreateDeploymentRequest, context: Context
+    ) -> pb.CreateDeploymentResponse:
+        deployment = await self._deployments.create(caller(context), wish_from_proto(request), request.request_id)
+        return pb.CreateDeploymentResponse(deployment=deployment_to_proto(deployment))
+
+    async def PlanDeployment(self, request: pb.PlanDeploymentRequest, context: Context) -> pb.PlanDeploymentResponse:
+        return plan_to_proto(await self._deployments.plan(caller(context), wish_from_proto(request)))
+
+    async def StopDeployment(self, request: pb.StopDeploymentRequest, context: Context) -> pb.StopDeploymentResponse:
+        deployment = await self._deployments.stop(caller(context), DeploymentId(request.deployment_id))
+        return pb.StopDeploymentResponse(deployment=deployment_to_proto(deployment))
+
+    async def GetDeploymentLogs(
+        self, request: pb.GetDeploymentLogsRequest, context: Context
+    ) -> pb.GetDeploymentLogsResponse:
+        deployment_id = DeploymentId(request.deployment_id)
+        log = await self._logs.page(caller(context), deployment_id, request.lines, request.page_token)
+        return pb.GetDeploymentLogsResponse(logs=log.text, next_page_token=log.next_token, end=log.end)
+
+    async def FollowDeploymentLogs(
+        self, request: pb.FollowDeploymentLogsRequest, context: Context
+    ) -> AsyncIterator[pb.FollowDeploymentLogsResponse]:
+        deployment_id = DeploymentId(request.deployment_id)
+        async for text in self._logs.follow(caller(context), deployment_id, request.lines):
+            yield pb.FollowDeploymentLogsResponse(logs=text)
+
+    async def GetDeploymentMetrics(
+        self, request: pb.GetDeploymentMetricsRequest, context: Context
+    ) -> pb.GetDeploymentMetricsResponse:
+        usage = await self._deployments.usage(caller(context), DeploymentId(request.deployment_id))
+        return pb.GetDeploymentMetricsResponse(metrics=usage_to_proto(usage))
+
+
+class ReplicaServicer(ReplicaServiceServicer):
+    """What the inference router needs to know."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self._replicas = replicas
+
+    async def WatchReplicas(
+        self, request: pb.WatchReplicasRequest, context: Context
+    ) -> AsyncIterator[pb.WatchReplicasResponse]:
+        async for replicas in self._replicas.watch():
+            yield pb.WatchReplicasResponse(replicas=map(replica_to_proto, replicas))

@@ -1,0 +1,327 @@
+"""What is done with deployments, and what that needs from storage."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import datetime
+from typing import Protocol
+
+from controller.deployments.model import (
+    Deployment,
+    DeploymentCreated,
+    DeploymentId,
+    DeploymentStatus,
+    DeploymentStatusChanged,
+    GpuDeviceNotFoundError,
+    NoPlacementError,
+    PortInUseError,
+    Replica,
+    Usage,
+    Wish,
+    named,
+    new_instance_id,
+)
+from controller.deployments.placement import Candidate, Cause, Claim, Demand, Placement, Refusal, plan
+from controller.hints import Hints
+from controller.models.model import Model, ModelFile, ModelId
+from controller.nodes.events import WorkloadAssigned, WorkloadEnded
+from controller.nodes.model import Container, Node, NodeId, NodeNotFoundError
+from mesh.errors import ConflictError
+from mesh.identity import Caller, OrgId, new_id
+from mesh.sql.database import retry_conflicts
+from mesh.sql.idempotency import RequestIds, digest_of
+from mesh.sql.paging import Page, PageRequest
+
+# Placements take turns on few connections, so that reads never wait for them.
+PARALLEL_PLACEMENTS = 4
+_PLACEMENT_TRIES = 8
+_IMAGES = {"vllm": "vllm/vllm-openai:latest", "triton": "nvcr.io/nvidia/tritonserver:24.01-py3"}
+
+
+class DeploymentStore(Protocol):
+    async def get(self, deployment_id: DeploymentId, caller: Caller, *, lock: bool = False) -> Deployment: ...
+    async def page(
+        self, caller: Caller, page: PageRequest, status: DeploymentStatus | None, model_id: str, node_id: str
+    ) -> Page[Deployment]: ...
+    async def add(self, deployment: Deployment) -> None: ...
+    async def save(self, deployment: Deployment) -> None: ...
+    async def active_in(self, org_id: OrgId, node_id: NodeId | None = None) -> tuple[Deployment, ...]: ...
+    async def on_node(self, node_id: NodeId, *, lock: bool = False) -> tuple[Deployment, ...]: ...
+    async def changed_since(self, node_id: NodeId, revision: int) -> tuple[Deployment, ...]: ...
+    async def count_active_on(self, node_id: NodeId) -> int: ...
+    async def replicas(self) -> tuple[Replica, ...]: ...
+
+
+class Registry(Protocol):
+    """The models to deploy."""
+
+    async def get(self, model: str, caller: Caller, *, lock: bool = False) -> Model: ...
+    async def all_files(self, model_ids: Collection[ModelId]) -> dict[ModelId, tuple[ModelFile, ...]]: ...
+
+
+class Fleet(Protocol):
+    """The nodes to deploy on."""
+
+    async def now(self) -> datetime: ...
+    async def get(self, node_id: NodeId, caller: Caller, *, lock: bool = False) -> Node: ...
+    async def fleet(self, caller: Caller) -> tuple[Node, ...]: ...
+    async def next_revision(self, node_id: NodeId) -> int: ...
+    async def containers(self, node_id: NodeId, page: PageRequest) -> Page[Container]: ...
+
+
+class Work(Protocol):
+    """One transaction, or one reading connection, with the stores on it."""
+
+    @property
+    def deployments(self) -> DeploymentStore: ...
+    @property
+    def models(self) -> Registry: ...
+    @property
+    def nodes(self) -> Fleet: ...
+    @property
+    def requests(self) -> RequestIds: ...
+    async def commit(self, *events: object) -> None: ...
+
+
+class UnitOfWork(Protocol):
+    """Opens transactions, and connections that only read."""
+
+    def __call__(self, caller: Caller) -> AbstractAsyncContextManager[Work]: ...
+    def reading(self, caller: Caller) -> AbstractAsyncContextManager[Work]: ...
+
+
+class Deployments:
+    """The deployments of organisations."""
+
+    def __init__(self, unit_of_work: UnitOfWork, hints: Hints) -> None:
+        self._unit_of_work = unit_of_work
+        self._hints = hints
+        self._places = asyncio.Semaphore(PARALLEL_PLACEMENTS)
+
+    async def get(self, caller: Caller, deployment_id: DeploymentId) -> Deployment:
+        """One deployment; DeploymentNotFoundError also for one of another organisation."""
+        async with self._unit_of_work.reading(caller) as work:
+            return await work.deployments.get(deployment_id, caller)
+
+    async def page(
+        self, caller: Caller, page: PageRequest, status: DeploymentStatus | None, model_id: str, node_id: str
+    ) -> Page[Deployment]:
+        """The deployments that the caller sees, newest first."""
+        async with self._unit_of_work.reading(caller) as work:
+            return await work.deployments.page(caller, page, status, model_id, node_id)
+
+    async def plan(self, caller: Caller, wish: Wish) -> Placement | Refusal:
+        """Where a deployment would go now; changes nothing."""
+        async with self._unit_of_work.reading(caller) as work:
+            return await _plan(work, caller, wish, await work.models.get(wish.model, caller))
+
+    async def create(self, caller: Caller, wish: Wish, request_id: str) -> Deployment:
+        """Places one more instance of a model and tells its node.
+
+        The same `request_id` again answers the same deployment. NoPlacementError, PortInUseError or
+        GpuDeviceNotFoundError when no node can take it.
+        """
+        async with self._places:
+            for _ in range(_PLACEMENT_TRIES):
+                deployment = await retry_conflicts(lambda: self._try_create(caller, wish, request_id))
+                if deployment is not None:
+                    self._hints.node_changed(deployment.node_id)
+                    return deployment
+        raise ConflictError("other deployments were faster on every node that would do; repeat the call")
+
+    async def stop(self, caller: Caller, deployment_id: DeploymentId) -> Deployment:
+        """Takes the deployment out of the routes and tells its node to end it. Can be repeated."""
+        async with self._unit_of_work(caller) as work:
+            before = await work.deployments.get(deployment_id, caller, lock=True)
+            after, events = await stopped(work, before)
+            if after is not before:
+                await work.commit(*events)
+        self._hints.replicas_changed()
+        self._hints.node_changed(after.node_id)
+        return after
+
+    async def usage(self, caller: Caller, deployment_id: DeploymentId) -> Usage:
+        """What the deployment uses, as its node last said."""
+        async with self._unit_of_work.reading(caller) as work:
+            deployment = await work.deployments.get(deployment_id, caller)
+            containers = await work.nodes.containers(deployment.node_id, PageRequest(size=1000))
+            now = await work.nodes.now()
+        mine = [each for each in containers.items if each.workload_id == deployment_id and deployment.active]
+        return _usage(deployment, mine[0] if mine else None, now)
+
+    async def _try_create(self, caller: Caller, wish: Wish, request_id: str) -> Deployment | None:
+        """One try; None when somebody else took the place between the plan and the claim."""
+        deployment_id = DeploymentId(new_id("dep"))
+        async with self._unit_of_work(caller) as work:
+            booked = await work.requests.claim(
+                caller.org_id, "CreateDeployment", request_id, digest_of(wish), deployment_id
+            )
+            if booked != deployment_id:
+                return await work.deployments.get(DeploymentId(booked), caller)
+            model = await work.models.get(wish.model, caller, lock=True)
+            planned = _placed(model, await _plan(work, caller, wish, model))
+            placement = await _claim(work, caller, planned, wish, model)
+            if placement is None:
+                return None
+            deployment = await _deployment(work, caller, deployment_id, model, placement, request_id)
+            await work.deployments.add(deployment)
+            await work.commit(DeploymentCreated(deployment, deployment.created_at), _assigned(deployment, model))
+            return deployment
+
+
+async def stopped(work: Work, before: Deployment) -> tuple[Deployment, Sequence[object]]:
+    """Stops a deployment as part of `work`, and says what to tell. The same deployment when it was stopped before."""
+    if before.status is DeploymentStatus.STOPPED:
+        return before, ()
+    now = await work.nodes.now()
+    try:
+        after = before.stop(await work.nodes.next_revision(before.node_id), now)
+    except NodeNotFoundError:
+        # Nobody is left to be told.
+        after = replace(before.stop(before.revision, now), ended_at=now)
+    await work.deployments.save(after)
+    ended = WorkloadEnded(
+        after.node_id, after.org_id, new_id("req"), after.observed.container_id or after.container_name, now
+    )
+    return after, (DeploymentStatusChanged(after, now), ended)
+
+
+async def _plan(work: Work, caller: Caller, wish: Wish, model: Model) -> Placement | Refusal:
+    if wish.node_id is not None:
+        node = await work.nodes.get(wish.node_id, caller)
+        fleet: Sequence[Node] = [node]
+        if node.org_id != model.org_id:
+            raise NodeNotFoundError(wish.node_id)
+    else:
+        # Whoever sees every organisation still deploys within the model's own.
+        fleet = [node for node in await work.nodes.fleet(caller) if node.org_id == model.org_id]
+    active = await work.deployments.active_in(model.org_id, wish.node_id)
+    return plan(_demand(wish, model), _candidates(fleet, active))
+
+
+async def _claim(work: Work, caller: Caller, planned: Placement, wish: Wish, model: Model) -> Placement | None:
+    """Locks the planned node and plans again with what is claimed on it by now; None when it is full."""
+    node = await work.nodes.get(planned.node_id, caller, lock=True)
+    active = await work.deployments.active_in(model.org_id, node.node_id)
+    demand = replace(_demand(wish, model), node_id=node.node_id, gpu_devices=planned.gpu_devices)
+    again = plan(demand, _candidates([node], active))
+    return again if isinstance(again, Placement) else None
+
+
+async def _deployment(
+    work: Work, caller: Caller, deployment_id: DeploymentId, model: Model, placement: Placement, request_id: str
+) -> Deployment:
+    now = await work.nodes.now()
+    node = await work.nodes.get(placement.node_id, caller)
+    return Deployment(
+        deployment_id=deployment_id,
+        instance_id=new_instance_id(),
+        org_id=model.org_id,
+        user_id=caller.user_id,
+        model_id=model.model_id,
+        model_name=model.name,
+        framework=model.framework.value,
+        task=model.task.value,
+        node_id=placement.node_id,
+        image="" if "process" in node.runtimes else _IMAGES.get(model.framework.value, ""),
+        gpu_devices=placement.gpu_devices,
+        memory_allocated=placement.memory_mb,
+        requested_port=placement.port,
+        request_id=request_id or new_id("req"),
+        revision=await work.nodes.next_revision(placement.node_id),
+        created_at=now,
+        changed_at=now,
+    )
+
+
+def _demand(wish: Wish, model: Model) -> Demand:
+    return Demand(
+        model_id=model.model_id,
+        model_name=model.name,
+        framework=model.framework.value,
+        task=model.task.value,
+        weights_bytes=model.weights_bytes,
+        architecture=model.architecture,
+        node_id=wish.node_id,
+        gpu_devices=wish.gpu_devices,
+        port=wish.port,
+    )
+
+
+def _candidates(fleet: Sequence[Node], active: Sequence[Deployment]) -> list[Candidate]:
+    by_node = defaultdict[NodeId, list[Deployment]](list)
+    for deployment in active:
+        by_node[deployment.node_id].append(deployment)
+    return [Candidate(node, tuple(_claim_of(each, node) for each in by_node[node.node_id])) for node in fleet]
+
+
+def _claim_of(deployment: Deployment, node: Node) -> Claim:
+    limit = deployment.memory_limit_mb
+    return Claim(
+        deployment_id=deployment.deployment_id,
+        model_id=deployment.model_id,
+        memory_mb=limit,
+        gpu_devices=deployment.gpu_devices,
+        port=deployment.port,
+        settled_mb=_settled_mb(deployment, node, limit),
+    )
+
+
+def _settled_mb(deployment: Deployment, node: Node, limit_mb: int) -> int:
+    """How much of a claim the node's latest reading shows: nothing before the engine ran when it was taken.
+
+    An engine on a GPU takes its whole share at its start; one in RAM grows, and what it has is known.
+    """
+    since, heard = deployment.deployed_at, node.last_heartbeat
+    if deployment.status is not DeploymentStatus.RUNNING or since is None or heard is None or since >= heard:
+        return 0
+    return limit_mb if deployment.gpu_devices else min(limit_mb, deployment.observed.memory_mb)
+
+
+def _placed(model: Model, planned: Placement | Refusal) -> Placement:
+    if isinstance(planned, Placement):
+        return planned
+    causes = {refusal.cause for refusal in planned.refusals}
+    reasons = named([f"{refusal.node_name} ({refusal.node_id}): {refusal.reason}" for refusal in planned.refusals])
+    if not planned.refusals:
+        raise NoPlacementError("there is no node; join one with `aiops node join`", model_id=model.model_id)
+    message = f"no node can take {model.name}. {reasons}"
+    if causes == {Cause.PORT}:
+        raise PortInUseError(message, model_id=model.model_id)
+    if causes == {Cause.DEVICE}:
+        raise GpuDeviceNotFoundError(message, model_id=model.model_id)
+    raise NoPlacementError(message, model_id=model.model_id)
+
+
+def _assigned(deployment: Deployment, model: Model) -> WorkloadAssigned:
+    port = deployment.requested_port
+    return WorkloadAssigned(
+        node_id=deployment.node_id,
+        org_id=deployment.org_id,
+        request_id=deployment.request_id,
+        job_id=deployment.deployment_id,
+        model_id=deployment.model_id,
+        framework=deployment.framework,
+        model_path=model.minio_path,
+        image=deployment.image,
+        gpu_device=deployment.gpu_device,
+        memory_limit=f"{deployment.memory_limit_mb}m",
+        ports=f"{port}:{port}" if port else "",
+        at=deployment.created_at,
+    )
+
+
+def _usage(deployment: Deployment, container: Container | None, now: datetime) -> Usage:
+    observed = deployment.observed
+    started_at = container.started_at if container else observed.started_at
+    runs = deployment.status is DeploymentStatus.RUNNING and started_at is not None
+    return Usage(
+        deployment_id=deployment.deployment_id,
+        memory_mb=container.memory_mb if container else observed.memory_mb,
+        cpu_percent=container.cpu_percent if container else observed.cpu_percent,
+        restarts=max(observed.restarts, container.restarts if container else 0),
+        uptime_seconds=max(0.0, (now - started_at).total_seconds()) if runs and started_at else 0.0,
+        measured_at=observed.measured_at,
+    )

@@ -1,0 +1,241 @@
+"""Deployments in PostgreSQL."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    Row,
+    Select,
+    Table,
+    Text,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from controller.deployments.model import (
+    ACTIVE,
+    Deployment,
+    DeploymentId,
+    DeploymentNotFoundError,
+    DeploymentStatus,
+    InstanceId,
+    Observation,
+    Replica,
+)
+from controller.deployments.workload import Goal, HealthStatus, UnsupportedField
+from controller.models.model import ModelId
+from controller.nodes.model import NodeId, NodeStatus
+from controller.nodes.store import nodes
+from mesh.identity import Caller, OrgId, UserId
+from mesh.sql.paging import Keyset, Page, PageRequest
+from mesh.sql.tables import audit_columns, metadata, moment, owner_columns
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("deployment_id", Text, primary_key=True),
+    *owner_columns(),
+    *audit_columns(),
+    Column("instance_id", Text, nullable=False, unique=True),
+    Column("model_id", Text, nullable=False),
+    Column("model_name", Text, nullable=False),
+    Column("framework", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("node_id", Text, nullable=False),
+    Column("image", Text, nullable=False),
+    Column("gpu_devices", ARRAY(Text), nullable=False),
+    Column("memory_allocated", Integer, nullable=False),
+    Column("requested_port", Integer, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("goal", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("observed", JSONB, nullable=False),
+    moment("deployed_at", nullable=True),
+    moment("stopped_at", nullable=True),
+    moment("ended_at", nullable=True),
+)
+_IS_ACTIVE: ColumnElement[bool] = deployments.c.status.in_([each.value for each in ACTIVE])
+Index("ix_deployments_created_at_deployment_id", deployments.c.created_at, deployments.c.deployment_id)
+Index("ix_deployments_model_id", deployments.c.model_id, postgresql_where=_IS_ACTIVE)
+Index("ix_deployments_node_id_revision", deployments.c.node_id, deployments.c.revision)
+
+
+class SqlDeploymentStore:
+    """Rows of deployments. Whoever asks sees those of their organisation; row-level security says so again."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def get(self, deployment_id: DeploymentId, caller: Caller, *, lock: bool = False) -> Deployment:
+        """The deployment, locked until the transaction ends on request. DeploymentNotFoundError without one to see."""
+        query = select(deployments).where(deployments.c.deployment_id == deployment_id, _visible(caller))
+        row = (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
+        if row is None:
+            raise DeploymentNotFoundError(deployment_id)
+        return _deployment(row)
+
+    async def page(
+        self, caller: Caller, page: PageRequest, status: DeploymentStatus | None, model_id: str, node_id: str
+    ) -> Page[Deployment]:
+        """The deployments of one page, newest first; empty filters let everything through."""
+        keyset = Keyset(deployments.c.created_at, deployments.c.deployment_id, "deployments", status, model_id, node_id)
+        query = select(deployments).where(_visible(caller))
+        if status is not None:
+            query = query.where(deployments.c.status == status.value)
+        if model_id:
+            query = query.where(deployments.c.model_id == model_id)
+        if node_id:
+            query = query.where(deployments.c.node_id == node_id)
+        rows = (await self._connection.execute(keyset.apply(query, page))).all()
+        return keyset.page(rows, page, _deployment)
+
+    async def add(self, deployment: Deployment) -> None:
+        """A new row."""
+        await self._connection.execute(insert(deployments).values(_row(deployment)))
+
+    async def save(self, deployment: Deployment) -> None:
+        """The row as the deployment says."""
+        key = deployments.c.deployment_id == deployment.deployment_id
+        await self._connection.execute(update(deployments).where(key).values(_row(deployment)))
+
+    async def active_of(self, model_id: ModelId) -> Sequence[str]:
+        """The ids of a model's deployments that deploy or run."""
+        query = select(deployments.c.deployment_id).where(deployments.c.model_id == model_id, _IS_ACTIVE)
+        return (await self._connection.execute(query.order_by(deployments.c.deployment_id))).scalars().all()
+
+    async def active_in(self, org_id: OrgId, node_id: NodeId | None = None) -> tuple[Deployment, ...]:
+        """The organisation's deployments that deploy or run, on one node or on all."""
+        query = select(deployments).where(deployments.c.org_id == org_id, _IS_ACTIVE)
+        if node_id is not None:
+            query = query.where(deployments.c.node_id == node_id)
+        return await self._all(query)
+
+    async def on_node(self, node_id: NodeId, *, lock: bool = False) -> tuple[Deployment, ...]:
+        """What a node is to run, or is to end and has not told the end of."""
+        unended = or_(deployments.c.goal == Goal.RUN.value, deployments.c.ended_at.is_(None))
+        query = select(deployments).where(deployments.c.node_id == node_id, unended)
+        return await self._all(query.with_for_update() if lock else query)
+
+    async def changed_since(self, node_id: NodeId, revision: int) -> tuple[Deployment, ...]:
+        """What changed on a node after a revision of its desired state."""
+        return await self._all(
+            select(deployments).where(deployments.c.node_id == node_id, deployments.c.revision > revision)
+        )
+
+    async def count_active_on(self, node_id: NodeId) -> int:
+        """How many deployments deploy or run on a node."""
+        query = select(func.count()).where(deployments.c.node_id == node_id, _IS_ACTIVE)
+        count: int = (await self._connection.execute(query)).scalar_one()
+        return count
+
+    async def replicas(self) -> tuple[Replica, ...]:
+        """The instances that run on nodes that are there."""
+        query = (
+            select(deployments, nodes.c.vpn_ip, nodes.c.agent_address)
+            .join(nodes, nodes.c.node_id == deployments.c.node_id)
+            .where(
+                deployments.c.status == DeploymentStatus.RUNNING.value,
+                nodes.c.status != NodeStatus.OFFLINE.value,
+                nodes.c.deleted_at.is_(None),
+            )
+            .order_by(deployments.c.deployment_id)
+        )
+        rows = (await self._connection.execute(query)).all()
+        return tuple(_replica(_deployment(row), row.vpn_ip or row.agent_address) for row in rows)
+
+    async def _all(self, query: Select[Any]) -> tuple[Deployment, ...]:
+        rows = (await self._connection.execute(query.order_by(deployments.c.deployment_id))).all()
+        return tuple(_deployment(row) for row in rows)
+
+
+def _visible(caller: Caller) -> ColumnElement[bool]:
+    kept: ColumnElement[bool] = deployments.c.deleted_at.is_(None)
+    return kept if caller.sees_all else kept & (deployments.c.org_id == caller.org_id)
+
+
+def _replica(deployment: Deployment, address: str) -> Replica:
+    observed = deployment.observed
+    return Replica(
+        deployment_id=deployment.deployment_id,
+        instance_id=deployment.instance_id,
+        org_id=deployment.org_id,
+        model_id=deployment.model_id,
+        model_name=deployment.model_name,
+        node_id=deployment.node_id,
+        address=address,
+        port=deployment.port,
+        epoch=deployment.epoch,
+        engine=observed.engine,
+        inference_path=observed.inference_path,
+        unsupported_fields=observed.unsupported_fields,
+        created_at=deployment.created_at,
+    )
+
+
+def _deployment(row: Row[Any]) -> Deployment:
+    return Deployment(
+        deployment_id=DeploymentId(row.deployment_id),
+        instance_id=InstanceId(row.instance_id),
+        org_id=OrgId(row.org_id),
+        user_id=UserId(row.user_id),
+        model_id=ModelId(row.model_id),
+        node_id=NodeId(row.node_id),
+        gpu_devices=tuple(row.gpu_devices),
+        goal=Goal(row.goal),
+        status=DeploymentStatus(row.status),
+        observed=_observation(row.observed),
+        **{name: row._mapping[name] for name in _PLAIN},
+    )
+
+
+def _row(deployment: Deployment) -> dict[str, Any]:
+    return {
+        **{name: getattr(deployment, name) for name in (*_PLAIN, *_IDS)},
+        "gpu_devices": list(deployment.gpu_devices),
+        "goal": deployment.goal.value,
+        "status": deployment.status.value,
+        "observed": _observation_row(deployment.observed),
+    }
+
+
+_IDS = ("deployment_id", "instance_id", "org_id", "user_id", "model_id", "node_id")
+_PLAIN = tuple(
+    each.name
+    for each in fields(Deployment)
+    if each.name not in _IDS and each.name not in ("gpu_devices", "goal", "status", "observed")
+)
+_MOMENTS = ("started_at", "measured_at", "told_at")
+
+
+def _observation_row(observed: Observation) -> dict[str, Any]:
+    moments = {name: getattr(observed, name) for name in _MOMENTS}
+    return {
+        **asdict(observed),
+        "health_status": observed.health_status.value,
+        **{name: value.isoformat() if value else None for name, value in moments.items()},
+    }
+
+
+def _observation(row: Mapping[str, Any]) -> Observation:
+    # Another version may have written fields that this one does not know.
+    known = {each.name: row[each.name] for each in fields(Observation) if each.name in row}
+    unsupported = (UnsupportedField(each["path"], tuple(each["harmless_values"])) for each in row["unsupported_fields"])
+    known["health_status"] = HealthStatus(row["health_status"])
+    known["unsupported_fields"] = tuple(unsupported)
+    for name in _MOMENTS:
+        known[name] = datetime.fromisoformat(row[name]) if row[name] else None
+    return Observation(**known)

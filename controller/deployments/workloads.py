@@ -1,0 +1,117 @@
+"""The nodes' side of deployments: what each is to run, and what becomes of its reports."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from controller.deployments.model import Deployment, DeploymentId, DeploymentNotFoundError
+from controller.deployments.observation import observe, remember_told, told
+from controller.deployments.service import UnitOfWork, Work, stopped
+from controller.deployments.workload import ArtifactFile, DesiredChange, DesiredWorkload, Goal, WorkloadReport
+from controller.hints import Hints
+from controller.models.model import Model, ModelFile, ModelId, ModelNotFoundError
+from controller.nodes.model import NodeId, SessionSupersededError
+from mesh.identity import SYSTEM, Caller
+
+# An engine gets so long to finish what it was asked before its routes went.
+DRAIN = timedelta(seconds=10)
+
+
+class Workloads:
+    """Desired states and reports."""
+
+    def __init__(self, unit_of_work: UnitOfWork, hints: Hints) -> None:
+        self._unit_of_work = unit_of_work
+        self._hints = hints
+
+    async def desired(self, node_id: NodeId, since: int | None) -> DesiredChange:
+        """What changed after revision `since`; everything without one, or when the node knows more than there is."""
+        async with self._unit_of_work.reading(SYSTEM) as work:
+            # The revision first: what changes meanwhile is told once more with the next one.
+            revision = (await work.nodes.get(node_id, SYSTEM)).desired_revision
+            if since is None or since > revision:
+                whole = await _workloads(work, await work.deployments.on_node(node_id))
+                return DesiredChange(revision, True, 0, whole)
+            changed = await _workloads(work, await work.deployments.changed_since(node_id, since))
+            return DesiredChange(revision, False, since, changed)
+
+    async def apply_report(self, report: WorkloadReport) -> None:
+        """Stores what a node says of a workload, and tells of it. A workload that is unknown here is passed over.
+
+        SessionSupersededError for a report of an older session.
+        """
+        async with self._unit_of_work(SYSTEM) as work:
+            node = await work.nodes.get(report.node_id, SYSTEM)
+            if 0 < report.session_epoch < node.session_epoch:
+                raise SessionSupersededError(report.node_id)
+            try:
+                before = await work.deployments.get(DeploymentId(report.workload_id), SYSTEM, lock=True)
+            except DeploymentNotFoundError:
+                return
+            if before.node_id != report.node_id:
+                return
+            now = await work.nodes.now()
+            after = observe(before, report, now)
+            if after is before:
+                return
+            events = tuple(told(before, after, report, now))
+            await work.deployments.save(remember_told(before.observed, after, now))
+            await work.commit(*events)
+        self._hints.replicas_changed()
+
+    async def count_on(self, caller: Caller, node_id: NodeId) -> int:
+        """How many deployments deploy or run on the node."""
+        async with self._unit_of_work.reading(caller) as work:
+            return await work.deployments.count_active_on(node_id)
+
+    async def end_on(self, caller: Caller, node_id: NodeId) -> None:
+        """Stops every deployment on the node."""
+        async with self._unit_of_work(caller) as work:
+            events: list[object] = []
+            for deployment in await work.deployments.on_node(node_id, lock=True):
+                _, about_it = await stopped(work, deployment)
+                events += about_it
+            await work.commit(*events)
+        self._hints.replicas_changed()
+        self._hints.node_changed(node_id)
+
+
+async def _workloads(work: Work, deployments: Sequence[Deployment]) -> tuple[DesiredWorkload, ...]:
+    running = {each.model_id for each in deployments if each.goal is Goal.RUN}
+    files = await work.models.all_files(running) if running else {}
+    folders = {model_id: await _folder(work, model_id) for model_id in running}
+    return tuple(_workload(each, files, folders) for each in deployments)
+
+
+async def _folder(work: Work, model_id: ModelId) -> str:
+    try:
+        model: Model = await work.models.get(model_id, SYSTEM)
+    except ModelNotFoundError:
+        # A model may be deleted once all that is left of it has failed; its node then finds nothing to fetch.
+        return ""
+    return model.minio_path
+
+
+def _workload(
+    deployment: Deployment, files: Mapping[ModelId, Sequence[ModelFile]], folders: Mapping[ModelId, str]
+) -> DesiredWorkload:
+    artifact = files.get(deployment.model_id, ()) if deployment.goal is Goal.RUN else ()
+    return DesiredWorkload(
+        workload_id=deployment.deployment_id,
+        epoch=deployment.epoch,
+        goal=deployment.goal,
+        revision=deployment.revision,
+        container_name=deployment.container_name,
+        model_id=deployment.model_id,
+        served_name=deployment.model_name,
+        framework=deployment.framework,
+        task=deployment.task,
+        job_id=deployment.deployment_id,
+        request_id=deployment.request_id,
+        artifact_url=folders.get(deployment.model_id, "") if deployment.goal is Goal.RUN else "",
+        files=tuple(ArtifactFile(file.path, file.size_bytes, file.sha256) for file in artifact),
+        port=deployment.requested_port,
+        gpu_devices=deployment.gpu_devices,
+        memory_limit_mb=deployment.memory_limit_mb,
+        image=deployment.image,
+        drain_seconds=int(DRAIN.total_seconds()) if deployment.goal is Goal.END else 0,
+    )
