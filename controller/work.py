@@ -6,9 +6,11 @@ from functools import cached_property
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controller.deployments.store import SqlDeploymentStore
 from controller.events import Encodings, envelopes
 from controller.iam.session_store import SqlLoginFailureStore, SqlSessionStore, SqlTokenTrustStore
 from controller.iam.store import SqlApiKeyStore, SqlOrganizationStore, SqlUserStore
+from controller.models.store import SqlModelStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
 from mesh.clock import Clock
 from mesh.events import outbox
@@ -63,6 +65,14 @@ class Work:
     @cached_property
     def join_tokens(self) -> SqlJoinTokenStore:
         return SqlJoinTokenStore(self._connection)
+
+    @cached_property
+    def models(self) -> SqlModelStore:
+        return SqlModelStore(self._connection)
+
+    @cached_property
+    def deployments(self) -> SqlDeploymentStore:
+        return SqlDeploymentStore(self._connection)
 
     async def commit(self, *events: object) -> None:
         """Makes the changes and their events permanent, together, and wakes the relay."""
