@@ -12,6 +12,7 @@ from aiops.nodes.v1 import node_session_service_pb2 as pb
 from aiops.nodes.v1 import node_session_service_pb2_grpc as pb_grpc
 
 from mesh.pki import SpiffeId, ensure_authority, issue_service
+from mesh.rpc.call import Context
 from mesh.rpc.server import OPTIONS
 
 SECRET = "a-secret-of-enough-length"
@@ -21,14 +22,16 @@ WAIT_S = 20.0
 class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentServiceServicer):
     """One node's controller. `desired` is what Welcome tells; `send` adds to what an open session is told."""
 
-    def __init__(self, directory: Path, *, acknowledge: bool = True, lifetime: timedelta = timedelta(hours=1)) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._authority = ensure_authority(directory)
         self._server: grpc.aio.Server | None = None
         self._changed = asyncio.Event()
         self._outgoing: list[asyncio.Queue[pb.ConnectResponse]] = []
-        self._acknowledge = acknowledge
-        self._lifetime = lifetime
+        self.acknowledge = True
+        self.lifetime = timedelta(hours=1)
+        self.refusal: grpc.StatusCode | None = None
+        self.refused = 0
         self.port = 0
         self.join_port = 0
         self.desired = pb.DesiredState(revision=1, snapshot=True)
@@ -110,13 +113,30 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
 
     async def until_received(self, kind: str) -> pb.ConnectRequest:
         """The first message of that kind."""
-        await self.until(lambda it: any(each.HasField(kind) for each in it.received))
-        return next(each for each in self.received if each.HasField(kind))
+        await self.until(lambda it: any(each.WhichOneof("message") == kind for each in it.received))
+        return next(each for each in self.received if each.WhichOneof("message") == kind)
+
+    async def read_log(self, workload_id: str, offset: int, limit: int) -> pb.LogPage:
+        """Asks for a page of a log and waits for it."""
+        request = pb.LogRequest(
+            request_id=f"log-{len(self.received)}", workload_id=workload_id, offset=offset, limit_bytes=limit
+        )
+        self.send(log_request=request)
+
+        def answers() -> list[pb.LogPage]:
+            return [each.log_page for each in self.received if each.log_page.request_id == request.request_id]
+
+        await self.until(lambda _: answers())
+        return answers()[0]
 
     async def Connect(
-        self, request_iterator: AsyncIterator[pb.ConnectRequest], context: grpc.aio.ServicerContext
+        self, request_iterator: AsyncIterator[pb.ConnectRequest], context: Context
     ) -> AsyncIterator[pb.ConnectResponse]:
         first = await anext(request_iterator)
+        if self.refusal:
+            self.refused += 1
+            self._changed.set()
+            await context.abort(self.refusal, "not now")
         self.hellos.append(first.hello)
         queue: asyncio.Queue[pb.ConnectResponse] = asyncio.Queue()
         self._outgoing.append(queue)
@@ -138,27 +158,27 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
             reading.cancel()
 
     async def RenewCertificate(
-        self, request: pb.RenewCertificateRequest, context: grpc.aio.ServicerContext
+        self, request: pb.RenewCertificateRequest, context: Context
     ) -> pb.RenewCertificateResponse:
         self.renewals += 1
         self._changed.set()
         issued = self._authority.issue_from_request(
-            request.certificate_request, SpiffeId("node", "node-1"), self._lifetime
+            request.certificate_request, SpiffeId("node", "node-1"), self.lifetime
         )
-        response = pb.RenewCertificateResponse(certificate=issued.pem, authority=self._authority.pem)
+        response = pb.RenewCertificateResponse(certificate=issued.pem.decode(), authority=self._authority.pem.decode())
         response.expires_at.FromDatetime(issued.expires_at)
         return response
 
-    async def Join(self, request: pb.JoinRequest, context: grpc.aio.ServicerContext) -> pb.JoinResponse:
+    async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:
         if request.token != SECRET:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token was used already")
         issued = self._authority.issue_from_request(
-            request.certificate_request, SpiffeId("node", "node-1"), self._lifetime
+            request.certificate_request, SpiffeId("node", "node-1"), self.lifetime
         )
         response = pb.JoinResponse(
             node_id="node-1",
-            certificate=issued.pem,
-            authority=self._authority.pem,
+            certificate=issued.pem.decode(),
+            authority=self._authority.pem.decode(),
             session_address=self.address,
         )
         response.expires_at.FromDatetime(issued.expires_at)
@@ -167,14 +187,15 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
     async def _read(self, messages: AsyncIterator[pb.ConnectRequest], queue: asyncio.Queue[pb.ConnectResponse]) -> None:
         async for message in messages:
             self.received.append(message)
-            if message.HasField("workload_status"):
-                self.statuses.append(message.workload_status)
-                if self._acknowledge:
-                    ack = pb.StatusAck(sequence=message.workload_status.sequence)
-                    queue.put_nowait(pb.ConnectResponse(status_ack=ack))
-            if message.HasField("heartbeat") and self.answer_heartbeats:
-                ack = pb.HeartbeatAck(revision=self.desired.revision)
-                queue.put_nowait(pb.ConnectResponse(heartbeat_ack=ack))
-            if message.HasField("snapshot_request"):
-                queue.put_nowait(pb.ConnectResponse(desired_state=self.desired))
+            match message.WhichOneof("message"):
+                case "workload_status":
+                    self.statuses.append(message.workload_status)
+                    if self.acknowledge:
+                        stored = pb.StatusAck(sequence=message.workload_status.sequence)
+                        queue.put_nowait(pb.ConnectResponse(status_ack=stored))
+                case "heartbeat" if self.answer_heartbeats:
+                    heard = pb.HeartbeatAck(revision=self.desired.revision)
+                    queue.put_nowait(pb.ConnectResponse(heartbeat_ack=heard))
+                case "snapshot_request":
+                    queue.put_nowait(pb.ConnectResponse(desired_state=self.desired))
             self._changed.set()

@@ -1,11 +1,14 @@
-"""An engine program with the command line of `transformers serve` that answers the same paths, and fails as it is told.
+"""An engine program with the command line of `transformers serve` that answers the same paths, and fails as told.
 
-FAKE_ENGINE in its environment: `ok` (default), `exit` (ends at once with FAKE_EXIT_CODE), `silent` (listens never), `unready`
-(healthy, but never answers a chat), `noisy` (writes its log without end). `POST /exit` ends it with the body as exit code.
+FAKE_ENGINE in its environment: `ok` (default), `exit` (ends at once with FAKE_EXIT_CODE), `silent` (never listens),
+`unready` (healthy, but never answers a chat), `noisy` (writes its log without end), `stubborn` (ignores SIGTERM).
+`POST /exit` ends it with the body as exit code.
 """
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -32,8 +35,8 @@ class Handler(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": f"I am {question['model']}"}
         self._answer(200, {"model": question["model"], "choices": [{"index": 0, "message": message}]})
 
-    def log_message(self, format: str, *args: Any) -> None:
-        sys.stderr.write(f"{format % args}\n")
+    def log_request(self, *args: Any) -> None:
+        sys.stderr.write(f"{self.command} {self.path}\n")
 
     def _answer(self, status: int, document: object) -> None:
         content = json.dumps(document).encode()
@@ -51,6 +54,9 @@ def main() -> None:
         sys.exit(int(os.environ.get("FAKE_EXIT_CODE", "3")))
     if MODE == "noisy":
         threading.Thread(target=make_noise, daemon=True).start()
+    if MODE == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.Popen([sys.executable, "-S", "-E", "-c", "import time; time.sleep(3600)"], start_new_session=True)
     if MODE == "silent":
         time.sleep(3600)
     ThreadingHTTPServer((options["--host"], int(options["--port"])), Handler).serve_forever()
