@@ -13,10 +13,12 @@ from pathlib import Path
 from mesh.clock import Clock, SystemClock
 from mesh.errors import DomainError, Kind
 from mesh.loops import run_loop
+from mesh.telemetry import start_telemetry
 from node_agent.cache.blobs import BlobStore
 from node_agent.cache.service import ModelCache
 from node_agent.enrollment.identity import Identity, IdentityStore
 from node_agent.enrollment.renewal import Renewal
+from node_agent.gauges import show
 from node_agent.inventory.machine import Machine
 from node_agent.inventory.nvml import Nvml
 from node_agent.journal.journal import Journal
@@ -109,7 +111,12 @@ class Agent:
 async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
     """Runs the agent of a joined node. Raises NotJoinedError."""
     agent = Agent(settings, IdentityStore(settings.home).load(), SystemClock())
-    await agent.run(stopping)
+    telemetry = start_telemetry("node_agent", metrics_port=settings.metrics_port, otlp_endpoint=settings.otlp_endpoint)
+    try:
+        show(telemetry.meter, agent.session, agent.workloads, agent.statuses)
+        await agent.run(stopping)
+    finally:
+        telemetry.shutdown()
 
 
 def _version() -> str:

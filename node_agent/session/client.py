@@ -55,6 +55,7 @@ class SessionClient:
         self._workloads, self._machine, self._exchange = workloads, machine, exchange
         self._backoff = backoff or Backoff(timedelta(milliseconds=500), timedelta(seconds=15))
         self._failures = 0
+        self.open = False
 
     async def run(self) -> None:
         """Holds sessions until cancelled."""
@@ -81,8 +82,11 @@ class SessionClient:
             first = await stream.read()
         if not isinstance(first, pb.ConnectResponse) or not first.HasField("welcome"):
             raise SessionEndedError("the controller did not say welcome")
-        self._failures = 0
-        await self._exchange.hold(stream, first.welcome)
+        self._failures, self.open = 0, True
+        try:
+            await self._exchange.hold(stream, first.welcome)
+        finally:
+            self.open = False
 
     async def _hello(self) -> pb.Hello:
         reading, presence = await self._machine.read(), self._presence
