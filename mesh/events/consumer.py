@@ -20,7 +20,7 @@ from mesh.events.failures import History, dead_letter_topic, moved, retry_topic
 from mesh.events.kafka import BrokerError, ConsumerRecord, Kafka, Record, TopicPartition
 from mesh.events.publisher import KafkaPublisher
 from mesh.identity import SYSTEM
-from mesh.loops import Backoff, attempt, run_loop
+from mesh.loops import Backoff, Wake, attempt, run_loop
 from mesh.sql.database import Database
 from mesh.telemetry import Telemetry
 
@@ -62,7 +62,8 @@ class Consumer:
     """One member of a consumer group. `handlers` are by event type; types without one are counted and passed over.
 
     An event that fails waits on `<topic>.<group>.retry` and is tried again, while those behind it go on; after the
-    last attempt it goes to `<topic>.<group>.dlq` with its cause. While the database is away nothing is tried.
+    last attempt it goes to `<topic>.<group>.dlq` with its cause. While the database is away nothing is tried. `wrote`
+    is set after each effect: for the relay, when handlers write events of their own.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Consumer:
         clock: Clock | None = None,
         settings: ConsumerSettings | None = None,
         backoff: Backoff = RETRY_BACKOFF,
+        wrote: Wake | None = None,
     ) -> None:
         self.group = group
         self._topics = [*topics, *(retry_topic(topic, group) for topic in topics)]
@@ -89,6 +91,7 @@ class Consumer:
         self._clock = clock or SystemClock()
         self._settings = settings or ConsumerSettings()
         self._backoff = backoff
+        self._wrote = wrote
         self._outcomes = telemetry.meter.create_counter(
             "events.consumed", description="Records, by what became of them."
         )
@@ -184,6 +187,8 @@ class Consumer:
                     await handler(connection, event)
                 await connection.commit()
         self._count(Outcome.HANDLED if new else Outcome.REPEATED)
+        if new and self._wrote is not None:
+            self._wrote.set()
 
     async def _retry_or_bury(self, record: ConsumerRecord, history: History) -> None:
         if history.attempts >= self._settings.attempts:

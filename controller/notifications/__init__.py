@@ -1,0 +1,1 @@
+"""Notifications: what people should hear of, told from the platform's own events."""

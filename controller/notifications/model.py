@@ -1,0 +1,148 @@
+"""What happened on the platform, and what people are told of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+
+class Level(Enum):
+    """How much it matters."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    SUCCESS = "success"
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What people are told. `subject` is the id of what it is about; `action` names it for programs."""
+
+    subject: str
+    level: Level
+    title: str
+    message: str
+    action: str
+    at: datetime
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentCreated:
+    """Somebody asked for an instance of a model."""
+
+    deployment_id: str
+    model_id: str
+    node_id: str
+    at: datetime
+
+    def notification(self) -> Notification:
+        return Notification(
+            subject=self.deployment_id,
+            level=Level.INFO,
+            title="Deployment started",
+            message=f"Deployment {self.deployment_id} of model {self.model_id} has started on node {self.node_id}.",
+            action="deploymentStarted",
+            at=self.at,
+            metadata={"deploymentId": self.deployment_id, "modelId": self.model_id, "nodeId": self.node_id},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatusChanged:
+    """An instance came further: deploying, running, stopped or failed."""
+
+    deployment_id: str
+    status: str
+    error: str
+    endpoint: str
+    at: datetime
+
+    def notification(self) -> Notification | None:
+        """None while it is still being deployed."""
+        match self.status:
+            case "running":
+                where = f" It answers on {self.endpoint}." if self.endpoint else ""
+                ready = f"Deployment {self.deployment_id} is running.{where}"
+                return self._told(Level.SUCCESS, "Model ready", ready, "modelReady")
+            case "failed":
+                failed = f"Deployment {self.deployment_id} has failed: {self.error or 'no reason was given'}"
+                return self._told(Level.ERROR, "Deployment failed", failed, "deploymentFailed")
+            case "stopped":
+                stopped = f"Deployment {self.deployment_id} has stopped."
+                return self._told(Level.INFO, "Deployment stopped", stopped, "deploymentStopped")
+        return None
+
+    def _told(self, level: Level, title: str, message: str, action: str) -> Notification:
+        facts = {"deploymentId": self.deployment_id, "status": self.status, "endpoint": self.endpoint}
+        metadata = {name: value for name, value in facts.items() if value}
+        return Notification(self.deployment_id, level, title, message, action, self.at, metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDownloaded:
+    """A model is complete and can be deployed."""
+
+    model_id: str
+    size_mb: float
+    at: datetime
+
+    def notification(self) -> Notification:
+        return Notification(
+            subject=self.model_id,
+            level=Level.SUCCESS,
+            title="Model imported",
+            message=f"Model {self.model_id} is complete ({self.size_mb:.1f} MB) and can be deployed.",
+            action="modelDownloaded",
+            at=self.at,
+            metadata={"modelId": self.model_id},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDeleted:
+    """A model is gone."""
+
+    model_id: str
+    at: datetime
+
+    def notification(self) -> Notification:
+        message = f"Model {self.model_id} was deleted."
+        return Notification(
+            self.model_id, Level.INFO, "Model deleted", message, "modelDeleted", self.at, {"modelId": self.model_id}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOnline:
+    """A node came, or came back."""
+
+    node_id: str
+    name: str
+    at: datetime
+
+    def notification(self) -> Notification:
+        message = f"Node {self.name or self.node_id} is online."
+        return Notification(
+            self.node_id, Level.INFO, "Node online", message, "nodeOnline", self.at, {"nodeId": self.node_id}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOffline:
+    """A node has not been heard of for longer than its lease."""
+
+    node_id: str
+    reason: str
+    at: datetime
+
+    def notification(self) -> Notification:
+        why = f": {self.reason}" if self.reason else ""
+        message = f"Node {self.node_id} is offline{why}. Its instances get no traffic."
+        return Notification(
+            self.node_id, Level.WARNING, "Node offline", message, "nodeOffline", self.at, {"nodeId": self.node_id}
+        )
+
+
+Occurrence = DeploymentCreated | DeploymentStatusChanged | ModelDownloaded | ModelDeleted | NodeOnline | NodeOffline
