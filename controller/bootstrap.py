@@ -20,6 +20,8 @@ from controller.iam.service import Users
 from controller.iam.sessions import Sessions
 from controller.iam.signing import Signers, ensure_seal
 from controller.iam.trust import HOUSEKEEPING, POLL, SigningKeys, TokenTrustFeed
+from controller.notifications.consume import notification_consumer
+from controller.notifications.service import Notifications
 from controller.settings import Settings
 from controller.work import UnitOfWork
 from mesh.clock import Clock, SystemClock
@@ -119,9 +121,17 @@ async def _identity(kernel: Kernel, stack: AsyncExitStack) -> None:
 
 
 def _events(kernel: Kernel) -> None:
-    publisher = KafkaPublisher(Kafka(kernel.settings.kafka))
-    relay = Relay(kernel.database, publisher, kernel.telemetry, wake=kernel.relay_wake, clock=kernel.clock)
-    kernel.loops.append(relay.run)
+    kafka = Kafka(kernel.settings.kafka)
+    relay = Relay(kernel.database, KafkaPublisher(kafka), kernel.telemetry, wake=kernel.relay_wake, clock=kernel.clock)
+    consumer = notification_consumer(
+        Notifications(),
+        database=kernel.database,
+        kafka=kafka,
+        telemetry=kernel.telemetry,
+        clock=kernel.clock,
+        relay=kernel.relay_wake,
+    )
+    kernel.loops += [relay.run, consumer.run]
 
 
 def _listeners(settings: Settings) -> list[Listener]:
