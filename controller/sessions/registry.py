@@ -97,6 +97,11 @@ class SessionRegistry:
             if self._sessions.get(node_id) is session:
                 del self._sessions[node_id]
 
+    def open_epoch(self, node_id: NodeId) -> int | None:
+        """The epoch of the node's session in this process, if there is one."""
+        session = self._sessions.get(node_id)
+        return session.epoch if session else None
+
     async def request_logs(self, node_id: NodeId, workload_id: str, offset: int, limit: int) -> LogPage:
         """A piece of a workload's log. NodeUnreachableError without a session here, or without an answer in time."""
         session = self._sessions.get(node_id)

@@ -41,11 +41,11 @@ class Machine:
             yield NodeSessionServiceStub(channel)
 
     @asynccontextmanager
-    async def session(self, address: str, hello: pb.Hello | None = None) -> AsyncIterator["AgentStream"]:
+    async def session(self, address: str, first: pb.Hello | None = None) -> AsyncIterator["AgentStream"]:
         """An open stream, after its hello was sent."""
         async with self.stub(address) as stub:
             stream = AgentStream(stub.Connect())
-            await stream.say(hello=hello or greeting(self.node_id))
+            await stream.say(hello=first or hello(self.node_id))
             try:
                 yield stream
             finally:
@@ -80,7 +80,7 @@ class AgentStream:
         return (await self.hear()).heartbeat_ack
 
 
-def greeting(node_id: str, **fields: Any) -> pb.Hello:
+def hello(node_id: str, **fields: Any) -> pb.Hello:
     """How a machine with one GPU introduces itself."""
     device = node_pb2.GpuDevice(device_id="0", model="Tesla P40", memory_total=24576, memory_free=24000)
     inventory = pb.Inventory(
