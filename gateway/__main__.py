@@ -1,4 +1,4 @@
-"""`python -m gateway`: serves Envoys until SIGTERM. `python -m gateway bootstrap --admin ADDRESS` prints Envoy's start-up file."""
+"""`python -m gateway`: serves Envoys until SIGTERM. `python -m gateway bootstrap` prints Envoy's start-up file."""
 
 import argparse
 import sys

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import grpc
-
 from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc
 from aiops.routing.v1 import routing_service_pb2, routing_service_pb2_grpc
+
 from gateway.edge.listener import NAME, public_listener
 from gateway.edge.routes import api_routes
 from gateway.edge.upstreams import API, api_cluster

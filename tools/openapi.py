@@ -12,15 +12,14 @@ from typing import Any
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(
     0, str(Path(sys.argv[2]).resolve().parent if len(sys.argv) > 2 else Path(__file__).resolve().parents[1] / "gen")
 )
 
-from openapi_models import MODEL_PATHS, MODEL_SCHEMAS  # noqa: E402 - a sibling of this script
-from openapi_schemas import Schemas, camel  # noqa: E402 - a sibling of this script
-
-from aiops.policy.v1 import policy_pb2  # noqa: E402 - from the generated code that is being documented
+from aiops.policy.v1 import policy_pb2
+from tools.openapi_models import MODEL_PATHS, MODEL_SCHEMAS
+from tools.openapi_schemas import Schemas, camel
 
 BEARER = "bearer"
 VERBS = ("get", "put", "post", "delete", "patch")
@@ -45,7 +44,7 @@ def render(descriptors: FileDescriptorSet) -> dict[str, Any]:
     for file in sorted(descriptors.file, key=lambda each: each.name):
         if not file.package.startswith("aiops.") or file.package == INFERENCE:
             continue
-        for index, service in enumerate(file.service):
+        for service in file.service:
             found = _service_paths(schemas, file.package, service)
             for path, operations in found.items():
                 paths.setdefault(path, {}).update(operations)

@@ -1,4 +1,4 @@
-"""Envoy's own start-up file: where its configuration comes from, and the limits of one process. Everything else is dynamic."""
+"""Envoy's start-up file: where its configuration comes from, and the limits of the process. All else is dynamic."""
 
 import json
 
@@ -21,7 +21,7 @@ def render(
     max_heap_mb: int = 1024,
     max_connections: int = 10_000,
 ) -> str:
-    """Envoy's bootstrap in JSON. `xds` and `admin` are `host:port` or `unix:path`; a host must be an address of this machine for `admin`."""
+    """Envoy's bootstrap in JSON. `xds` and `admin` are `host:port` or `unix:path`."""
     source = {"ads": {}, "resource_api_version": "V3"}
     service = {"envoy_grpc": {"cluster_name": XDS}}
     ads = {

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiops
+from aiops.policy.v1 import policy_pb2
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.rpc import error_details_pb2, status_pb2
-
-from aiops.policy.v1 import policy_pb2
 
 # Answered by the engines, never by the controller.
 INFERENCE_SERVICE = "aiops.inference.v1.InferenceService"
@@ -20,7 +19,7 @@ VERBS = ("get", "put", "post", "delete", "patch")
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """One REST binding of a method: `verb` in capitals, `path` a template such as `/nodes/{node_id}`, `body` a field, `*` or empty."""
+    """One REST binding: `verb` in capitals, `path` like `/nodes/{node_id}`; `body` names a field, is `*` or empty."""
 
     verb: str
     path: str

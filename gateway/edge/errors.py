@@ -1,4 +1,4 @@
-"""Bodies of the answers that Envoy gives by itself: google.rpc.Status on the API, OpenAI's error object on model routes, plain text to gRPC."""
+"""What Envoy answers by itself: google.rpc.Status on the API, OpenAI's error object on model routes, text to gRPC."""
 
 from gateway.edge.messages import typed
 
@@ -25,6 +25,10 @@ STATUSES = {
 # Answers whose body is already as it should be.
 WRITTEN = "(has(response.code_details) && response.code_details in ['direct_response', 'lua_response'])"
 REVOKED = "(has(response.code_details) && response.code_details.startsWith('rbac_access_denied'))"
+# What no route of the first pass could send on.
+NOWHERE = "(response.code == 404 && has(response.code_details) && response.code_details == 'cluster_not_found')"
+NO_METHOD = "no method answers this path and verb; see /docs"
+NO_MODEL_PATH = "models serve no such path, or there is no such instance; see /docs"
 GRPC = "('x-aiops-call' in request.headers && request.headers['x-aiops-call'].startsWith('application/grpc'))"
 # Paths of model routes: /v1/… and /models/{model}/{instance}/….
 OPENAI = "(request.url_path.startsWith('/v1/') || request.url_path.matches('^/models/[^/]+/[^/]+/.'))"
@@ -33,6 +37,8 @@ OPENAI = "(request.url_path.startsWith('/v1/') || request.url_path.matches('^/mo
 def local_replies() -> dict[str, object]:
     """The connection manager's `local_reply_config`; the first mapper that matches an answer writes it."""
     mappers = [_revoked(GRPC, None), _revoked(OPENAI, _openai(401)), _revoked("true", _status(401))]
+    mappers.append(_mapper(f"{NOWHERE} && {OPENAI}", openai_error(NO_MODEL_PATH, "unknown_url")))
+    mappers.append(_mapper(f"{NOWHERE} && !{GRPC}", status(NO_METHOD, 404)))
     mappers += [_grpc(code) for code in STATUSES]
     for code in STATUSES:
         mappers.append(_mapper(f"{OPENAI} && response.code == {code}", _openai(code)))

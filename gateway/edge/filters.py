@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
-
-from gateway.edge.contracts import INFERENCE_SERVICE, Method, body_type, descriptor_set, public_methods
+from gateway.edge.contracts import INFERENCE_SERVICE, descriptor_set, public_methods
+from gateway.edge.fields import field_tables
 from gateway.edge.messages import typed
 
 HTTP = "envoy.extensions.filters.http."
@@ -32,12 +31,10 @@ WRITES = (FIELDS, UNWRAP, TRANSCODER)
 REQUEST_LIMIT = 4 * 1024 * 1024
 RESPONSE_LIMIT = 16 * 1024 * 1024
 MISSING, INVALID = "!missing", "!invalid"
-# Messages that ProtoJSON reads from any JSON value or a scalar, so that their fields are not members of the body.
-OPAQUE = "google.protobuf."
 
 
 def chain() -> list[dict[str, object]]:
-    """The whole chain. CORS answers preflights before a token is asked for; tokens are checked before anything reads a body."""
+    """The chain. CORS answers preflights before a token is asked for; tokens are checked before a body is read."""
     return [
         {"name": "envoy.filters.http.cors", "typed_config": typed(HTTP + "cors.v3.Cors")},
         {"name": "envoy.filters.http.grpc_web", "typed_config": typed(HTTP + "grpc_web.v3.GrpcWeb")},
@@ -50,7 +47,7 @@ def chain() -> list[dict[str, object]]:
         _optional(REFUSALS, typed(HTTP + "lua.v3.Lua", source_codes={REFUSALS: _source("refusals.lua")})),
         _optional(
             FIELDS,
-            typed(HTTP + "lua.v3.Lua", default_source_code=_source("fields.lua", _field_tables(public_methods()))),
+            typed(HTTP + "lua.v3.Lua", default_source_code=_source("fields.lua", field_tables(public_methods()))),
         ),
         _optional(UNWRAP, typed(HTTP + "lua.v3.Lua", source_codes={UNWRAP: _source("unwrap.lua")})),
         _optional(TRANSCODER, _transcoder()),
@@ -130,7 +127,8 @@ def _engine_status() -> dict[str, object]:
 def _engine_errors() -> dict[str, object]:
     # The reverse transcoder knows no way from HTTP to INVALID_ARGUMENT, NOT_FOUND or RESOURCE_EXHAUSTED.
     status = "response.headers['x-aiops-engine-status']"
-    code = f"{status} in ['400', '422'] ? '3' : {status} == '404' ? '5' : {status} == '429' ? '8' : response.trailers['grpc-status']"
+    given = "response.trailers['grpc-status']"
+    code = f"{status} in ['400', '422'] ? '3' : {status} == '404' ? '5' : {status} == '429' ? '8' : {given}"
     mutations = {"response_trailers_mutations": [_set("grpc-status", f"%CEL({code})%")]}
     return typed(HTTP + "header_mutation.v3.HeaderMutation", mutations=mutations)
 
@@ -150,48 +148,3 @@ def _transcoder() -> dict[str, object]:
         max_request_body_size=REQUEST_LIMIT,
         max_response_body_size=RESPONSE_LIMIT,
     )
-
-
-def _field_tables(methods: Iterable[Method]) -> str:
-    rules: dict[str, list[str]] = {}
-    kinds: dict[str, Descriptor] = {}
-    for method in methods:
-        for binding in method.bindings:
-            kind = body_type(method, binding)
-            if kind is not None and method.service != INFERENCE_SERVICE:
-                kinds[kind.full_name] = kind
-                rules.setdefault(binding.verb, []).append(f'{{"{_pattern(binding.path)}","{kind.full_name}"}}')
-    verbs = ",".join(f"{verb}={{{','.join(found)}}}" for verb, found in sorted(rules.items()))
-    return f"local RULES={{{verbs}}}\nlocal TYPES={{{_types(kinds)}}}"
-
-
-def _pattern(template: str) -> str:
-    literal = "".join("%" + mark if mark in "-.+*?%^$()[]" else mark for mark in template)
-    while "{" in literal:
-        literal = literal[: literal.index("{")] + "[^/]+" + literal[literal.index("}") + 1 :]
-    return f"^{literal}$"
-
-
-def _types(roots: dict[str, Descriptor]) -> str:
-    waiting, written = list(roots.values()), {}
-    while waiting:
-        kind = waiting.pop()
-        if kind.full_name in written:
-            continue
-        written[kind.full_name] = ""
-        members = []
-        for field in kind.fields:
-            inner = _message_of(field)
-            if inner is not None:
-                waiting.append(inner)
-            value = f'"{inner.full_name}"' if inner is not None else "true"
-            members += [f'["{name}"]={value}' for name in {field.name: 0, field.json_name: 0}]
-        written[kind.full_name] = "{" + ",".join(members) + "}"
-    return ",".join(f'["{name}"]={body}' for name, body in sorted(written.items()))
-
-
-def _message_of(field: FieldDescriptor) -> Descriptor | None:
-    kind: Descriptor | None = field.message_type
-    if kind is None or kind.full_name.startswith(OPAQUE) or kind.GetOptions().map_entry:
-        return None
-    return kind

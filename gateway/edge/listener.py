@@ -56,7 +56,7 @@ def _connection_manager() -> dict[str, object]:
 
 
 def _early_headers() -> dict[str, object]:
-    """What clients send in the mesh's own headers, or to steer Envoy, never gets in; what sort of call it is gets noted."""
+    """Headers that only the mesh or Envoy may set never get in; what sort of call it is gets noted."""
     call = {
         "header": {"key": "x-aiops-call", "value": "%REQ(content-type)%"},
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",

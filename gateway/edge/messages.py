@@ -1,8 +1,7 @@
 """Envoy messages written as its documentation writes them: nested mappings with `@type` where any extension fits."""
 
-from collections.abc import Mapping
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf import any_pb2, json_format
 from google.protobuf.message import Message
@@ -36,7 +35,7 @@ EXTENSIONS = tuple(
 )
 
 
-def message(kind: type[M], content: Mapping[str, object]) -> M:
+def message(kind: type[M], content: dict[str, Any]) -> M:
     """Builds a message from a mapping; a name or a type that Envoy does not know raises `ParseError`."""
     built = kind()
     json_format.ParseDict(content, built)

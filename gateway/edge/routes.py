@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable
 
-from gateway.edge import errors
 from gateway.edge.contracts import INFERENCE_SERVICE, Binding, Method, public_methods
-from gateway.edge.filters import GRPC_CHAT, HTTP, JWT, READS, UNWRAP, WRITES, enabled
+from gateway.edge.filters import GRPC_CHAT, HTTP, JWT, READS, REQUEST_LIMIT, UNWRAP, WRITES, enabled
 from gateway.edge.messages import typed
 from gateway.edge.upstreams import API
 
 # The longest a unary call may take; services have their own, shorter deadlines.
 DEADLINE = "60s"
+# A cluster that does not exist.
+NOWHERE = "nowhere"
 OPEN = {JWT: typed(HTTP + "jwt_authn.v3.PerRouteConfig", disabled=True)}
 WRITING_VERBS = "^(POST|PUT|PATCH)$"
 
@@ -17,8 +18,8 @@ WRITING_VERBS = "^(POST|PUT|PATCH)$"
 def api_routes(pages: Iterable[dict[str, object]]) -> list[dict[str, object]]:
     """Every route but the models'.
 
-    A REST call passes twice: first as it came, where a route only switches on what reads it; the transcoder then turns it into a
-    gRPC path, which leads to the controller. What no method answers ends at the first pass, with 404.
+    A REST call passes twice: first as it came, where a route only switches on what reads it; the transcoder then turns
+    it into a gRPC path, which leads to the controller. What no method answers ends at the first pass, with 404.
     """
     methods = public_methods()
     served = [method for method in methods if method.bindings or method.streams]
@@ -26,8 +27,10 @@ def api_routes(pages: Iterable[dict[str, object]]) -> list[dict[str, object]]:
     routes += [_grpc_route(method) for method in served if method.service != INFERENCE_SERVICE]
     routes.append(_chat_route())
     routes += [_open_rest_route(binding) for method in methods if method.anyone for binding in method.bindings]
-    routes.append(_unknown({"prefix": "/", "headers": [_header(":method", WRITING_VERBS)]}, WRITES))
-    routes.append(_unknown({"prefix": "/"}, READS))
+    routes.append(
+        entry({"prefix": "/", "headers": [_header(":method", WRITING_VERBS)]}, enabled(WRITES), REQUEST_LIMIT)
+    )
+    routes.append(entry({"prefix": "/"}, enabled(READS), REQUEST_LIMIT))
     return routes
 
 
@@ -36,6 +39,15 @@ def direct(match: dict[str, object], status: int, body: str, content_type: str, 
     header = {"header": {"key": "content-type", "value": content_type}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
     answer = {"status": status, "body": {"inline_string": body}} if body else {"status": status}
     return {"match": match, "direct_response": answer, "response_headers_to_add": [header], **more}
+
+
+def entry(match: dict[str, object], filters: dict[str, object], limit: int) -> dict[str, object]:
+    """A route of the first pass: it switches on the filters that find out where the request goes, and lets them read a body.
+
+    It leads nowhere itself: only a route to a cluster can say how much of a body may be read.
+    """
+    nowhere = {"cluster": NOWHERE, "cluster_not_found_response_code": "NOT_FOUND"}
+    return {"match": match, "route": nowhere, "typed_per_filter_config": filters, "request_body_buffer_limit": limit}
 
 
 def health_route() -> dict[str, object]:
@@ -52,26 +64,12 @@ def _grpc_route(method: Method) -> dict[str, object]:
 
 
 def _chat_route() -> dict[str, object]:
-    return _unknown({"path": f"/{INFERENCE_SERVICE}/Chat"}, GRPC_CHAT)
+    return entry({"path": f"/{INFERENCE_SERVICE}/Chat"}, enabled(GRPC_CHAT), REQUEST_LIMIT)
 
 
 def _open_rest_route(binding: Binding) -> dict[str, object]:
-    switches = enabled(WRITES if binding.body else READS) | OPEN
     match = {**_template(binding.path), "headers": [_header(":method", f"^{binding.verb}$")]}
-    return _not_found(match, switches)
-
-
-def _unknown(match: dict[str, object], filters: Iterable[str]) -> dict[str, object]:
-    return _not_found(match, enabled(filters))
-
-
-def _not_found(match: dict[str, object], switches: dict[str, object]) -> dict[str, object]:
-    body = errors.status("no method answers this path and verb; see /docs", 404)
-    return {
-        "match": match,
-        "direct_response": {"status": 404, "body_format": {"json_format": body}},
-        "typed_per_filter_config": switches,
-    }
+    return entry(match, enabled(WRITES if binding.body else READS) | OPEN, REQUEST_LIMIT)
 
 
 def _template(path: str) -> dict[str, object]:

@@ -45,6 +45,6 @@ def revocations(token_ids: Collection[str]) -> rbac_pb2.RBAC:
     matcher: dict[str, object] = {"on_no_match": allow}
     if token_ids:
         header = {"name": "token-id", "typed_config": typed(INPUT, header_name=TOKEN_ID)}
-        table = {"map": {token_id: deny for token_id in sorted(token_ids)}}
+        table = {"map": dict.fromkeys(sorted(token_ids), deny)}
         matcher["matcher_tree"] = {"input": header, "exact_match_map": table}
     return message(rbac_pb2.RBAC, {"matcher": matcher})

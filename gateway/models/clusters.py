@@ -1,4 +1,4 @@
-"""Clusters and endpoints of models. The cluster stays as it is while replicas come and go; only its endpoints change."""
+"""Clusters and endpoints of models. A cluster stays as it is while replicas come and go; its endpoints change."""
 
 import ipaddress
 from datetime import timedelta
@@ -17,7 +17,7 @@ UPSTREAM_IDLE = timedelta(seconds=4)
 
 
 def model_cluster(route: ModelRoute) -> cluster_pb2.Cluster:
-    """The cluster of a model: the replica with the fewest open requests answers; an instance can be asked for by name."""
+    """A model's cluster: the replica with the fewest open requests answers; an instance can be asked for by name."""
     cluster = cluster_pb2.Cluster()
     cluster.CopyFrom(_TEMPLATE)
     cluster.name = route.cluster

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from google.protobuf.message import Message
+
 from gateway.edge.listener import NAME
 from gateway.models.clusters import has_endpoints_apart, model_cluster, model_endpoints
 from gateway.models.routes import RouteTable
@@ -60,5 +62,5 @@ class Publisher:
             del self._leaving[name]
 
 
-def _rendered(messages: Mapping[str, object]) -> dict[str, Resource]:
+def _rendered(messages: Mapping[str, Message]) -> dict[str, Resource]:
     return {name: resource(built) for name, built in messages.items()}

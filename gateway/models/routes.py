@@ -1,9 +1,10 @@
-"""The route table of the public port: the API's routes, and every organisation's models, found by name at constant cost."""
+"""The public port's routes: the API's, and those of every organisation's models, found by name at constant cost."""
 
 import json
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from itertools import groupby
+from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
@@ -15,7 +16,7 @@ from gateway.edge.errors import openai_error
 from gateway.edge.filters import CHAT, INVALID, MISSING, REFUSALS, enabled
 from gateway.edge.listener import NAME
 from gateway.edge.messages import message, packed, typed
-from gateway.edge.routes import direct
+from gateway.edge.routes import direct, entry
 from gateway.models.clusters import INSTANCE, SUBSET
 from gateway.models.table import ModelRoute, RefusedField, Target
 
@@ -180,7 +181,6 @@ def _configuration(cors: Sequence[str]) -> dict[str, object]:
                 "name": NAME,
                 "domains": ["*"],
                 "retry_policy": RETRY,
-                "request_body_buffer_limit": BODY_LIMIT,
                 "request_headers_to_remove": ["x-aiops-org", "x-aiops-token-id", "x-aiops-model", "x-aiops-route"],
                 "response_headers_to_remove": ["x-aiops-engine-status"],
                 "typed_per_filter_config": {"envoy.filters.http.cors": _cors(cors)},
@@ -218,7 +218,7 @@ def _by_model() -> matcher_pb2.Matcher:
     return matcher
 
 
-def _when(predicate: matcher_pb2.Matcher.MatcherList.Predicate, header: str, value: dict[str, object]) -> None:
+def _when(predicate: matcher_pb2.Matcher.MatcherList.Predicate, header: str, value: dict[str, Any]) -> None:
     single = predicate.single_predicate
     single.input.name = header
     single.input.typed_config.CopyFrom(packed(_input(header)))
@@ -226,15 +226,9 @@ def _when(predicate: matcher_pb2.Matcher.MatcherList.Predicate, header: str, val
 
 
 def _entry() -> list[route_components_pb2.Route]:
-    text = "this is no path of the OpenAI API that models serve; see /docs"
     post = {"name": ":method", "string_match": {"exact": "POST"}}
-    read = _answer(
-        {"safe_regex": {"regex": ENDPOINTS}, "headers": [post]},
-        404,
-        openai_error(text, "unknown_url"),
-        typed_per_filter_config=enabled(CHAT),
-    )
-    return [read, _answer({"prefix": "/"}, 404, openai_error(text, "unknown_url"))]
+    read = entry({"safe_regex": {"regex": ENDPOINTS}, "headers": [post]}, enabled(CHAT), BODY_LIMIT)
+    return [message(route_components_pb2.Route, route) for route in (read, entry({"prefix": "/"}, {}, 0))]
 
 
 def _cors(origins: Sequence[str]) -> dict[str, object]:
@@ -249,11 +243,4 @@ def _cors(origins: Sequence[str]) -> dict[str, object]:
     )
 
 
-_UNKNOWN_INSTANCE = [
-    _answer(
-        {"prefix": "/"},
-        404,
-        openai_error("there is no such instance of a model", "instance_not_found"),
-        typed_per_filter_config=enabled([REFUSALS]),
-    )
-]
+_UNKNOWN_INSTANCE = [message(route_components_pb2.Route, entry({"prefix": "/"}, enabled([REFUSALS]), BODY_LIMIT))]

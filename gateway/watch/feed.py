@@ -1,4 +1,4 @@
-"""A stream of whole states from another service: followed for as long as the gateway runs, the last state kept while it is away."""
+"""Streams of whole states from other services, followed for good; while one is away, what it said last stays."""
 
 import logging
 from collections.abc import AsyncIterable, Callable
@@ -29,7 +29,7 @@ class Feed(Generic[State]):
         """Follows one stream to its end; answers how long to wait before the next."""
         try:
             async for state in self._open_stream():
-                if self._failures or self._failures == 0 and log.isEnabledFor(logging.DEBUG):
+                if self._failures:
                     log.info("the %s is back", self._name)
                 self._failures = 0
                 self._apply(state)

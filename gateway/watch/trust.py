@@ -1,9 +1,10 @@
 """Keys and revocations as the controller sends them, turned into the filters that check tokens."""
 
+from aiops.iam.v1 import auth_service_pb2 as pb
 from envoy.config.core.v3 import extension_pb2
 from google.protobuf import json_format
+from google.protobuf.message import Message
 
-from aiops.iam.v1 import auth_service_pb2 as pb
 from gateway.edge.filters import JWT, REVOCATIONS
 from gateway.edge.messages import packed
 from gateway.edge.trust import revocations, token_verification
@@ -22,5 +23,5 @@ def publish_trust(cache: Cache, trust: pb.WatchTokenTrustResponse) -> None:
     )
 
 
-def _filter(name: str, config: object) -> Resource:
+def _filter(name: str, config: Message) -> Resource:
     return resource(extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(config)))

@@ -4,6 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from aiops.policy.v1 import policy_pb2
+
 from gateway.edge.routes import OPEN, direct
 
 # Written beside the generated code by `make gen`.

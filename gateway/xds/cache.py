@@ -1,4 +1,4 @@
-"""The resources every Envoy should have. A version is a digest of the content, so that it means the same after a restart."""
+"""The resources every Envoy should have. A version is a digest of the content, so it is the same after a restart."""
 
 import asyncio
 import hashlib
@@ -23,7 +23,7 @@ ORDER = (CLUSTERS, ENDPOINTS, FILTERS, LISTENERS, ROUTES)
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource. A provisional one is a guess, made before the facts are known: it never replaces what an Envoy has."""
+    """One resource. A provisional one is a guess before the facts are known: it never replaces what an Envoy has."""
 
     version: str
     body: Any
@@ -37,7 +37,7 @@ def resource(built: Message, *, provisional: bool = False) -> Resource:
 
 
 class Cache:
-    """Resources by type and name. Readers compare it with what their Envoy has whenever it changed; there is no queue to overflow."""
+    """Resources by type and name. Readers compare it with what their Envoy has; there is no queue to overflow."""
 
     def __init__(self) -> None:
         self._resources: dict[str, dict[str, Resource]] = {kind: {} for kind in ORDER}

@@ -25,7 +25,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         self._cache = cache
         self._metrics = metrics
 
-    async def DeltaAggregatedResources(  # noqa: N802 - the contract's name
+    async def DeltaAggregatedResources(
         self, requests: AsyncIterator[discovery_pb2.DeltaDiscoveryRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[discovery_pb2.DeltaDiscoveryResponse]:
         session = Session(self._cache, self._refused)

@@ -24,7 +24,7 @@ OPTIONS = [
 
 @asynccontextmanager
 async def serve(address: str, servicer: DiscoveryServicer) -> AsyncIterator[int]:
-    """Serves at `host:port` or `unix:/path` while the context lasts; yields the port. Envoys keep their configuration when it ends."""
+    """Serves at `host:port` or `unix:/path` while the block lasts; yields the port. Envoys keep what they have."""
     server = grpc.aio.server(options=OPTIONS)
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(servicer, server)
     checks = health.aio.HealthServicer()

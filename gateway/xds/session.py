@@ -7,7 +7,7 @@ from itertools import count
 
 from envoy.service.discovery.v3 import discovery_pb2
 
-from gateway.xds.cache import CLUSTERS, ENDPOINTS, ORDER, Cache, Resource
+from gateway.xds.cache import CLUSTERS, ENDPOINTS, ORDER, ROUTES, Cache, Resource
 
 log = logging.getLogger(__name__)
 WILDCARD = "*"
@@ -72,20 +72,21 @@ class Session:
         self._subscribe(subscription, request)
 
     def next_push(self, *, patient: bool = True) -> discovery_pb2.DeltaDiscoveryResponse | None:
-        """The next response: additions in make-before-break order, then removals. Impatient, it waits for no acknowledgement of
-        another type.
+        """The next response: additions in make-before-break order, then removals.
+
+        Patient, it holds routes back until their clusters are accepted, and removals until nothing refers to them.
         """
         busy = {push.kind for push in self._in_flight.values()}
-        for removing in (False, True):
-            for kind in ORDER:
-                if kind in busy and patient:
-                    return None
-                push = None if kind in busy else self._difference(kind, removing=removing)
-                if push is not None:
-                    return self._send(push)
-                if patient and not self._is_settled(kind):
-                    return None
-        return None
+        for kind in ORDER:
+            if patient and kind == ROUTES and (busy or not self._clusters_are_complete()):
+                return None
+            push = None if kind in busy else self._additions(kind)
+            if push is not None:
+                return self._send(push)
+        if busy and patient:
+            return None
+        removals = (self._removals(kind) for kind in ORDER if kind not in busy)
+        return next((self._send(push) for push in removals if push is not None), None)
 
     def _first(self, request: discovery_pb2.DeltaDiscoveryRequest) -> Subscription:
         subscription = self._subscriptions[request.type_url] = Subscription(
@@ -124,17 +125,21 @@ class Session:
         for name in push.removed:
             subscription.accepted.pop(name, None)
 
-    def _difference(self, kind: str, *, removing: bool) -> Push | None:
+    def _additions(self, kind: str) -> Push | None:
         subscription = self._subscriptions.get(kind)
         if subscription is None:
             return None
         present = self._cache.of(kind)
-        if removing:
-            gone = subscription.accepted.keys() - present.keys() if self._cache.is_complete(kind) else set()
-            return Push(kind, {}, sorted(gone)) if gone else None
         names = present if subscription.wildcard else subscription.names & present.keys()
         changed = {name: present[name].version for name in names if subscription.lacks(name, present[name])}
         return Push(kind, changed, []) if changed else None
+
+    def _removals(self, kind: str) -> Push | None:
+        subscription = self._subscriptions.get(kind)
+        if subscription is None or not self._cache.is_complete(kind):
+            return None
+        gone = subscription.accepted.keys() - self._cache.of(kind).keys()
+        return Push(kind, {}, sorted(gone)) if gone else None
 
     def _send(self, push: Push) -> discovery_pb2.DeltaDiscoveryResponse:
         nonce = str(next(self._nonces))
@@ -148,12 +153,8 @@ class Session:
             sent.resource.CopyFrom(present[name].body)
         return response
 
-    def _is_settled(self, kind: str) -> bool:
-        """Whether later types may follow. Endpoints are asked for only after their cluster is accepted."""
-        if kind != ENDPOINTS:
-            return True
+    def _clusters_are_complete(self) -> bool:
+        """Whether the endpoints of every accepted cluster have been asked for, which follows a moment later."""
         endpoints, clusters = self._subscriptions.get(ENDPOINTS), self._subscriptions.get(CLUSTERS)
-        if clusters is None:
-            return True
-        expected = self._cache.of(ENDPOINTS).keys() & clusters.accepted.keys()
+        expected = self._cache.of(ENDPOINTS).keys() & clusters.accepted.keys() if clusters else set()
         return expected <= (endpoints.names if endpoints else set())

@@ -1,4 +1,4 @@
-"""An inference engine as the gateway sees one: a small HTTP/1.1 server that echoes chats, streams, refuses and hangs on request."""
+"""An inference engine as the gateway sees one: HTTP/1.1 that echoes chats, streams, refuses and holds on request."""
 
 import asyncio
 import json
