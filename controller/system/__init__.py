@@ -1,1 +1,1 @@
-"""The platform as a whole: is it well, how much is there, and what everyone should hear."""
+"""The platform itself: whether it works, how much it holds, and what everybody is told."""

@@ -1,36 +1,38 @@
-"""Between the platform's model and its contract."""
+"""Health, figures and announcements as protobuf messages."""
 
-from aiops.system.v1 import system_events_pb2 as events
+from aiops.system.v1 import system_events_pb2 as events_pb
 from aiops.system.v1 import system_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.events import Encoding, Encodings
-from controller.system.model import Announced, ComponentHealth, Health, PlatformHealth, Stats
+from controller.system.model import Announced, Health, HealthLevel, Stats
 from mesh.clock import unix_ms
 
 TOPIC = "aiops.system.v1"
-
-_HEALTH = {
-    Health.HEALTHY: pb.GetHealthResponse.healthy,
-    Health.DEGRADED: pb.GetHealthResponse.degraded,
-    Health.UNHEALTHY: pb.GetHealthResponse.unhealthy,
+_LEVELS = {
+    HealthLevel.HEALTHY: pb.GetHealthResponse.healthy,
+    HealthLevel.DEGRADED: pb.GetHealthResponse.degraded,
+    HealthLevel.UNHEALTHY: pb.GetHealthResponse.unhealthy,
 }
 
 
-def health_to_proto(health: PlatformHealth) -> pb.GetHealthResponse:
-    """The platform's health as the contract has it."""
+def health_to_proto(health: Health, version: str) -> pb.GetHealthResponse:
+    """The platform, part by part."""
     checked_at = Timestamp()
     checked_at.FromDatetime(health.checked_at)
     return pb.GetHealthResponse(
-        status=_HEALTH[health.health],
-        components=[_component(each) for each in health.components],
-        version=health.version,
+        status=_LEVELS[health.level],
+        components=[
+            pb.ComponentHealth(name=part.name, status=_LEVELS[part.level], message=part.message)
+            for part in health.components
+        ],
+        version=version,
         checked_at=checked_at,
     )
 
 
 def stats_to_proto(stats: Stats) -> pb.GetStatsResponse:
-    """The numbers as the contract has them."""
+    """The figures."""
     return pb.GetStatsResponse(
         node_count=stats.node_count,
         nodes_online=stats.nodes_online,
@@ -43,14 +45,10 @@ def stats_to_proto(stats: Stats) -> pb.GetStatsResponse:
     )
 
 
-def _component(component: ComponentHealth) -> pb.ComponentHealth:
-    return pb.ComponentHealth(name=component.name, status=_HEALTH[component.health], message=component.message)
-
-
-def _announced(event: Announced) -> events.SystemBroadcast:
-    return events.SystemBroadcast(
+def _announced(event: Announced) -> events_pb.SystemBroadcast:
+    return events_pb.SystemBroadcast(
         type="system.broadcast", message=event.message, severity=event.severity, timestamp=unix_ms(event.at)
     )
 
 
-EVENTS: Encodings = {Announced: Encoding("system.broadcast", TOPIC, lambda event: event.announcement_id, _announced)}
+EVENTS: Encodings = {Announced: Encoding("system.broadcast", TOPIC, lambda event: "platform", _announced)}

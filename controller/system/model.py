@@ -1,61 +1,57 @@
-"""Health, numbers and announcements of the platform."""
+"""Health, figures and announcements of the platform."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum
+from enum import IntEnum
 
-# Events older than this say that the broker does not take them.
-LATE_EVENTS = timedelta(seconds=30)
-
-
-class Health(Enum):
-    """How well something is, from best to worst."""
-
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"
-    UNHEALTHY = "unhealthy"
+EVENTS_LATE_AFTER = timedelta(seconds=15)
 
 
-_ORDER = list(Health)
+class HealthLevel(IntEnum):
+    """How well a part works; the worst part decides for the whole."""
+
+    HEALTHY = 1
+    DEGRADED = 2
+    UNHEALTHY = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentHealth:
-    """One part of the platform. The message says what is wrong and what follows from it; empty when all is well."""
+    """One part of the platform."""
 
     name: str
-    health: Health
-    message: str = ""
+    level: HealthLevel
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
-class PlatformHealth:
-    """Every part, and the worst of them."""
+class Health:
+    """The platform, part by part."""
 
     components: tuple[ComponentHealth, ...]
-    version: str
     checked_at: datetime
 
     @property
-    def health(self) -> Health:
-        """The worst of the parts."""
-        return max((each.health for each in self.components), key=_ORDER.index, default=Health.HEALTHY)
+    def level(self) -> HealthLevel:
+        """That of the part that works worst."""
+        return max(component.level for component in self.components)
 
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What the database says of the platform. `oldest_event` is the age of the oldest event not published."""
+    """What health is judged by: events that wait since `oldest_event_at`, why they were not published, and the nodes."""
 
+    now: datetime
+    waiting_events: int
+    oldest_event_at: datetime | None
+    publish_error: str
     nodes: int
-    nodes_online: int
-    oldest_event: timedelta
-    backlog: int
+    nodes_offline: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """How much there is of everything that the caller sees."""
+    """Figures of what the caller sees; `outbox_backlog` is the platform's."""
 
     node_count: int
     nodes_online: int
@@ -69,35 +65,43 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """Everyone is told something. `severity` is low, medium or high."""
+    """Every user is told something; `severity` is low, medium or high."""
 
-    announcement_id: str
     message: str
     severity: str
     at: datetime
 
 
-def components_of(vitals: Vitals) -> Sequence[ComponentHealth]:
-    """What the vitals mean."""
-    return (ComponentHealth("database", Health.HEALTHY), _events(vitals), _nodes(vitals))
+def judge(vitals: Vitals) -> tuple[ComponentHealth, ...]:
+    """The parts of a platform whose database answered."""
+    database = ComponentHealth("database", HealthLevel.HEALTHY, "the database answers")
+    return (database, _events(vitals), _nodes(vitals))
 
 
-def database_away(message: str) -> Sequence[ComponentHealth]:
-    """What it means that the database does not answer."""
-    consequence = f"{message}; what runs goes on, nothing can be changed"
-    return (ComponentHealth("database", Health.UNHEALTHY, consequence),)
+def without_database(cause: str) -> tuple[ComponentHealth, ...]:
+    """The parts of a platform whose database does not answer: nothing is known of the others."""
+    unknown = "not known while the database is away"
+    return (
+        ComponentHealth("database", HealthLevel.UNHEALTHY, cause),
+        *(ComponentHealth(name, HealthLevel.DEGRADED, unknown) for name in ("events", "nodes")),
+    )
 
 
 def _events(vitals: Vitals) -> ComponentHealth:
-    if vitals.oldest_event <= LATE_EVENTS:
-        return ComponentHealth("events", Health.HEALTHY)
-    age = int(vitals.oldest_event.total_seconds())
-    message = f"{vitals.backlog} events wait for the broker, the oldest for {age} s; none is lost"
-    return ComponentHealth("events", Health.DEGRADED, message)
+    age = vitals.now - vitals.oldest_event_at if vitals.oldest_event_at else timedelta()
+    if age < EVENTS_LATE_AFTER:
+        return ComponentHealth("events", HealthLevel.HEALTHY, "events are published as they come")
+    cause = vitals.publish_error or "no relay publishes them"
+    waiting = f"{vitals.waiting_events} events wait, the oldest for {age.total_seconds():.0f} s: {cause}"
+    return ComponentHealth("events", HealthLevel.DEGRADED, waiting)
 
 
 def _nodes(vitals: Vitals) -> ComponentHealth:
-    if vitals.nodes_online == vitals.nodes:
-        return ComponentHealth("nodes", Health.HEALTHY)
-    message = f"{vitals.nodes - vitals.nodes_online} of {vitals.nodes} nodes are offline"
-    return ComponentHealth("nodes", Health.DEGRADED, message)
+    if vitals.nodes_offline:
+        message = f"{vitals.nodes_offline} of {vitals.nodes} nodes are offline"
+        return ComponentHealth("nodes", HealthLevel.DEGRADED, message)
+    return ComponentHealth("nodes", HealthLevel.HEALTHY, f"{_words(vitals.nodes)} there")
+
+
+def _words(count: int) -> str:
+    return "1 node is" if count == 1 else f"{count} nodes are"

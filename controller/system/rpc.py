@@ -1,4 +1,4 @@
-"""The servicer of the platform as a whole."""
+"""The servicer of the platform itself."""
 
 from aiops.system.v1 import system_service_pb2 as pb
 from aiops.system.v1.system_service_pb2_grpc import SystemServiceServicer
@@ -9,13 +9,14 @@ from mesh.rpc.context import Context, caller
 
 
 class SystemServicer(SystemServiceServicer):
-    """Health, numbers and announcements."""
+    """The platform itself; `version` is what it says of itself."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, version: str) -> None:
         self._system = system
+        self._version = version
 
     async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> pb.GetHealthResponse:
-        return health_to_proto(await self._system.health())
+        return health_to_proto(await self._system.health(), self._version)
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
         return stats_to_proto(await self._system.stats(caller(context)))

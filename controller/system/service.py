@@ -1,13 +1,17 @@
-"""The use cases of the platform as a whole."""
+"""What the platform says of itself, and what that needs from storage."""
 
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Protocol
 
-from controller.system.model import Announced, PlatformHealth, Stats, Vitals, components_of, database_away
+from controller.system.model import Announced, ComponentHealth, Health, Stats, Vitals, judge, without_database
 from mesh.clock import Clock
 from mesh.errors import UnavailableError
 from mesh.identity import SYSTEM, Caller, new_id
 from mesh.sql.idempotency import RequestIds, digest_of
+
+# Health is open to everybody, so however often it is asked for, the database is asked once a second.
+HEALTH_KEPT = timedelta(seconds=1)
 
 
 class SystemStore(Protocol):
@@ -33,32 +37,37 @@ class UnitOfWork(Protocol):
 
 
 class System:
-    """Looks at the platform and speaks to everyone on it."""
+    """The platform as a whole."""
 
-    def __init__(self, unit_of_work: UnitOfWork, clock: Clock, version: str) -> None:
+    def __init__(self, unit_of_work: UnitOfWork, clock: Clock) -> None:
         self._unit_of_work = unit_of_work
         self._clock = clock
-        self._version = version
+        self._health: Health | None = None
 
-    async def health(self) -> PlatformHealth:
-        """How well each part is. Answers when the database is away too."""
-        try:
-            async with self._unit_of_work.reading(SYSTEM) as work:
-                components = components_of(await work.system.vitals())
-        except UnavailableError as error:
-            components = database_away(error.message)
-        return PlatformHealth(tuple(components), self._version, self._clock.now())
+    async def health(self) -> Health:
+        """Whether it works, at most a second old. Answers also when the database does not."""
+        now = self._clock.now()
+        if self._health is None or now - self._health.checked_at >= HEALTH_KEPT:
+            self._health = Health(await self._parts(), now)
+        return self._health
 
     async def stats(self, caller: Caller) -> Stats:
-        """How much there is of everything that the caller sees."""
+        """How much of everything the caller sees."""
         async with self._unit_of_work.reading(caller) as work:
             return await work.system.stats(caller)
 
     async def broadcast(self, caller: Caller, message: str, severity: str, request_id: str) -> None:
-        """Tells everyone, once per request id."""
-        announcement_id = new_id("ann")
+        """Tells every user something, once for a request id."""
+        announcement_id = new_id("announcement")
+        asked = digest_of(message, severity)
         async with self._unit_of_work(caller) as work:
-            asked = digest_of(message, severity)
             booked = await work.requests.claim(caller.org_id, "Broadcast", request_id, asked, announcement_id)
             if booked == announcement_id:
-                await work.commit(Announced(announcement_id, message, severity, self._clock.now()))
+                await work.commit(Announced(message, severity, self._clock.now()))
+
+    async def _parts(self) -> tuple[ComponentHealth, ...]:
+        try:
+            async with self._unit_of_work.reading(SYSTEM) as work:
+                return judge(await work.system.vitals())
+        except UnavailableError as error:
+            return without_database(error.message)

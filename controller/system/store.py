@@ -1,62 +1,68 @@
-"""Counts over the whole platform, one statement each."""
+"""Figures over every room's tables."""
 
-from datetime import timedelta
-from typing import Any
-
-from sqlalchemy import ColumnElement, ScalarSelect, Select, Table, func, select
+from sqlalchemy import ColumnElement, Select, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controller.deployments.model import ACTIVE, DeploymentStatus
 from controller.deployments.store import deployments
 from controller.iam.store import users
 from controller.models.store import models
+from controller.nodes.model import NodeStatus
 from controller.nodes.store import nodes
 from controller.system.model import Stats, Vitals
 from mesh.events.outbox import outbox
 from mesh.identity import Caller
 
-_ONLINE = nodes.c.websocket_connected & (nodes.c.status != "offline")
-_ACTIVE = deployments.c.status.in_(("deploying", "running"))
-_WAITING: Select[Any] = select(func.count()).select_from(outbox).where(outbox.c.published_at.is_(None))
+_WAITS: ColumnElement[bool] = outbox.c.published_at.is_(None)
+_THERE: ColumnElement[bool] = nodes.c.status != NodeStatus.OFFLINE.value
 
 
 class SqlSystemStore:
-    """Reads across the rooms. Organisations are kept apart by row-level security and again by each statement."""
+    """Reads figures, each kind with one statement."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def vitals(self) -> Vitals:
-        """The platform's vitals, over every organisation. A node that never joined is not counted."""
-        age = select(func.now() - func.min(outbox.c.created_at)).where(outbox.c.published_at.is_(None))
-        joined = nodes.c.last_heartbeat.is_not(None) & nodes.c.deleted_at.is_(None)
-        counted = select(func.count(), func.count().filter(_ONLINE)).where(joined)
-        total, online = (await self._connection.execute(counted)).one()
-        waiting = select(age.scalar_subquery(), _WAITING.scalar_subquery())
-        oldest, backlog = (await self._connection.execute(waiting)).one()
-        return Vitals(total, online, oldest or timedelta(0), backlog)
+        """What health is judged by."""
+        kept = nodes.c.deleted_at.is_(None)
+        failed = select(outbox.c.last_error).where(_WAITS, outbox.c.last_error.is_not(None))
+        query = select(
+            func.clock_timestamp().label("now"),
+            _count(outbox, _WAITS).label("waiting"),
+            select(func.min(outbox.c.created_at)).where(_WAITS).scalar_subquery().label("oldest"),
+            failed.order_by(outbox.c.id).limit(1).scalar_subquery().label("error"),
+            _count(nodes, kept).label("nodes"),
+            _count(nodes, kept & ~_THERE).label("offline"),
+        )
+        row = (await self._connection.execute(query)).one()
+        return Vitals(row.now, row.waiting, row.oldest, row.error or "", row.nodes, row.offline)
 
     async def stats(self, caller: Caller) -> Stats:
-        """Counts of what the caller sees."""
-        gpus = func.coalesce(func.sum(func.jsonb_array_length(nodes.c.gpu_devices)), 0)
-        row = await self._connection.execute(
-            select(
-                _counted(nodes, caller),
-                _counted(nodes, caller, _ONLINE),
-                select(gpus).where(_seen(nodes, caller)).scalar_subquery(),
-                _counted(models, caller),
-                _counted(deployments, caller, _ACTIVE),
-                _counted(deployments, caller, deployments.c.status == "running"),
-                _counted(users, caller),
-                _WAITING.scalar_subquery(),
-            )
+        """What the caller sees, counted."""
+        of_nodes, of_deployments = _visible(nodes, caller), _visible(deployments, caller)
+        gpus = select(func.coalesce(func.sum(func.jsonb_array_length(nodes.c.gpu_devices)), 0)).where(of_nodes)
+        active = deployments.c.status.in_([each.value for each in ACTIVE])
+        query: Select[tuple[int, ...]] = select(
+            _count(nodes, of_nodes).label("node_count"),
+            _count(nodes, of_nodes & _THERE).label("nodes_online"),
+            gpus.scalar_subquery().label("gpu_count"),
+            _count(models, _visible(models, caller)).label("model_count"),
+            _count(deployments, of_deployments & active).label("deployment_count"),
+            _count(deployments, of_deployments & (deployments.c.status == DeploymentStatus.RUNNING.value)).label(
+                "deployments_running"
+            ),
+            _count(users, _visible(users, caller)).label("user_count"),
+            _count(outbox, _WAITS).label("outbox_backlog"),
         )
-        return Stats(*row.one())
+        row = (await self._connection.execute(query)).one()
+        return Stats(**row._mapping)
 
 
-def _counted(table: Table, caller: Caller, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
-    return select(func.count()).select_from(table).where(_seen(table, caller), *conditions).scalar_subquery()
+def _count(table: Table, condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return select(func.count()).select_from(table).where(condition).scalar_subquery()
 
 
-def _seen(table: Table, caller: Caller) -> ColumnElement[bool]:
-    kept = table.c.deleted_at.is_(None)
+def _visible(table: Table, caller: Caller) -> ColumnElement[bool]:
+    kept: ColumnElement[bool] = table.c.deleted_at.is_(None)
     return kept if caller.sees_all else kept & (table.c.org_id == caller.org_id)
