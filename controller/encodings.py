@@ -1,7 +1,10 @@
 """How every room's events are told."""
 
+from controller.deployments import convert as deployments
 from controller.events import Encodings
 from controller.iam import convert as iam
+from controller.models import convert as models
 from controller.nodes import encodings as nodes
+from controller.system import convert as system
 
-EVENTS: Encodings = {**iam.EVENTS, **nodes.EVENTS}
+EVENTS: Encodings = {**iam.EVENTS, **nodes.EVENTS, **models.EVENTS, **deployments.EVENTS, **system.EVENTS}

@@ -12,6 +12,7 @@ from controller.iam.session_store import SqlLoginFailureStore, SqlSessionStore, 
 from controller.iam.store import SqlApiKeyStore, SqlOrganizationStore, SqlUserStore
 from controller.models.store import SqlModelStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
+from controller.system.store import SqlSystemStore
 from mesh.clock import Clock
 from mesh.events import outbox
 from mesh.identity import Caller
@@ -73,6 +74,10 @@ class Work:
     @cached_property
     def deployments(self) -> SqlDeploymentStore:
         return SqlDeploymentStore(self._connection)
+
+    @cached_property
+    def system(self) -> SqlSystemStore:
+        return SqlSystemStore(self._connection)
 
     async def commit(self, *events: object) -> None:
         """Makes the changes and their events permanent, together, and wakes the relay."""
