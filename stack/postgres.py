@@ -4,7 +4,9 @@ import hashlib
 import os
 import pwd
 import secrets
+import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -125,6 +127,11 @@ class Postgres:
             return False
         return len(lines) > 7 and lines[7].strip() == "ready" and _accepts(self.socket_path)
 
+    def remove_sockets(self) -> None:
+        """Remove the directory of a stopped server's socket, with what a killed one left in it."""
+        if self.sockets.is_dir() and not self.ready():
+            shutil.rmtree(self.sockets)
+
     def ensure_role(self) -> None:
         """Create the login role that owns the databases; its password is the one in the file."""
         password = self.password_file.read_text().strip()
@@ -171,12 +178,14 @@ class Postgres:
         )
 
     def _own(self, directory: Path) -> None:
+        """Make a directory of the server's own. One of somebody else is refused, and no link is followed."""
         directory.mkdir(mode=0o700, exist_ok=True)
         owner = os.geteuid() if self.account is None else self.account.uid
-        if directory.stat().st_uid not in {owner, os.geteuid()}:
-            raise PostgresError(f"{directory} belongs to another user; remove it or choose another AIOPS_HOME")
+        status = directory.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in {owner, os.geteuid()}:
+            raise PostgresError(f"{directory} is not this user's directory; remove it or choose another AIOPS_HOME")
         if self.account is not None:
-            os.chown(directory, self.account.uid, self.account.gid)
+            os.chown(directory, self.account.uid, self.account.gid, follow_symlinks=False)
 
 
 def socket_directory(home: Path) -> Path:

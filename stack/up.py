@@ -47,7 +47,10 @@ async def _up(home: Home, nodes: int, board: Board) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, supervisor.request_stop)
-    await supervisor.run()
+    try:
+        await supervisor.run()
+    finally:
+        Postgres.at(home.root).remove_sockets()
 
 
 def _with_database(settings: Settings, home: Home) -> Settings:

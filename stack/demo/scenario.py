@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
+from aiokafka.errors import KafkaError
 
 from stack.demo.clients import Client, read_events, run_aiops
 from stack.demo.platform import Platform, demo_model, running
-from stack.demo.story import Story, expect
-from stack.engine_environment import DEFAULT_CACHE, ensure_engine_environment
+from stack.demo.story import DemoFailedError, Story, expect
+from stack.engine_environment import DEFAULT_CACHE, EngineEnvironmentError, ensure_engine_environment
 from stack.enrollment import ADMIN_EMAIL
 from stack.home import Home, Snapshot
 from stack.settings import admin_password, demo_environment, demo_home
@@ -29,7 +31,17 @@ CHATS_AFTER_KILL = 20
 
 async def run() -> None:
     """Show the platform. Raises DemoFailedError at the first step that does not hold."""
+    from openai import OpenAIError
+
     story = Story()
+    try:
+        await _tell(story)
+    except (httpx.HTTPError, grpc.RpcError, OpenAIError, KafkaError, EngineEnvironmentError) as error:
+        raise DemoFailedError(f"{type(error).__name__}: {error}") from error
+    story.say(f"everything held, in {story.seconds:.0f} s; nothing left running")
+
+
+async def _tell(story: Story) -> None:
     with _home() as home:
         story.say(f"aiops demo in {home.root}")
         with story.step("engine environment"):
@@ -37,7 +49,6 @@ async def run() -> None:
         environment = demo_environment(home.root)
         async with running(home, environment, nodes=2) as platform:
             await _show(story, platform, environment)
-    story.say(f"everything held, in {story.seconds:.0f} s; nothing left running")
 
 
 async def _show(story: Story, platform: Platform, environment: dict[str, str]) -> None:

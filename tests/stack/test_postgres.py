@@ -1,9 +1,12 @@
 """The embedded PostgreSQL is real, private to its user, and gives each test a database of its own."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import asyncpg
 import pytest
 
-from stack.postgres import Postgres
+from stack.postgres import Postgres, PostgresError, socket_directory
 
 
 def plain(url: str) -> str:
@@ -50,3 +53,18 @@ def test_the_password_file_is_private_and_initialising_again_keeps_it(postgres: 
     postgres.initialise()
     assert postgres.password_file.read_text() == before
     assert postgres.password_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_socket_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "sockets").symlink_to(tmp_path / "elsewhere")
+    server = replace(Postgres.at(tmp_path / "home"), sockets=tmp_path / "sockets")
+    with pytest.raises(PostgresError, match="not this user's directory"):
+        server.initialise()
+
+
+def test_a_long_home_has_its_socket_in_a_short_place() -> None:
+    home = Path("/") / ("long" * 40)
+    assert len(str(socket_directory(home))) < 80
+    assert socket_directory(home) == socket_directory(home)
+    assert socket_directory(home) != socket_directory(home / "other")
