@@ -99,8 +99,11 @@ def _sampling_override(model_dir: Path) -> dict[str, str]:
     with a default temperature so low that a request without one is still answered with the likeliest tokens.
     """
     file = model_dir / "generation_config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if config.get("do_sample"):
+    try:
+        config = json.loads(file.read_bytes()) if file.is_file() else {}
+    except ValueError:
+        return {}  # the server says itself what is wrong with it
+    if not isinstance(config, dict) or config.get("do_sample"):
         return {}
     return {file.name: json.dumps(config | {"do_sample": True, "temperature": _GREEDY})}
 

@@ -150,6 +150,12 @@ def test_a_temperature_is_honoured_for_a_model_that_samples_not_by_itself(spec: 
     assert written == {"eos_token_id": 2, "do_sample": True, "temperature": 0.01}
 
 
+@pytest.mark.parametrize("text", [b"{", b"[]", b"\xff"])
+def test_settings_that_are_no_json_object_are_left_for_the_engine_to_refuse(spec: EngineSpec, text: bytes) -> None:
+    (spec.model_dir / "generation_config.json").write_bytes(text)
+    assert not TRANSFORMERS.plan(spec).files
+
+
 def test_a_model_that_samples_keeps_its_own_settings(spec: EngineSpec) -> None:
     (spec.model_dir / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
     plan = TRANSFORMERS.plan(spec)
