@@ -9,9 +9,10 @@ from typing import TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mesh.errors import ConflictError, FieldViolation, InvalidRequestError, UnavailableError
+from mesh.errors import ConflictError, ExhaustedError, FieldViolation, InvalidRequestError, UnavailableError
 from mesh.identity import Caller
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ async def _known_failures() -> AsyncIterator[None]:
         if known is None:
             raise
         raise known from error
+    except PoolTimeoutError as error:
+        raise ExhaustedError("every database connection is busy; try again in a moment") from error
     except (OSError, TimeoutError) as error:
         log.warning("the database is away: %s", error)
         raise UnavailableError("the database is not reachable; try again in a moment") from error
