@@ -39,7 +39,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What health is judged by: events that wait since `oldest_event_at`, why they were not published, and the nodes."""
+    """What health is judged by: the nodes, events that wait since `oldest_event_at`, and why nobody took them."""
 
     now: datetime
     waiting_events: int
