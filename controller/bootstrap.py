@@ -6,10 +6,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from alembic import command
 from alembic.config import Config
 
+from controller.deployments.logs import Logs
+from controller.deployments.replicas import Replicas
+from controller.deployments.rpc import DeploymentServicer, ReplicaServicer
+from controller.deployments.service import Deployments
+from controller.deployments.workloads import Workloads
 from controller.encodings import EVENTS
 from controller.hints import Hints
 from controller.iam.api_keys import ApiKeys
@@ -20,8 +26,16 @@ from controller.iam.service import Users
 from controller.iam.sessions import Sessions
 from controller.iam.signing import Signers, ensure_seal
 from controller.iam.trust import HOUSEKEEPING, POLL, SigningKeys, TokenTrustFeed
+from controller.nodes.enrolment import Endpoints, Enrolment
+from controller.nodes.liveness import Liveness, LivenessRules
+from controller.nodes.reconcile import LONGEST_PAUSE, LeaseReaper
+from controller.nodes.rpc import NodeEnrollmentServicer, NodeServicer
+from controller.nodes.service import Nodes
 from controller.notifications.consume import notification_consumer
 from controller.notifications.service import Notifications
+from controller.sessions.registry import SessionRegistry
+from controller.sessions.rpc import NodeSessionServicer
+from controller.sessions.service import Sessions as NodeSessions
 from controller.settings import Settings
 from controller.work import UnitOfWork
 from mesh.clock import Clock, SystemClock
@@ -68,6 +82,7 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         kernel = await stack.enter_async_context(_kernel(settings))
         await _identity(kernel, stack)
+        _fleet(kernel)
         _events(kernel)
         authenticator = TokenAuthenticator(kernel.verifier, PeerAuthenticator(kernel.clock))
         async with (
@@ -120,6 +135,28 @@ async def _identity(kernel: Kernel, stack: AsyncExitStack) -> None:
     kernel.repeat("identity housekeeping", keys.keep_house, HOUSEKEEPING)
 
 
+def _fleet(kernel: Kernel) -> None:
+    unit_of_work, hints, settings = kernel.unit_of_work, kernel.hints, kernel.settings
+    workloads, registry = Workloads(unit_of_work, hints), SessionRegistry()
+    liveness = Liveness(unit_of_work, hints, LivenessRules(lease=settings.lease, heartbeat=settings.heartbeat))
+    enrolment = Enrolment(unit_of_work, ensure_authority(settings.pki), _endpoints(settings))
+    kernel.servicers += [
+        NodeServicer(Nodes(unit_of_work, enrolment, workloads, hints)),
+        NodeEnrollmentServicer(enrolment),
+        NodeSessionServicer(NodeSessions(liveness, workloads), registry, enrolment, hints, kernel.clock),
+        DeploymentServicer(Deployments(unit_of_work, hints), Logs(unit_of_work, registry)),
+        ReplicaServicer(Replicas(unit_of_work, hints)),
+    ]
+    kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock).step, LONGEST_PAUSE)
+
+
+def _endpoints(settings: Settings) -> Endpoints:
+    return Endpoints(
+        join_url=settings.public_join_url or f"https://{settings.join_address}",
+        session_address=settings.public_mesh_address or settings.mesh_address,
+    )
+
+
 def _events(kernel: Kernel) -> None:
     kafka = Kafka(kernel.settings.kafka)
     relay = Relay(kernel.database, KafkaPublisher(kafka), kernel.telemetry, wake=kernel.relay_wake, clock=kernel.clock)
@@ -138,6 +175,7 @@ def _listeners(settings: Settings) -> list[Listener]:
     ensure_authority(settings.pki)
     hosts = [address.rpartition(":")[0] for address in (settings.mesh_address, settings.join_address)]
     hosts += [settings.public_mesh_address.rpartition(":")[0]] if settings.public_mesh_address else []
+    hosts += [urlsplit(settings.public_join_url).hostname or ""] if settings.public_join_url else []
     certificate, key = issue_service(settings.pki, "controller", hosts)
     return [
         Listener(settings.api_address),
