@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack.installed import package_directory
-from stack.probes import http_status, listens
+from stack.probes import http_get, listens
 
 CONCURRENCY = 2
 DRAIN_S = 5
@@ -32,7 +32,8 @@ class Envoy:
 
     async def healthy(self) -> bool:
         """Whether Envoy has its configuration and accepts connections on the public port."""
-        return await http_status(self.admin_port, "/ready") == 200 and await listens(self.port)
+        status, _ = await http_get(self.admin_port, "/ready")
+        return status == 200 and await listens(self.port)
 
 
 async def drain(admin_port: int, seconds: float) -> None:

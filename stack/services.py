@@ -14,7 +14,7 @@ from stack.envoy import Envoy, drain
 from stack.grpc_health import client_tls, serving
 from stack.home import Home
 from stack.postgres import Postgres
-from stack.probes import http_status
+from stack.probes import has_session
 from stack.service import Service, nothing
 from stack.settings import Settings
 
@@ -109,7 +109,7 @@ class Stack:
             stage=NODES,
             command=_module("node_agent"),
             environment=environment,
-            healthy=partial(_answers, metrics_port),
+            healthy=partial(has_session, metrics_port),
             address=f"127.0.0.1:{metrics_port}",
             needs=("controller",),
             prepare=partial(enroll, name, self.home, environment),
@@ -156,10 +156,6 @@ def _broker(broker: Broker) -> Service:
 
 def _module(name: str) -> tuple[str, ...]:
     return (sys.executable, "-m", name)
-
-
-async def _answers(metrics_port: int) -> bool:
-    return await http_status(metrics_port, "/metrics") == 200
 
 
 async def _serving_mesh(port: int, pki: Path) -> bool:
