@@ -7,6 +7,7 @@ its own thread, and is listed with what is known of it and the reason.
 import asyncio
 import ctypes
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
@@ -54,10 +55,11 @@ class Nvml:
         return int(self._library.nvmlDeviceGetCount())
 
     async def _read(self, index: int) -> Gpu:
-        worker = self._devices.setdefault(index, Worker(f"GPU {index}"))
+        if index not in self._devices:
+            self._devices[index] = Worker(f"GPU {index}")
         known = self._known.get(index, Gpu(str(index)))
         try:
-            gpu = await worker.run(lambda: self._device(index), self._timeout_s)
+            gpu = await self._devices[index].run(lambda: self._device(index), self._timeout_s)
         except Exception as error:  # noqa: BLE001 - StuckError or NVMLError; one bad device must not hide the others
             return replace(known, memory_free=0, error=str(error))
         self._known[index] = gpu
@@ -73,11 +75,19 @@ class Nvml:
             model=str(nvml.nvmlDeviceGetName(handle)),
             memory_total=memory.total // _MIB,
             memory_free=memory.free // _MIB,
-            utilization=nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
-            temperature=nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            utilization=_gauge(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+            temperature=_gauge(nvml, lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             uuid=str(nvml.nvmlDeviceGetUUID(handle)),
         )
 
     def _unreadable(self, error: str) -> Gpus:
         known = tuple(replace(gpu, memory_free=0, error=error) for _, gpu in sorted(self._known.items()))
         return Gpus(known, self._version, error)
+
+
+def _gauge(nvml: ModuleType, read: Callable[[], int]) -> int:
+    """A gauge that some devices, such as slices of a card, do not have."""
+    try:
+        return read()
+    except nvml.NVMLError_NotSupported:
+        return 0

@@ -26,14 +26,14 @@ class Worker:
         """What the call returns or raises. Raises StuckError, at once while an earlier call is stuck."""
         if self._pending and not self._pending.done():
             raise StuckError(f"{self._thread.name} still waits for an earlier call")
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_retrieve)  # also when nobody waits any more
         self._pending = future
         self._calls.put((future, call))
         done, _ = await asyncio.wait({future}, timeout=timeout_s)
         if not done:
             raise StuckError(f"{self._thread.name} did not answer within {timeout_s:.0f} s")
-        result: T = future.result()
-        return result
+        return future.result()
 
     def _work(self) -> None:
         while True:
@@ -49,3 +49,8 @@ def _settle(future: asyncio.Future[Any], settle: Callable[[Any], None], value: o
     loop = future.get_loop()
     if not loop.is_closed():
         loop.call_soon_threadsafe(lambda: None if future.done() else settle(value))
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,81 @@
+/* A libnvidia-ml.so.1 of two GPUs that fail and hang as a file says.
+ *
+ * The file named by FAKE_NVML is read at every call. Its lines are `KEY DEVICE VALUE`:
+ *   fail D CODE   calls for device D answer the NVML error CODE (15: GPU is lost)
+ *   hang D 1      calls for device D do not come back while the line is there
+ *   free D MIB    free memory of device D
+ *   init 0 CODE   nvmlInit answers CODE
+ * Signatures and codes: NVIDIA Management Library API reference.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MIB (1024ULL * 1024ULL)
+#define DEVICES 2
+
+typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned int gpu, memory; } utilization_t;
+
+static int setting(const char *key, int device, int otherwise) {
+    const char *path = getenv("FAKE_NVML");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    char name[32];
+    int number, value, found = otherwise;
+    while (file && fscanf(file, "%31s %d %d", name, &number, &value) == 3)
+        if (strcmp(name, key) == 0 && number == device)
+            found = value;
+    if (file)
+        fclose(file);
+    return found;
+}
+
+static int device_of(void *handle) { return (int)(long)handle - 1; }
+
+static int visit(void *handle) {
+    int device = device_of(handle);
+    while (setting("hang", device, 0))
+        usleep(10000);
+    return setting("fail", device, 0);
+}
+
+int nvmlInitWithFlags(unsigned int flags) { (void)flags; return setting("init", 0, 0); }
+int nvmlShutdown(void) { return 0; }
+const char *nvmlErrorString(int code) { (void)code; return "an error of the stand-in"; }
+int nvmlSystemGetDriverVersion(char *text, unsigned int size) { snprintf(text, size, "555.42.06"); return 0; }
+int nvmlDeviceGetCount_v2(unsigned int *count) { *count = DEVICES; return setting("init", 0, 0); }
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **handle) {
+    *handle = (void *)(long)(index + 1);
+    return visit(*handle);
+}
+
+int nvmlDeviceGetName(void *handle, char *text, unsigned int size) {
+    snprintf(text, size, "NVIDIA Stand-in %d", device_of(handle));
+    return visit(handle);
+}
+
+int nvmlDeviceGetUUID(void *handle, char *text, unsigned int size) {
+    snprintf(text, size, "GPU-0000-%04d", device_of(handle));
+    return visit(handle);
+}
+
+int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
+    memory->total = 24576 * MIB;
+    memory->free = setting("free", device_of(handle), 20000) * MIB;
+    memory->used = memory->total - memory->free;
+    return visit(handle);
+}
+
+int nvmlDeviceGetUtilizationRates(void *handle, utilization_t *rates) {
+    rates->gpu = 37;
+    rates->memory = 12;
+    return visit(handle);
+}
+
+int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned int *celsius) {
+    (void)sensor;
+    *celsius = 61;
+    return visit(handle);
+}
