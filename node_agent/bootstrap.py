@@ -75,7 +75,7 @@ class Agent:
         self.statuses = StatusQueue()
         self.machine = Machine(settings.home, Nvml(), clock)
         self.engines = InstalledEngines(settings.transformers, settings.vllm, os.environ, settings.engine_wait)
-        self.workloads = self._workloads(settings, clock, patience or Patience(settings.restart_limit))
+        self.workloads = self._workloads(settings, clock, patience or _patience(settings))
         presence = Presence(
             identity.node_id, boot_id(), _version(), settings.address, (ProcessRuntime.name,), self.engines.names()
         )
@@ -117,6 +117,10 @@ async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
         await agent.run(stopping)
     finally:
         telemetry.shutdown()
+
+
+def _patience(settings: AgentSettings) -> Patience:
+    return Patience(restart_limit=settings.restart_limit, stop_grace=settings.stop_grace)
 
 
 def _version() -> str:

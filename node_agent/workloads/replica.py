@@ -119,7 +119,7 @@ class Replica:
         if self.record.failure:
             return None
         try:
-            process = self.record.process or await self._start()
+            process = await self._known(self.record.process) if self.record.process else await self._start()
             ended = await self._watch(process)
         except NeverReadyError as error:
             await self._give_up(error)
@@ -143,6 +143,15 @@ class Replica:
         await self._around.save()
         return process
 
+    async def _known(self, process: Process) -> Process:
+        """The process with its facts; one found without its record has none until its specification is here."""
+        if process.facts is None:
+            await self._around.permit.wait()
+            facts = await asyncio.to_thread(self._around.launcher.describe, process, self.record.spec)
+            process = replace(process, facts=facts)
+            self.record = replace(self.record, process=process)
+        return process
+
     async def _watch(self, process: Process) -> Ended:
         """Until it has ended. Raises NeverReadyError."""
         log_path = self._around.launcher.log_path(self.record.spec.key)
@@ -157,10 +166,6 @@ class Replica:
         return await watch.until_ended(self._healthy, self._stable)
 
     def _healthy(self, health: Health) -> None:
-        process, spec = self.record.process, self.record.spec
-        if process and process.facts is None and spec.artifact.files:
-            facts = self._around.launcher.describe(process, spec)
-            self.record = replace(self.record, process=replace(process, facts=facts))
         self._tell(News(State.RUNNING, 100, health))
 
     def _stable(self) -> None:

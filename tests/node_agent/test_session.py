@@ -46,7 +46,7 @@ async def test_hello_and_heartbeats_tell_of_the_machine_and_of_what_runs(
     await agent.start()
     await controller.until(lambda it: it.hellos)
     hello = controller.hellos[0]
-    assert (hello.node_id, hello.runtimes, hello.engines) == ("node-1", ["process"], ["transformers"])
+    assert (hello.node_id, [*hello.runtimes], [*hello.engines]) == ("node-1", ["process"], ["transformers"])
     assert hello.inventory.cpu_cores > 0
     assert hello.inventory.ram_total > hello.inventory.ram_free > 0
     assert hello.inventory.disk_total > 0
