@@ -40,13 +40,14 @@ class Workloads:
         SessionSupersededError for a report of an older session.
         """
         async with self._unit_of_work(SYSTEM) as work:
-            node = await work.nodes.get(report.node_id, SYSTEM)
-            if 0 < report.session_epoch < node.session_epoch:
-                raise SessionSupersededError(report.node_id)
             try:
                 before = await work.deployments.get(DeploymentId(report.workload_id), SYSTEM, lock=True)
             except DeploymentNotFoundError:
                 return
+            # Read under the deployment's lock: what a newer session said before us is then seen to be newer.
+            node = await work.nodes.get(report.node_id, SYSTEM)
+            if 0 < report.session_epoch < node.session_epoch:
+                raise SessionSupersededError(report.node_id)
             if before.node_id != report.node_id:
                 return
             now = await work.nodes.now()
