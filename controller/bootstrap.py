@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +27,11 @@ from controller.iam.service import Users
 from controller.iam.sessions import Sessions
 from controller.iam.signing import Signers, ensure_seal
 from controller.iam.trust import HOUSEKEEPING, POLL, SigningKeys, TokenTrustFeed
+from controller.models.objects import ObstoreObjects
+from controller.models.reconcile import INTERVAL as SWEEP_INTERVAL
+from controller.models.reconcile import Sweep
+from controller.models.rpc import ModelServicer
+from controller.models.service import Models
 from controller.nodes.enrolment import Endpoints, Enrolment
 from controller.nodes.liveness import Liveness, LivenessRules
 from controller.nodes.reconcile import LONGEST_PAUSE, LeaseReaper
@@ -37,6 +43,8 @@ from controller.sessions.registry import SessionRegistry
 from controller.sessions.rpc import NodeSessionServicer
 from controller.sessions.service import Sessions as NodeSessions
 from controller.settings import Settings
+from controller.system.rpc import SystemServicer
+from controller.system.service import System
 from controller.work import UnitOfWork
 from mesh.clock import Clock, SystemClock
 from mesh.events.kafka import Kafka
@@ -82,7 +90,9 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         kernel = await stack.enter_async_context(_kernel(settings))
         await _identity(kernel, stack)
+        _registry(kernel)
         _fleet(kernel)
+        _platform(kernel)
         _events(kernel)
         authenticator = TokenAuthenticator(kernel.verifier, PeerAuthenticator(kernel.clock))
         async with (
@@ -135,6 +145,13 @@ async def _identity(kernel: Kernel, stack: AsyncExitStack) -> None:
     kernel.repeat("identity housekeeping", keys.keep_house, HOUSEKEEPING)
 
 
+def _registry(kernel: Kernel) -> None:
+    objects, deleted = ObstoreObjects(kernel.settings.storage_url), Wake()
+    kernel.servicers.append(ModelServicer(Models(kernel.unit_of_work, objects, kernel.clock, deleted)))
+    sweep = Sweep(kernel.unit_of_work, objects, kernel.clock)
+    kernel.repeat("objects of models", sweep.step, SWEEP_INTERVAL, wake=deleted)
+
+
 def _fleet(kernel: Kernel) -> None:
     unit_of_work, hints, settings = kernel.unit_of_work, kernel.hints, kernel.settings
     workloads, registry = Workloads(unit_of_work, hints), SessionRegistry()
@@ -148,6 +165,10 @@ def _fleet(kernel: Kernel) -> None:
         ReplicaServicer(Replicas(unit_of_work, hints)),
     ]
     kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock).step, LONGEST_PAUSE)
+
+
+def _platform(kernel: Kernel) -> None:
+    kernel.servicers.append(SystemServicer(System(kernel.unit_of_work, kernel.clock), version("aiops")))
 
 
 def _endpoints(settings: Settings) -> Endpoints:
