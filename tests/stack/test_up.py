@@ -99,4 +99,4 @@ def test_it_listens_on_loopback_only(platform: Platform) -> None:
     pids = {process.pid for process in descendants(platform.process.pid)}
     listening = [each for each in psutil.net_connections("inet") if each.pid in pids and each.status == "LISTEN"]
     assert listening
-    assert {each.laddr.ip for each in listening if each.laddr} == {"127.0.0.1"}
+    assert {each.laddr.ip.removeprefix("::ffff:") for each in listening if each.laddr} == {"127.0.0.1"}
