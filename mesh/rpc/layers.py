@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import grpc
@@ -21,7 +21,7 @@ from mesh.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from mesh.identity import CallerKind
+from mesh.identity import Caller, CallerKind
 from mesh.rpc.call import Authenticator, Call, Layer, PeerCertificate, Proceed
 from mesh.rpc.context import current_caller, current_request_id
 from mesh.rpc.status import CODES, to_status
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_DEADLINE_S = 30.0
 LONGEST_DEADLINE_S = 300.0
+# How long a stream may outlive its caller's token.
+RECHECK_S = 1.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PEER_KINDS = {policy_pb2.node: CallerKind.NODE, policy_pb2.service: CallerKind.SERVICE}
 _validator = protovalidate.Validator()
@@ -103,11 +105,14 @@ async def deadline(call: Call, proceed: Proceed) -> Any:
 
 
 def authentication(authenticator: Authenticator) -> Layer:
-    """Finds out who calls."""
+    """Finds out who calls; a user's stream ends when their token is refused in the meantime."""
 
     async def layer(call: Call, proceed: Proceed) -> Any:
-        call.caller = await authenticator.authenticate(call.metadata, _peer_certificate(call))
+        peer = _peer_certificate(call)
+        call.caller = await authenticator.authenticate(call.metadata, peer)
         current_caller.set(call.caller)
+        if call.method.streams and call.caller.kind is CallerKind.USER:
+            return await _while_trusted(lambda: authenticator.authenticate(call.metadata, peer), proceed(call))
         return await proceed(call)
 
     return layer
@@ -164,6 +169,17 @@ def _around(layer: Layer, inner: Proceed) -> Proceed:
 async def _refuse(call: Call, error: DomainError) -> None:
     call.code = CODES[error.kind]
     await call.context.abort_with_status(rpc_status.to_status(to_status(error, call.request_id)))
+
+
+async def _while_trusted(check: Callable[[], Awaitable[Caller]], answer: Awaitable[Any]) -> Any:
+    stream = asyncio.ensure_future(answer)
+    try:
+        while not (await asyncio.wait({stream}, timeout=RECHECK_S))[0]:
+            await check()
+        return stream.result()
+    finally:
+        stream.cancel()
+        await asyncio.gather(stream, return_exceptions=True)
 
 
 def _peer_certificate(call: Call) -> PeerCertificate | None:
