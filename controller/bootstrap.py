@@ -126,7 +126,7 @@ async def _identity(kernel: Kernel, stack: AsyncExitStack) -> None:
     passwords, revoked, seal = Passwords(), Wake(), ensure_seal(kernel.settings.pki)
     stack.callback(passwords.close)
     signers = Signers(seal)
-    keys = SigningKeys(kernel.unit_of_work, seal, kernel.clock)
+    keys = SigningKeys(kernel.unit_of_work, seal, kernel.clock, age_limit=kernel.settings.signing_key_age)
     trust = TokenTrustFeed(kernel.unit_of_work, kernel.verifier, signers, kernel.clock)
     await keys.ensure()
     await trust.load()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +12,7 @@ class Settings:
     """What the controller needs to know. Every field's variable is in docs/settings.md."""
 
     home: Path
-    database_url: str
+    database_url: str = field(repr=False)
     database_pool: int
     kafka: str
     storage_url: str
@@ -23,7 +23,9 @@ class Settings:
     # What nodes are told to dial; the listening addresses when empty.
     public_mesh_address: str
     public_join_url: str
-    admin_password: str
+    admin_password: str = field(repr=False)
+    # How long a key signs tokens before a new one does.
+    signing_key_age: timedelta
     metrics_port: int
     otlp_endpoint: str
     log_level: str
@@ -47,6 +49,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         public_mesh_address=environment.get("AIOPS_PUBLIC_MESH_ADDRESS", ""),
         public_join_url=environment.get("AIOPS_PUBLIC_JOIN_URL", ""),
         admin_password=environment.get("AIOPS_ADMIN_PASSWORD", ""),
+        signing_key_age=timedelta(days=_whole(environment, "AIOPS_SIGNING_KEY_DAYS", 90)),
         metrics_port=_whole(environment, "AIOPS_METRICS_PORT", 0),
         otlp_endpoint=environment.get("AIOPS_OTLP_ENDPOINT", ""),
         log_level=environment.get("AIOPS_LOG_LEVEL", "INFO"),
