@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from mesh.telemetry.durations import Durations
 
-SCOPE = InstrumentationScope("aiops")
+SCOPE = InstrumentationScope("aiops.durations")
 
 
 class Collected:
@@ -28,9 +28,10 @@ class Collected:
         self._durations = durations
 
     def added_to(self, data: MetricsData) -> MetricsData:
-        """The same data and the durations."""
+        """The same data and the durations, as one more scope of the process's own resource."""
         scope = ScopeMetrics(SCOPE, [each.metric() for each in self._durations], "")
-        return MetricsData([*data.resource_metrics, ResourceMetrics(self._resource, [scope], "")])
+        scopes = [known for each in data.resource_metrics for known in each.scope_metrics]
+        return MetricsData([ResourceMetrics(self._resource, [*scopes, scope], "")])
 
 
 class ScrapedReader(PrometheusMetricReader):

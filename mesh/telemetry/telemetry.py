@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import time
 from collections.abc import Iterable
@@ -28,6 +30,8 @@ from mesh.telemetry.sql import SqlTelemetry
 
 if TYPE_CHECKING:  # 20 MB of every process that has no database
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+log = logging.getLogger(__name__)
 
 EXPORT_TIMEOUT_S = 3
 METRICS_INTERVAL_MS = 15_000
@@ -63,12 +67,17 @@ class Telemetry:
         self._sql.watch(engine)
 
     def shutdown(self) -> None:
-        """Sends what is waiting, for at most a few seconds, and stops serving."""
+        """Sends what is waiting, for at most a few seconds, and stops serving. Blocks for that time."""
         if self._scrapes is not None:
             self._scrapes.stop()
-        if self._traces is not None:
-            self._traces.shutdown()
-        self._meters.shutdown(timeout_millis=EXPORT_TIMEOUT_S * 1000)
+        # The SDK's own limit is 30 s a signal, one after the other; a collector that is away must not hold up the end.
+        endings = [self._meters.shutdown] if self._traces is None else [self._traces.shutdown, self._meters.shutdown]
+        threads = [Thread(target=ending, daemon=True) for ending in endings]
+        for thread in threads:
+            thread.start()
+        limit = time.monotonic() + EXPORT_TIMEOUT_S
+        for thread in threads:
+            thread.join(max(0.0, limit - time.monotonic()))
 
 
 def start_telemetry(
@@ -84,7 +93,7 @@ def start_telemetry(
     registry = CollectorRegistry()
     readers: list[MetricReader] = [ScrapedReader(registry, collected)]
     traces = None
-    if otlp_endpoint:
+    if otlp_endpoint and _can_push():
         readers.append(_pushed_metrics(otlp_endpoint, collected))
         traces = _traces(otlp_endpoint, resource)
     meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
@@ -116,6 +125,16 @@ class _Scrapes:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(EXPORT_TIMEOUT_S)
+
+
+def _can_push() -> bool:
+    """Whether the exporter loads. xds-protos installs old copies of its messages over them when it comes last."""
+    try:
+        importlib.import_module("opentelemetry.exporter.otlp.proto.grpc.trace_exporter")
+    except ImportError as error:
+        log.error("nothing is sent to the collector (%s); reinstall the package opentelemetry-proto", error)
+        return False
+    return True
 
 
 def _traces(endpoint: str, resource: Resource) -> TracerProvider:
