@@ -11,4 +11,7 @@ python=${PYTHON:-python3}
 [ -x "$venv/bin/uv" ] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv>=0.13"
 # uv itself is not in the lock, so install rather than sync.
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --require-hashes -r requirements-dev.lock
+# xds-protos carries old copies of OpenTelemetry's messages under the same paths; the true ones are written last.
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --require-hashes --reinstall-package opentelemetry-proto \
+  -r requirements-dev.lock
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps -e .
