@@ -14,6 +14,10 @@ CONTROLLER_MESH_PORT = 7081
 CONTROLLER_JOIN_PORT = 7082
 ROUTER_MESH_PORT = 7083
 XDS_PORT = 7084
+# Listeners that `aiops up` may be told to put elsewhere.
+INNER = (
+    "AIOPS_BROKER", "AIOPS_CONTROLLER_API", "AIOPS_CONTROLLER_MESH", "AIOPS_CONTROLLER_JOIN", "AIOPS_ROUTER_MESH", "AIOPS_XDS"
+)  # fmt: skip
 EXTERNAL = {"AIOPS_DATABASE_URL", "AIOPS_KAFKA", "AIOPS_STORAGE_URL", "AIOPS_API_KEY"}
 
 
@@ -108,6 +112,7 @@ def demo_environment(home: Path, environment: Mapping[str, str] = os.environ) ->
     port = str(free_port())
     return {
         **{name: value for name, value in environment.items() if name not in EXTERNAL},
+        **{name: f"127.0.0.1:{free_port()}" for name in INNER},
         "AIOPS_HOME": str(home),
         "AIOPS_PORT": port,
         "AIOPS_URL": f"http://127.0.0.1:{port}",
@@ -136,7 +141,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
 def _ports(environment: Mapping[str, str]) -> Ports:
     return Ports(
         gateway=_required_port(environment),
-        broker=preferred_or_free(BROKER_PORT),
+        broker=_port_of(environment, "AIOPS_BROKER", BROKER_PORT),
         controller_api=_port_of(environment, "AIOPS_CONTROLLER_API", CONTROLLER_API_PORT),
         controller_mesh=_port_of(environment, "AIOPS_CONTROLLER_MESH", CONTROLLER_MESH_PORT),
         controller_join=_port_of(environment, "AIOPS_CONTROLLER_JOIN", CONTROLLER_JOIN_PORT),
