@@ -12,6 +12,7 @@ from gateway.edge.messages import typed
 HTTP = "envoy.extensions.filters.http."
 JWT = "envoy.filters.http.jwt_authn"
 REVOCATIONS = "aiops.revocations"
+GRPC_CODES = "aiops.grpc_codes"
 ENGINE_ERRORS = "aiops.engine_errors"
 GRPC_TO_JSON = "aiops.grpc_to_json"
 MODEL_NAME = "aiops.model_name"
@@ -24,7 +25,7 @@ ENGINE_STATUS = "aiops.engine_status"
 
 # Filters that only some routes pass; a route names those it wants.
 CHAT = (MODEL_NAME, MODEL_KEY, REFUSALS)
-GRPC_CHAT = (ENGINE_ERRORS, GRPC_TO_JSON, *CHAT, ENGINE_STATUS)
+GRPC_CHAT = (GRPC_CODES, GRPC_TO_JSON, ENGINE_ERRORS, *CHAT, ENGINE_STATUS)
 READS = (UNWRAP, TRANSCODER)
 WRITES = (FIELDS, UNWRAP, TRANSCODER)
 
@@ -40,8 +41,9 @@ def chain() -> list[dict[str, object]]:
         {"name": "envoy.filters.http.grpc_web", "typed_config": typed(HTTP + "grpc_web.v3.GrpcWeb")},
         _discovered(JWT, HTTP + "jwt_authn.v3.JwtAuthentication"),
         _discovered(REVOCATIONS, HTTP + "rbac.v3.RBAC"),
-        _optional(ENGINE_ERRORS, _engine_errors()),
+        _optional(GRPC_CODES, _grpc_codes()),
         _optional(GRPC_TO_JSON, _grpc_to_json()),
+        _optional(ENGINE_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("engine_errors.lua"))),
         _optional(MODEL_NAME, _model_name()),
         _optional(MODEL_KEY, _model_key()),
         _optional(REFUSALS, typed(HTTP + "lua.v3.Lua", source_codes={REFUSALS: _source("refusals.lua")})),
@@ -124,7 +126,7 @@ def _engine_status() -> dict[str, object]:
     return typed(HTTP + "header_mutation.v3.HeaderMutation", mutations=mutations)
 
 
-def _engine_errors() -> dict[str, object]:
+def _grpc_codes() -> dict[str, object]:
     # The reverse transcoder knows no way from HTTP to INVALID_ARGUMENT, NOT_FOUND or RESOURCE_EXHAUSTED.
     status = "response.headers['x-aiops-engine-status']"
     given = "response.trailers['grpc-status']"

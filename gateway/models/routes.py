@@ -24,6 +24,7 @@ INPUT = "envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
 ENDPOINTS = "^/v1/(chat/completions|completions|embeddings|responses)$"
 BODY_LIMIT = 16 * 1024 * 1024
 NAMES_SHOWN = 50
+NO_MODEL = "the body names no model; send a JSON object with a 'model'"
 # No organisation's id.
 NOBODY = "-"
 JSON = "application/json"
@@ -63,7 +64,7 @@ class RouteTable:
             _act(by_name[model.key], [self._model_route(model)])
             for target in model.targets:
                 self._add_instance(paths[f"/models/{model.model}/{target.instance_id}/"], model, target)
-        unknown = paths["/v1/"].matcher.on_no_match.matcher.matcher_list.matchers[2].on_match.matcher
+        unknown = paths["/v1/"].matcher.on_no_match.matcher.matcher_list.matchers[-1].on_match.matcher
         for org_id, mine in groupby(models, key=lambda model: model.org_id):
             known = list(mine)
             _act(unknown.matcher_tree.exact_match_map.map[org_id], _unknown_model([model.model for model in known]))
@@ -203,12 +204,13 @@ def _by_model() -> matcher_pb2.Matcher:
     matcher = _tree("x-aiops-route", _entry())
     _act(matcher.matcher_tree.exact_match_map.map[NOBODY], _entry())
     faults = matcher_pb2.Matcher()
-    for value, text in (
-        ({"exact": MISSING}, "the body names no model; send a JSON object with a 'model'"),
-        ({"exact": INVALID}, "the body is no JSON object with a 'model' that is a string"),
+    for header, value, text in (
+        ("x-aiops-model", {"exact": MISSING}, NO_MODEL),
+        ("x-aiops-route", {"suffix": "/"}, NO_MODEL),
+        ("x-aiops-model", {"exact": INVALID}, "the body is no JSON object with a 'model' that is a string"),
     ):
         fault = faults.matcher_list.matchers.add()
-        _when(fault.predicate, "x-aiops-model", value)
+        _when(fault.predicate, header, value)
         _act(fault.on_match, _refuse(400, "invalid_body", text, "3"))
     known = faults.matcher_list.matchers.add()
     _when(known.predicate, "x-aiops-model", {"safe_regex": {"regex": ".+", "google_re2": {}}})

@@ -72,6 +72,19 @@ local function members(text, at)
   end
 end
 
+-- The text of the value at a dotted path below the object at `at`. Of members of one name the last counts, as parsers do.
+local function value_at(text, at, path)
+  local name, rest = string.match(path, "^([^.]+)%.?(.*)$")
+  if string.byte(text, at) ~= 123 then return nil end
+  local found
+  for member, value, behind in members(text, at) do
+    if member == name then
+      found = rest == "" and string.sub(text, value, behind - 1) or value_at(text, value, rest)
+    end
+  end
+  return found
+end
+
 -- A string as a JSON literal.
 local function quoted(value)
   local escaped = string.gsub(value, '[%c"\\]', function(mark) return string.format("\\u%04x", string.byte(mark)) end)

@@ -1,18 +1,6 @@
 -- Refuses request fields that the model's engine would silently ignore. The route's filter context says which:
 -- {model = name, fields = list of {path = dotted path, harmless = list of JSON values that are let through}}.
 
-local function value_at(text, at, path)
-  local name, rest = string.match(path, "^([^.]+)%.?(.*)$")
-  if string.byte(text, at) ~= 123 then return nil end
-  local found
-  for member, value, behind in members(text, at) do
-    if member == name then
-      found = rest == "" and string.sub(text, value, behind - 1) or value_at(text, value, rest)
-    end
-  end
-  return found
-end
-
 local function is_harmless(value, harmless)
   local compact = string.gsub(value, "%s+", "")
   for _, candidate in ipairs(harmless) do
@@ -36,14 +24,17 @@ end
 
 function envoy_on_request(handle)
   local context = handle:filterContext()
-  if not context or not context["fields"] then return end
+  local fields = context and context:get("fields")
+  if not fields then return end
+  -- Waiting for the body ends the life of what was got before.
+  local model = context:get("model")
   local text = body_text(handle)
   if not text then return end
   local start = skip_space(text, 1)
-  for _, field in ipairs(context["fields"]) do
+  for _, field in ipairs(fields) do
     local value = value_at(text, start, field["path"])
     if value and not is_harmless(value, field["harmless"]) then
-      return refuse(handle, context["model"], field["path"])
+      return refuse(handle, model, field["path"])
     end
   end
 end

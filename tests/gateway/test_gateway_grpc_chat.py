@@ -1,0 +1,87 @@
+"""Chat over gRPC: Envoy turns the call into the engine's JSON and back."""
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from aiops.inference.v1 import inference_service_pb2 as pb
+from aiops.inference.v1 import inference_service_pb2_grpc
+from aiops.routing.v1 import routing_service_pb2 as routing
+from tests.fakes.engine_http import Engine, running_engine
+from tests.fixtures.edge import Edge, model_route
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(edge: Edge) -> AsyncIterator[Engine]:
+    async with running_engine("a") as running:
+        running.release.set()
+        await edge.route(model_route(running, refused=[routing.RefusedField(path="seed", harmless_values=["null"])]))
+        await edge.until_chat(200)
+        yield running
+
+
+async def chat(edge: Edge, text: str, *, model: str = "tiny", token: str | None = None, **more: int) -> pb.ChatResponse:
+    request = pb.ChatRequest(model=model, messages=[pb.ChatMessage(role="user", content=text)], **more)  # type: ignore[arg-type]
+    metadata = [("authorization", f"Bearer {token or edge.issuer.token()}")]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+        answer = await inference_service_pb2_grpc.InferenceServiceStub(channel).Chat(
+            request, metadata=metadata, timeout=10
+        )
+    assert isinstance(answer, pb.ChatResponse)
+    return answer
+
+
+async def failure(edge: Edge, text: str = "hi", **more: object) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await chat(edge, text, **more)  # type: ignore[arg-type]
+    return caught.value
+
+
+async def test_a_chat_is_answered_by_the_engine(edge: Edge, engine: Engine) -> None:
+    answer = await chat(edge, "hello", max_tokens=5)
+    assert answer.choices[0].message.content == "a: hello"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == 5
+    assert engine.seen[-1].path == "/v1/chat/completions"
+    assert b'"max_tokens":5' in engine.seen[-1].body
+
+
+async def test_a_long_chat_passes_whole(edge: Edge, engine: Engine) -> None:
+    await chat(edge, "x" * 700_000)
+    assert len(engine.seen[-1].body) > 700_000
+
+
+async def test_refusals_are_status_codes_with_a_message_for_people(edge: Edge, engine: Engine) -> None:
+    unknown = await failure(edge, model="huge")
+    assert unknown.code() is grpc.StatusCode.NOT_FOUND
+    assert unknown.details() == "there is no such model; deployed are: tiny"
+    missing = await failure(edge, model="")
+    assert missing.code() is grpc.StatusCode.INVALID_ARGUMENT
+    ignored = await failure(edge, seed=7)
+    assert ignored.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "'seed'" in str(ignored.details())
+
+
+async def test_an_engines_refusal_keeps_its_meaning(edge: Edge, engine: Engine) -> None:
+    refused = await failure(edge, "refuse")
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.details() == "the prompt is too long"
+
+
+async def test_a_bad_token_is_refused(edge: Edge, engine: Engine) -> None:
+    assert (await failure(edge, token="nonsense")).code() is grpc.StatusCode.UNAUTHENTICATED
+    other = await failure(edge, token=edge.issuer.token(org="org-empty"))
+    assert other.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_grpc_web_can_chat(edge: Edge, engine: Engine) -> None:
+    message = pb.ChatRequest(model="tiny", messages=[pb.ChatMessage(role="user", content="web")]).SerializeToString()
+    headers = edge.bearer() | {"content-type": "application/grpc-web+proto"}
+    frame = b"\x00" + len(message).to_bytes(4, "big") + message
+    response = await edge.client.post("/aiops.inference.v1.InferenceService/Chat", content=frame, headers=headers)
+    assert b"a: web" in response.content
+    assert b"grpc-status:0" in response.content
