@@ -11,8 +11,9 @@ from controller.nodes.model import Node, NodeId, NodeMismatchError, SessionSuper
 from controller.sessions.model import Acknowledgement, Hello, Opened, Reading, decide
 from mesh.errors import UnavailableError
 
-# A fleet that returns at once is let in a few at a time; the rest waits in line.
+# However many agents speak at once, they take turns on few connections; the rest of the pool is for everyone else.
 OPENING_AT_ONCE = 4
+SPEAKING_AT_ONCE = 4
 
 
 class Workloads(Protocol):
@@ -33,7 +34,8 @@ class Sessions:
     def __init__(self, liveness: Liveness, workloads: Workloads) -> None:
         self._liveness = liveness
         self._workloads = workloads
-        self._admission = asyncio.Semaphore(OPENING_AT_ONCE)
+        self._opening = asyncio.Semaphore(OPENING_AT_ONCE)
+        self._speaking = asyncio.Semaphore(SPEAKING_AT_ONCE)
 
     @property
     def rules(self) -> LivenessRules:
@@ -46,7 +48,7 @@ class Sessions:
             raise NodeMismatchError(
                 f"the certificate is node {node_id}'s, the message says {hello.node_id!r}; join again", node_id=node_id
             )
-        async with self._admission:
+        async with self._opening:
             node = await self._liveness.open_session(node_id, hello.greeting)
             for report in hello.workloads:
                 await self._workloads.apply_report(replace(report, session_epoch=node.session_epoch))
@@ -57,29 +59,35 @@ class Sessions:
         """Renews the node's lease and keeps its reading."""
         if reading.session_epoch != session_epoch:
             raise SessionSupersededError(node_id)
-        return await self._liveness.heartbeat(
-            node_id, session_epoch, reading.gauges, reading.containers, reading.applied_revision, tell=tell
-        )
+        async with self._speaking:
+            return await self._liveness.heartbeat(
+                node_id, session_epoch, reading.gauges, reading.containers, reading.applied_revision, tell=tell
+            )
 
     async def check(self, node_id: NodeId, session_epoch: int) -> Node:
         """The node as it is now. SessionSupersededError, NodeRemovedError."""
-        return await self._liveness.check_session(node_id, session_epoch)
+        async with self._speaking:
+            return await self._liveness.check_session(node_id, session_epoch)
 
     async def report(self, report: WorkloadReport) -> None:
         """Stores what the node says of a workload."""
-        await self._workloads.apply_report(report)
+        async with self._speaking:
+            await self._workloads.apply_report(report)
 
     async def acknowledge(self, node_id: NodeId, session_epoch: int, answer: Acknowledgement) -> None:
         """Tells that the node accepted or rejected a command."""
-        await self._liveness.acknowledge(
-            node_id, session_epoch, answer.request_id, accepted=answer.accepted, cause=answer.cause
-        )
+        async with self._speaking:
+            await self._liveness.acknowledge(
+                node_id, session_epoch, answer.request_id, accepted=answer.accepted, cause=answer.cause
+            )
 
     async def desired(self, node_id: NodeId, since: int | None) -> DesiredChange:
         """What the node is to run: what changed after revision `since`, or everything."""
-        return await self._workloads.desired(node_id, since)
+        async with self._speaking:
+            return await self._workloads.desired(node_id, since)
 
     async def close(self, node_id: NodeId, session_epoch: int, cause: str) -> None:
         """The stream ended. Without a database the lease tells the same, later."""
         with suppress(UnavailableError):
+            # Not in turn with the others: it may be the last thing this task can still do.
             await self._liveness.close_session(node_id, session_epoch, cause)
