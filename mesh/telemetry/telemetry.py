@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
 import psutil
@@ -26,9 +27,10 @@ from mesh.telemetry.durations import Durations
 from mesh.telemetry.messages import MessageTelemetry
 from mesh.telemetry.readers import Collected, PushedReader, ScrapedReader
 from mesh.telemetry.rpc import RpcTelemetry
-from mesh.telemetry.sql import SqlTelemetry
 
 if TYPE_CHECKING:  # 20 MB of every process that has no database
+    
+if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 log = logging.getLogger(__name__)
@@ -59,12 +61,15 @@ class Telemetry:
         self.rpc = RpcTelemetry(durations.rpc, tracer)
         self.messages = MessageTelemetry(tracer)
         self.metrics_port = scrapes.port if scrapes is not None else 0
-        self._sql = SqlTelemetry(durations.sql, tracer)
+        self._sql_durations = durations.sql
         _watch_process(self.meter)
 
-    def watch_engine(self, engine: AsyncEngine) -> None:
+    def watch_engine(self, engine: "AsyncEngine") -> None:
         """Measures every statement of the engine."""
-        self._sql.watch(engine)
+        # Only a service with a database pays for SQLAlchemy, which is 20 MB.
+        from mesh.telemetry.sql import SqlTelemetry
+
+        SqlTelemetry(self._sql_durations, self.tracer).watch(engine)
 
     def shutdown(self) -> None:
         """Sends what is waiting, for at most a few seconds, and stops serving. Blocks for that time."""
