@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING
-from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
 import psutil
@@ -28,8 +27,6 @@ from mesh.telemetry.messages import MessageTelemetry
 from mesh.telemetry.readers import Collected, PushedReader, ScrapedReader
 from mesh.telemetry.rpc import RpcTelemetry
 
-if TYPE_CHECKING:  # 20 MB of every process that has no database
-    
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -64,7 +61,7 @@ class Telemetry:
         self._sql_durations = durations.sql
         _watch_process(self.meter)
 
-    def watch_engine(self, engine: "AsyncEngine") -> None:
+    def watch_engine(self, engine: AsyncEngine) -> None:
         """Measures every statement of the engine."""
         # Only a service with a database pays for SQLAlchemy, which is 20 MB.
         from mesh.telemetry.sql import SqlTelemetry
