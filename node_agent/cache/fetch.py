@@ -8,7 +8,7 @@ from threading import Event
 
 from mesh.errors import DomainError, Kind
 from node_agent.cache.blobs import BlobStore, hash_file
-from node_agent.cache.model import ArtifactFile, ChecksumMismatchError, StorageUnavailableError
+from node_agent.cache.model import ArtifactFile, ChecksumMismatchError, FileMissingError, StorageUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,8 @@ class Fetch:
             size = self._size_of(partial)
             try:
                 return self._append(partial, size)
+            except FileMissingError:
+                raise
             except StorageUnavailableError:
                 fruitless = 0 if self._size_of(partial) > size else fruitless + 1
                 if fruitless == _CONNECT_ATTEMPTS:
@@ -74,6 +76,8 @@ class Fetch:
             for chunk in self._chunks(size):
                 if self._cancelled.is_set():
                     raise FetchCancelledError(f"fetching {self._file.path} was cancelled")
+                if size > self._file.size_bytes:
+                    break  # longer than it may be: wrong already, and no reason to fill the disk
                 target.write(chunk)
                 target.flush()
                 digest.update(chunk)
@@ -93,6 +97,10 @@ class Fetch:
             result = store.get(self._file.path, options={"range": {"offset": offset}} if offset else None)
             for chunk in result.stream(min_chunk_size=_CHUNK):
                 yield memoryview(chunk)
+        except FileNotFoundError as error:
+            raise FileMissingError(
+                f"{self._url} has no {self._file.path}; import the model again", url=self._url, path=self._file.path
+            ) from error
         except (BaseError, OSError, ValueError) as error:
             raise StorageUnavailableError(
                 f"cannot fetch {self._file.path} from {self._url}: {error}", url=self._url, path=self._file.path

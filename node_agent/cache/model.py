@@ -29,6 +29,10 @@ class StorageUnavailableError(DomainError):
     kind, reason = Kind.UNAVAILABLE, "STORAGE_UNAVAILABLE"
 
 
+class FileMissingError(StorageUnavailableError):
+    """The object storage answers that it has no such file; asking again changes nothing."""
+
+
 class FileNotAllowedError(DomainError):
     """A manifest that names a path outside of the model's folder, or no real checksum."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from aiops.nodes.v1 import node_session_service_pb2 as pb
 
 from tests.fakes.controller import FakeController
-from tests.fixtures.node_agent import AgentProcess, StoredModel
+from tests.fixtures.node_agent import AgentProcess, StoredModel, store_model
 
 Workload = Callable[..., pb.WorkloadSpec]
 
@@ -97,16 +98,19 @@ async def test_an_engine_that_dies_is_started_again_on_the_same_port(
     assert again.container.restarts == 1
 
 
-async def test_an_engine_that_never_answers_a_chat_fails_after_its_time(
-    agent: AgentProcess, connected: FakeController, workload: Workload
+@pytest.mark.parametrize(("mode", "progress"), [("unready", 60), ("silent", 10)])
+async def test_an_engine_that_never_becomes_ready_is_ended_and_fails_after_its_time(
+    agent: AgentProcess, controller: FakeController, workload: Workload, mode: str, progress: int
 ) -> None:
-    del agent
-    connected.want(workload(environment={"FAKE_ENGINE": "unready"}))
-    starting = await connected.until_status("dep-1", "starting")
-    await connected.until(lambda it: any(each.progress == 60 for each in it.statuses))
-    assert starting.progress == 0
-    connected.want(workload(goal=pb.WorkloadSpec.end))
-    await connected.until_status("dep-1", "stopped")
+    agent.environment["AIOPS_NODE_START_LIMIT_S"] = "1"
+    await agent.start()
+    await controller.until(lambda it: it.hellos)
+    controller.want(workload(environment={"FAKE_ENGINE": mode}))
+    failed = await controller.until_status("dep-1", "failed")
+    assert max(each.progress for each in controller.statuses if each.state == pb.WorkloadStatus.starting) == progress
+    assert (failed.error_reason, "within 1 s" in failed.error) == ("ENGINE_FAILED", True)
+    assert "engine starts as demo" in failed.log_tail
+    assert not agent.engines()
 
 
 async def test_an_engine_that_ignores_sigterm_is_killed_with_its_children(
@@ -197,3 +201,23 @@ async def test_a_workload_with_an_unsafe_path_is_refused(
     await connected.until_status("dep-2", "running")
     with contextlib.suppress(FileNotFoundError):
         assert not (agent.home / "escaped").exists()
+
+
+async def test_a_full_disk_fails_naming_the_path_and_the_free_space(
+    agent: AgentProcess, connected: FakeController, workload: Workload, small_disk: Path
+) -> None:
+    """The cache lies on a file system of two megabytes."""
+    cache = agent.home / "cache"
+    shutil.rmtree(cache)
+    cache.symlink_to(small_disk)
+    await agent.end()
+    await agent.start()
+    await connected.until(lambda it: len(it.hellos) == 2)
+    large = store_model(agent.home.parent / "objects" / "large", weights=os.urandom(3 * 1024 * 1024))
+    connected.want(workload(artifact=large.artifact), workload("dep-2"))
+    failed = await connected.until_status("dep-1", "failed")
+    assert failed.error_reason == "DISK_FULL"
+    assert str(cache) in failed.error
+    assert "MB are free" in failed.error
+    await connected.until_status("dep-2", "running")
+    assert not list((small_disk / "partial").iterdir())
