@@ -120,7 +120,9 @@ async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
 
 
 def _patience(settings: AgentSettings) -> Patience:
-    return Patience(restart_limit=settings.restart_limit, stop_grace=settings.stop_grace)
+    return Patience(
+        restart_limit=settings.restart_limit, start_limit=settings.start_limit, stop_grace=settings.stop_grace
+    )
 
 
 def _version() -> str:

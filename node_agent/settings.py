@@ -24,6 +24,7 @@ class AgentSettings:
     vllm: Path | None = None
     cache_mb: int = 0
     restart_limit: int = 5
+    start_limit: timedelta = timedelta(hours=1)
     stop_grace: timedelta = timedelta(seconds=10)
     engine_wait: timedelta = timedelta(minutes=15)
     log_level: str = "INFO"
@@ -46,6 +47,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
         vllm=Path(vllm) if vllm else None,
         cache_mb=_number(environment, "AIOPS_NODE_CACHE_MB", 0),
         restart_limit=_number(environment, "AIOPS_NODE_RESTART_LIMIT", 5),
+        start_limit=timedelta(seconds=_number(environment, "AIOPS_NODE_START_LIMIT_S", 3600)),
         stop_grace=timedelta(seconds=_number(environment, "AIOPS_NODE_STOP_GRACE_S", 10)),
         engine_wait=timedelta(seconds=_number(environment, "AIOPS_NODE_ENGINE_WAIT_S", 900)),
         log_level=environment.get("AIOPS_LOG_LEVEL", "INFO").upper(),

@@ -152,6 +152,7 @@ class Patience:
     restart_limit: int = 5
     restart_pause: Backoff = field(default_factory=lambda: Backoff(timedelta(seconds=2), timedelta(seconds=60)))
     stable_after: timedelta = timedelta(minutes=1)
+    start_limit: timedelta = timedelta(hours=1)
     stop_grace: timedelta = timedelta(seconds=10)
     ready_interval: timedelta = timedelta(milliseconds=250)
     health_interval: timedelta = timedelta(seconds=5)

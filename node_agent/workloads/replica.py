@@ -139,8 +139,8 @@ class Replica:
         # Nothing is awaited between start and record: a cut here cannot lose the process.
         process = self._around.launcher.spawn(prepared)
         self.record = replace(self.record, process=process)
-        self._tell(News(State.STARTING, 10, event=Event.STARTED))
         await self._around.save()
+        self._tell(News(State.STARTING, 10, event=Event.STARTED))
         return process
 
     async def _known(self, process: Process) -> Process:
@@ -161,8 +161,9 @@ class Replica:
             if ended:
                 return ended
             self.record = replace(self.record, process=replace(process, ready=True))
-            self._tell(News(State.RUNNING, 100, Health.HEALTHY))
+            # Saved before it is told: an agent that dies in between must not come back knowing less.
             await self._around.save()
+            self._tell(News(State.RUNNING, 100, Health.HEALTHY))
         return await watch.until_ended(self._healthy, self._stable)
 
     def _healthy(self, health: Health) -> None:
@@ -202,9 +203,8 @@ class Replica:
     async def _fail(self, failure: Failure, event: Event = Event.NONE, process: Process | None = None) -> None:
         log.error("workload %s failed: %s", self.record.spec.key, failure.error)
         self.record = replace(self.record, failure=failure)
-        news = News(State.FAILED, event=event, process=process, failure=failure, exit_code=failure.exit_code)
-        self._tell(news)
         await self._around.save()
+        self._tell(News(State.FAILED, event=event, process=process, failure=failure, exit_code=failure.exit_code))
 
     async def _end(self, spec: WorkloadSpec) -> timedelta | None:
         """Lets running answers finish, ends the process, says so."""

@@ -24,7 +24,7 @@ class ProcessWatch:
 
     async def until_ready(self, up: Callable[[], None]) -> Ended | None:
         """Waits for its first real answer; `up` is called when it listens. Raises NeverReadyError."""
-        limit = self._process.readiness.timeout_s
+        limit = min(self._process.readiness.timeout_s, self._patience.start_limit.total_seconds())
         scope = asyncio.timeout(limit)
         try:
             async with scope:
