@@ -110,8 +110,8 @@ async def _call(target: str, token: JoinToken, request: bytes) -> pb.JoinRespons
 
 def _refusal(target: str, error: grpc.aio.AioRpcError) -> DomainError:
     remote = error_from_rpc(error)
-    if remote.reason:
-        return JoinRefusedError(remote.message, reason=remote.reason)
+    if remote.code not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+        return JoinRefusedError(remote.message, remote_reason=remote.reason)
     return UnavailableError(
         f"no controller that this token vouches for answers at {target} ({remote.message}); check address and port"
     )

@@ -53,6 +53,10 @@ class StatusQueue:
         self._sent = 0
         self._filled.set()
 
+    def waiting(self) -> list[WorkloadStatus]:
+        """What is not acknowledged, in order."""
+        return list(self._waiting.values())
+
     def __len__(self) -> int:
         return len(self._waiting)
 

@@ -40,6 +40,7 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         self.statuses: list[pb.WorkloadStatus] = []
         self.received: list[pb.ConnectRequest] = []
         self.renewals = 0
+        self.joins = 0
         self.answer_heartbeats = True
 
     @property
@@ -170,6 +171,7 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         return response
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:
+        self.joins += 1
         if request.token != SECRET:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token was used already")
         issued = self._authority.issue_from_request(
