@@ -50,7 +50,7 @@ from mesh.clock import Clock, SystemClock
 from mesh.events.kafka import Kafka
 from mesh.events.publisher import KafkaPublisher
 from mesh.events.relay import Relay
-from mesh.loops import Wake, run_loop
+from mesh.loops import Backoff, Wake, run_loop
 from mesh.pki import ensure_authority, issue_service
 from mesh.rpc.authenticator import PeerAuthenticator, TokenAuthenticator
 from mesh.rpc.server import Listener, ServerTls, serve
@@ -141,7 +141,9 @@ async def _identity(kernel: Kernel, stack: AsyncExitStack) -> None:
         UserServicer(users, sessions, api_keys),
         TokenTrustServicer(trust),
     ]
-    kernel.repeat("token trust", trust.load, POLL, wake=revoked)
+    # A controller whose database comes back must not wait long before it refuses what was revoked meanwhile.
+    patience = Backoff(limit=POLL)
+    kernel.loops.append(lambda: run_loop("token trust", trust.load, interval=POLL, wake=revoked, backoff=patience))
     kernel.repeat("identity housekeeping", keys.keep_house, HOUSEKEEPING)
 
 

@@ -44,17 +44,23 @@ async def ensure_first_admin(
 
 
 def _kept_password(path: Path) -> str:
-    kept = path.read_text().strip() if path.exists() else ""
-    if kept:
+    try:
+        kept = path.read_text().strip() if path.exists() else ""
+        if not kept:
+            kept = secrets.token_urlsafe(_PASSWORD_BYTES)
+            _write_private(path, kept + "\n")
         path.chmod(0o600)
         return kept
-    password = secrets.token_urlsafe(_PASSWORD_BYTES)
+    except OSError as error:
+        raise RuntimeError(f"the first user's password cannot be kept in {path}: {error.strerror}") from error
+
+
+def _write_private(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(password + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    return password

@@ -1,6 +1,7 @@
 """The servicers of the area."""
 
 from collections.abc import AsyncIterator
+from ipaddress import IPv6Address, IPv6Network
 
 from aiops.iam.v1 import auth_service_pb2 as auth_pb
 from aiops.iam.v1 import user_service_pb2 as pb
@@ -141,9 +142,15 @@ class UserServicer(UserServiceServicer):
 
 
 def client_address(context: Context) -> str:
-    """Where the client is: the last address of `x-forwarded-for`, which Envoy wrote itself, else the peer's."""
+    """Where the client is: the last address of `x-forwarded-for`, which Envoy wrote itself, else the peer's.
+
+    An IPv6 address counts as its network of 64 bits, since one client has all of those.
+    """
     forwarded = [value for key, value in context.invocation_metadata() or () if key == "x-forwarded-for"]
-    if forwarded:
-        return str(forwarded[-1]).rpartition(",")[2].strip()
     # "ipv4:127.0.0.1:40812": the port changes with every connection.
-    return context.peer().rpartition(":")[0]
+    text = str(forwarded[-1]).rpartition(",")[2].strip() if forwarded else context.peer().rpartition(":")[0]
+    try:
+        address = IPv6Address(text)
+    except ValueError:
+        return text
+    return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))

@@ -108,6 +108,14 @@ async def test_a_file_that_would_be_wrong_is_removed(database: str, home: Path, 
     await controller.close()
 
 
+async def test_a_home_that_cannot_be_written_is_named(database: str, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file")
+    controller = Controller(database, tmp_path / "home")
+    with pytest.raises(RuntimeError, match="home/admin-password"):
+        await controller.start()
+    await controller.close()
+
+
 async def test_controllers_that_start_at_once_make_one_user(database: str, home: Path) -> None:
     controllers = [Controller(database, home) for _ in range(4)]
     await asyncio.gather(*(controller.start() for controller in controllers))

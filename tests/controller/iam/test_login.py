@@ -101,6 +101,15 @@ async def test_one_address_cannot_try_every_account(identity: Identity) -> None:
     assert (await spray(FAILURES_PER_ADDRESS)).reason == "LOGIN_THROTTLED"
 
 
+async def test_the_address_is_the_one_that_the_gateway_saw(identity: Identity) -> None:
+    """What a client puts before it does not count, nor does which of its 2⁶⁴ addresses it uses."""
+    for number in range(FAILURES_PER_ACCOUNT_AND_ADDRESS):
+        await refusal(identity.login(ADMIN, "wrong", f"198.51.100.{number}, 2001:db8::{number}"))
+    assert (await refusal(identity.login(ADMIN, ADMIN_PASSWORD, "2001:db8::ffff"))).reason == "LOGIN_THROTTLED"
+    for elsewhere in ("2001:db8:1::1", "::ffff:192.0.2.1", "192.0.2.1", "no address"):
+        assert await identity.login(ADMIN, ADMIN_PASSWORD, elsewhere)
+
+
 async def test_a_success_forgets_the_failures_of_the_account(identity: Identity) -> None:
     for _ in range(3):
         for _ in range(FAILURES_PER_ACCOUNT_AND_ADDRESS - 1):
