@@ -34,6 +34,11 @@ class Journal:
         self._asked = 0
         self._written = 0
 
+    @property
+    def leftover(self) -> Path:
+        """Where the next document is written before it replaces this one; gone afterwards, whatever happens."""
+        return self._path.with_name(f".{self._path.name}.new")
+
     def load(self) -> Document | None:
         """The document, an empty one when there is no journal yet, None when the file was broken and set aside."""
         try:
@@ -58,7 +63,7 @@ class Journal:
                 self._written = sequence
 
     def _replace(self, content: bytes) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.new")
+        temporary = self.leftover
         try:
             with temporary.open("wb") as file:
                 file.write(content)
