@@ -37,7 +37,8 @@ def render(
         "dynamic_resources": {"ads_config": ads, "cds_config": source, "lds_config": source},
         "static_resources": {"clusters": [grpc_cluster(XDS, xds)]},
         "overload_manager": _overload_manager(max_heap_mb * 1024 * 1024, max_connections),
-        "layered_runtime": {"layers": [{"name": "aiops", "static_layer": {}}]},
+        # A cluster's counters are made when it is first used: thousands of models cost little until then.
+        "deferred_stat_options": {"enable_deferred_creation_stats": True},
     }
     built = message(bootstrap_pb2.Bootstrap, content)
     return json.dumps(json_format.MessageToDict(built, preserving_proto_field_name=True), indent=2)

@@ -42,7 +42,7 @@ def direct(match: dict[str, object], status: int, body: str, content_type: str, 
 
 
 def entry(match: dict[str, object], filters: dict[str, object], limit: int) -> dict[str, object]:
-    """A route of the first pass: it switches on the filters that find out where the request goes, and lets them read a body.
+    """A route of the first pass: it switches on the filters that find out where the request goes.
 
     It leads nowhere itself: only a route to a cluster can say how much of a body may be read.
     """

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 from typing import Any
@@ -10,6 +11,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.type.matcher.v3 import http_inputs_pb2
 from google.protobuf import any_pb2, duration_pb2
+from xds.core.v3 import extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, string_pb2
 
 from gateway.edge.errors import openai_error
@@ -44,6 +46,14 @@ RETRY = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """A model's own part: what its name leads to, and what each instance's path leads to."""
+
+    by_name: extension_pb2.TypedExtensionConfig
+    instances: dict[str, extension_pb2.TypedExtensionConfig]
+
+
 class RouteTable:
     """Renders the one RouteConfiguration; what the models do not change is rendered once."""
 
@@ -53,17 +63,22 @@ class RouteTable:
         self._base = message(route_pb2.RouteConfiguration, _configuration(cors))
         self._base.virtual_hosts[0].matcher.CopyFrom(_paths(list(api)))
         self._refusals: dict[tuple[str, tuple[RefusedField, ...]], any_pb2.Any] = {}
+        self._rendered: dict[ModelRoute, _Rendered] = {}
 
     def render(self, models: Sequence[ModelRoute]) -> route_pb2.RouteConfiguration:
-        """The whole configuration for these models."""
+        """The whole configuration for these models. What is the same as the last time is not rendered again."""
+        self._rendered = {model: self._rendered.get(model) or self._render(model) for model in models}
         configuration = route_pb2.RouteConfiguration()
         configuration.CopyFrom(self._base)
         paths = configuration.virtual_hosts[0].matcher.matcher_tree.prefix_match_map.map
         by_name = paths["/v1/"].matcher.matcher_tree.exact_match_map.map
-        for model in models:
-            _act(by_name[model.key], [self._model_route(model)])
-            for target in model.targets:
-                self._add_instance(paths[f"/models/{model.model}/{target.instance_id}/"], model, target)
+        for model, rendered in self._rendered.items():
+            by_name[model.key].action.CopyFrom(rendered.by_name)
+            for path, instance in rendered.instances.items():
+                by_org = paths[path].matcher
+                if not by_org.HasField("matcher_tree"):
+                    by_org.CopyFrom(_BY_ORG_OF_INSTANCE)
+                by_org.matcher_tree.exact_match_map.map[model.org_id].action.CopyFrom(instance)
         unknown = paths["/v1/"].matcher.on_no_match.matcher.matcher_list.matchers[-1].on_match.matcher
         for org_id, mine in groupby(models, key=lambda model: model.org_id):
             known = list(mine)
@@ -71,13 +86,17 @@ class RouteTable:
             _act(paths["/v1/models"].matcher.matcher_tree.exact_match_map.map[org_id], [_model_list(known)])
         return configuration
 
-    def _model_route(self, model: ModelRoute) -> route_components_pb2.Route:
-        route = route_components_pb2.Route()
-        route.match.prefix = "/"
-        self._lead_to(route, model)
-        return route
+    def _render(self, model: ModelRoute) -> "_Rendered":
+        by_name = route_components_pb2.Route()
+        by_name.match.prefix = "/"
+        self._lead_to(by_name, model)
+        instances = {
+            f"/models/{model.model}/{target.instance_id}/": _action(self._instance_routes(model, target))
+            for target in model.targets
+        }
+        return _Rendered(_action([by_name]), instances)
 
-    def _add_instance(self, on_match: matcher_pb2.Matcher.OnMatch, model: ModelRoute, target: Target) -> None:
+    def _instance_routes(self, model: ModelRoute, target: Target) -> list[route_components_pb2.Route]:
         base = f"/models/{model.model}/{target.instance_id}/"
         inference, rest = route_components_pb2.Route(), route_components_pb2.Route()
         inference.match.path = base + "v1/inference"
@@ -87,9 +106,7 @@ class RouteTable:
         for route in (inference, rest):
             self._lead_to(route, model)
             route.route.metadata_match.filter_metadata[SUBSET].update({INSTANCE: target.instance_id})
-        if not on_match.HasField("matcher"):
-            on_match.matcher.CopyFrom(_tree("x-aiops-org", _UNKNOWN_INSTANCE))
-        _act(on_match.matcher.matcher_tree.exact_match_map.map[model.org_id], [inference, rest])
+        return [inference, rest]
 
     def _lead_to(self, route: route_components_pb2.Route, model: ModelRoute) -> None:
         route.route.cluster = model.cluster
@@ -113,11 +130,12 @@ class RouteTable:
 
 
 def _act(on_match: matcher_pb2.Matcher.OnMatch, routes: Sequence[route_components_pb2.Route]) -> None:
-    on_match.action.name = "route"
-    if len(routes) == 1:
-        on_match.action.typed_config.CopyFrom(packed(routes[0]))
-    else:
-        on_match.action.typed_config.CopyFrom(packed(route_components_pb2.RouteList(routes=routes)))
+    on_match.action.CopyFrom(_action(routes))
+
+
+def _action(routes: Sequence[route_components_pb2.Route]) -> extension_pb2.TypedExtensionConfig:
+    chosen = routes[0] if len(routes) == 1 else route_components_pb2.RouteList(routes=routes)
+    return extension_pb2.TypedExtensionConfig(name="route", typed_config=packed(chosen))
 
 
 def _model_list(models: Sequence[ModelRoute]) -> route_components_pb2.Route:
@@ -246,3 +264,4 @@ def _cors(origins: Sequence[str]) -> dict[str, object]:
 
 
 _UNKNOWN_INSTANCE = [message(route_components_pb2.Route, entry({"prefix": "/"}, enabled([REFUSALS]), BODY_LIMIT))]
+_BY_ORG_OF_INSTANCE = _tree("x-aiops-org", _UNKNOWN_INSTANCE)

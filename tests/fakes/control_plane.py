@@ -135,9 +135,10 @@ async def controller(plane: ControlPlane, pki: Path, verifier: TokenVerifier) ->
         Listener(plane.api or "127.0.0.1:0"),
         Listener(plane.controller_mesh or "127.0.0.1:0", _tls(pki, "controller")),
     ]
+    # Only what the gateway's tests call is there.
     servicers = [
         _Trust(plane),
-        _Models(plane),  # type: ignore[abstract] - only what the gateway's tests call
+        _Models(plane),  # type: ignore[abstract]
         _Nodes(),  # type: ignore[abstract]
         _Deployments(),  # type: ignore[abstract]
         _Auth(),  # type: ignore[abstract]

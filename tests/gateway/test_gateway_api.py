@@ -6,15 +6,15 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-
 from aiops.models.v1 import model_service_pb2, model_service_pb2_grpc
+
 from tests.fixtures.edge import Edge
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def reason(response: httpx.Response) -> str:
-    return next(detail["reason"] for detail in response.json()["details"] if detail["@type"].endswith("ErrorInfo"))
+    return next(str(each["reason"]) for each in response.json()["details"] if each["@type"].endswith("ErrorInfo"))
 
 
 async def test_a_rest_call_reaches_the_method_and_is_answered_in_camel_case(edge: Edge) -> None:

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 import pytest_asyncio
-
 from aiops.inference.v1 import inference_service_pb2 as pb
 from aiops.inference.v1 import inference_service_pb2_grpc
 from aiops.routing.v1 import routing_service_pb2 as routing
+
 from tests.fakes.engine_http import Engine, running_engine
 from tests.fixtures.edge import Edge, model_route
 

@@ -1,10 +1,11 @@
 """Changes of the routing table under traffic: live and gone within a second, and nobody's request is dropped."""
 
 import asyncio
+from functools import partial
 
 import pytest
-
 from aiops.routing.v1 import routing_service_pb2 as routing
+
 from tests.fakes.engine_http import running_engine
 from tests.fixtures.edge import ORG, Edge, model_route
 
@@ -43,7 +44,7 @@ async def test_replicas_come_and_go_under_load_without_a_failed_request(edge: Ed
             for targets in ((a, b), (b,), (a, b), (a,), (a, b)):
                 await edge.route(model_route(*targets))
                 wanted = len(statuses) + 60
-                await edge.until(lambda wanted=wanted: reached(statuses, wanted), seconds=20)
+                await edge.until(partial(reached, statuses, wanted), seconds=20)
             over.set()
         assert all(client.done() for client in clients)
         assert set(statuses) == {200}

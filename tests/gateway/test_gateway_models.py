@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-
 from aiops.routing.v1 import routing_service_pb2 as routing
+
 from tests.fakes.engine_http import Engine, running_engine
 from tests.fixtures.edge import ORG, OTHER_ORG, Edge, model_route
 
@@ -95,8 +95,22 @@ async def test_a_client_cannot_choose_its_organisation(edge: Edge, engines: dict
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{}", b'{"messages":[]}', b"{", b"[1]", b'"tiny"', b'{"model":', b"\xff", b'{"model":null}', b'{"model":""}', b'{"model":{"a":1}}', b'{"model":["tiny"]}', b"[" * 50_000],
-)  # fmt: skip
+    [
+        b"",
+        b"{}",
+        b'{"messages":[]}',
+        b"{",
+        b"[1]",
+        b'"tiny"',
+        b'{"model":',
+        b"\xff",
+        b'{"model":null}',
+        b'{"model":""}',
+        b'{"model":{"a":1}}',
+        b'{"model":["tiny"]}',
+        b"[" * 50_000,
+    ],
+)
 async def test_a_body_without_a_model_is_refused(edge: Edge, engines: dict[str, Engine], content: bytes) -> None:
     response = await edge.client.post("/v1/chat/completions", content=content, headers=edge.bearer() | JSON)
     assert response.status_code == 400
@@ -159,7 +173,13 @@ async def test_a_field_that_the_engine_would_ignore_is_refused_by_name(
 
 
 async def test_values_that_change_nothing_are_let_through(edge: Edge, engines: dict[str, Engine]) -> None:
-    harmless = {"n": 1, "logprobs": False, "tools": [], "response_format": {"type": "text"}, "temperature": 0.5}
+    harmless: dict[str, Any] = {
+        "n": 1,
+        "logprobs": False,
+        "tools": [],
+        "response_format": {"type": "text"},
+        "temperature": 0.5,
+    }
     assert (await edge.chat("picky", **harmless, stream_options={"include_usage": True})).status_code == 200
 
 

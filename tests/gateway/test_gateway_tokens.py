@@ -5,11 +5,12 @@ import hashlib
 import hmac
 import json
 import time
+from typing import Any
 
 import pytest
+from aiops.iam.v1 import auth_service_pb2
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from aiops.iam.v1 import auth_service_pb2
 from tests.fixtures.edge import Edge, Issuer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -44,7 +45,7 @@ async def test_a_valid_token_comes_in(edge: Edge) -> None:
         {"nbf": 4_000_000_000},
     ],
 )
-async def test_a_token_out_of_time_or_for_others_is_refused(edge: Edge, claims: dict[str, object]) -> None:
+async def test_a_token_out_of_time_or_for_others_is_refused(edge: Edge, claims: dict[str, Any]) -> None:
     assert await status(edge, edge.issuer.token(**claims)) in {401, 403}
 
 
