@@ -5,6 +5,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -14,8 +15,10 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    Select,
     Table,
     Text,
+    bindparam,
     func,
     insert,
     or_,
@@ -129,12 +132,10 @@ class SqlModelStore:
     ) -> Page[Model]:
         """The models of one page, newest first."""
         keyset = Keyset(models.c.created_at, models.c.model_id, "models", framework, task)
-        query = select(*_COLUMNS).where(_visible(caller))
-        if framework is not None:
-            query = query.where(models.c.framework == framework.value)
-        if task is not None:
-            query = query.where(models.c.task == task.value)
-        rows = (await self._connection.execute(keyset.apply(query, page))).all()
+        wanted = {"org_id": None if caller.sees_all else caller.org_id, "framework": framework, "task": task}
+        given = {name: getattr(value, "value", value) for name, value in wanted.items() if value is not None}
+        query = _page_query(frozenset(given), later=bool(page.token))
+        rows = (await self._connection.execute(query, {**given, **keyset.parameters(page)})).all()
         return keyset.page(rows, page, _model)
 
     async def add(self, model: Model, files: Sequence[ModelFile]) -> bool:
@@ -187,6 +188,13 @@ class SqlModelStore:
         query = select(func.count()).select_from(models).where(_visible(caller))
         count: int = (await self._connection.execute(query)).scalar_one()
         return count
+
+
+@cache
+def _page_query(filters: frozenset[str], *, later: bool) -> Select[Any]:
+    """The statement of a list with these filters, kept for the next call."""
+    query = select(*_COLUMNS).where(_KEPT, *(models.c[name] == bindparam(name) for name in sorted(filters)))
+    return Keyset(models.c.created_at, models.c.model_id).prepare(query, later=later)
 
 
 def _visible(caller: Caller) -> ColumnElement[bool]:
