@@ -106,7 +106,9 @@ class Consumer:
     async def run(self) -> None:
         """Consumes until cancelled."""
         try:
-            await run_loop(f"consumer {self.group}", self._session, interval=timedelta(seconds=1))
+            await run_loop(
+                f"consumer {self.group}", self._session, interval=timedelta(seconds=1), backoff=RECONNECT_BACKOFF
+            )
         finally:
             await self._publisher.close()
 

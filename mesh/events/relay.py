@@ -65,7 +65,7 @@ class Relay:
     async def run(self) -> None:
         """Relays until cancelled, then gives back what it holds."""
         try:
-            await run_loop("outbox relay", self.step, wake=self._wake, interval=self._settings.poll)
+            await run_loop("outbox relay", self.step, wake=self._wake, interval=self._settings.poll, backoff=BACKOFF)
         finally:
             await self._publisher.close()
             await attempt(self._release())

@@ -1,43 +1,25 @@
 """A consumer has the effect of each event once, and one event that cannot be handled stops nobody."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest_asyncio
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.events.cloudevents import headers_of
-from mesh.events.consumer import Consumer, ConsumerSettings, Handler
 from mesh.events.failures import dead_letter_topic, retry_topic
-from mesh.events.kafka import Kafka, Record
+from mesh.events.kafka import Record
 from mesh.events.outbox import Envelope
-from mesh.events.publisher import KafkaPublisher
 from mesh.events.replay import replay
-from mesh.identity import SYSTEM
-from mesh.loops import Backoff, Wake
 from mesh.sql.database import Database
 from mesh.telemetry import Telemetry
 from stack.broker import Broker
 from stack.ports import free_port
 from tests.fixtures.broker import start_broker
+from tests.mesh.events.bench import Bench, make_tables, note
 from tests.mesh.events.records import envelope, header, new_topic, read
-
-QUICK = Backoff(first=timedelta(milliseconds=5), limit=timedelta(milliseconds=20))
-SETTINGS = ConsumerSettings(poll=timedelta(milliseconds=20))
-
-
-async def note(connection: AsyncConnection, event: Envelope) -> None:
-    """The effect: one row for each time it is had."""
-    sequence = json.loads(event.value)["sequence"]
-    await connection.execute(
-        text("INSERT INTO effects (key, sequence) VALUES (:key, :sequence)"), {"key": event.key, "sequence": sequence}
-    )
 
 
 class Fixable:
@@ -55,64 +37,14 @@ class Fixable:
             raise RuntimeError("no such\ncolour")
 
 
-class Bench:
-    """A database, a broker, and what tests of consumers do with them."""
-
-    def __init__(self, database: Database, servers: str, telemetry: Telemetry) -> None:
-        self.database = database
-        self.kafka = Kafka(servers)
-        self.telemetry = telemetry
-        self.publisher = KafkaPublisher(self.kafka)
-        self.group = new_topic("group")
-
-    async def send(self, *events: Envelope) -> None:
-        records = [Record(each.topic, each.key.encode(), each.value.encode(), headers_of(each)) for each in events]
-        assert (await self.publisher.publish(records)).error == ""
-
-    def consumer(self, topics: Sequence[str], handlers: Mapping[str, Handler] | None = None) -> Consumer:
-        return Consumer(
-            self.group,
-            topics,
-            handlers or {"test.counted": note},
-            database=self.database,
-            kafka=self.kafka,
-            telemetry=self.telemetry,
-            settings=SETTINGS,
-            backoff=QUICK,
-        )
-
-    @asynccontextmanager
-    async def consuming(self, *consumers: Consumer) -> AsyncIterator[None]:
-        running = [asyncio.ensure_future(consumer.run()) for consumer in consumers]
-        try:
-            yield
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-
-    async def effects(self) -> list[tuple[str, int]]:
-        async with self.database.reading(SYSTEM) as connection:
-            rows = await connection.execute(text("SELECT key, sequence FROM effects ORDER BY number"))
-            return [(row.key, row.sequence) for row in rows]
-
-    async def until(self, count: int) -> list[tuple[str, int]]:
-        async with asyncio.timeout(40):
-            while len(found := await self.effects()) < count:
-                await Wake().wait(timedelta(milliseconds=20))
-        return found
-
-
 @pytest_asyncio.fixture
-async def bench(events_database: Database, kafka: str, telemetry: Telemetry) -> AsyncIterator[Bench]:
-    async with events_database.writing(SYSTEM) as connection:
-        await connection.execute(
-            text("CREATE TABLE effects (number bigserial PRIMARY KEY, key text NOT NULL, sequence int NOT NULL)")
-        )
-        await connection.commit()
-    made = Bench(events_database, kafka, telemetry)
+async def bench(empty_database: str, kafka: str, telemetry: Telemetry) -> AsyncIterator[Bench]:
+    database = Database(empty_database)
+    await make_tables(database)
+    made = Bench(database, kafka, telemetry)
     yield made
     await made.publisher.close()
+    await database.dispose()
 
 
 async def test_an_event_that_comes_three_times_has_one_effect(bench: Bench) -> None:
