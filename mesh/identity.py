@@ -69,7 +69,7 @@ def permissions_of(roles: frozenset[str]) -> frozenset[str]:
 
 
 def new_id(prefix: str) -> str:
-    """A new object id, e.g. `node-0c5m2k9v7t1hq8x4bnae`: 40 bits of time, so that ids sort by age, and 60 random ones."""
+    """A new object id, e.g. `node-0c5m2k9v7t1hq8x4bnae`: 40 bits of time, so that ids sort by age, then 60 random."""
     milliseconds = (time.time_ns() // 1_000_000) & 0xFF_FFFF_FFFF
     raw = milliseconds.to_bytes(5, "big") + os.urandom(8)
     return f"{prefix}-{base64.b32hexencode(raw).decode().lower()[:20]}"

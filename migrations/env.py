@@ -1,4 +1,4 @@
-"""What Alembic runs: every migration in one transaction, under a lock, so that several controllers may start at once."""
+"""What Alembic runs: all migrations in one transaction, under a lock, so that several controllers may start at once."""
 
 import asyncio
 import os

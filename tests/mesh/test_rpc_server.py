@@ -1,7 +1,7 @@
 """A server runs its layers in order and answers errors as google.rpc.Status."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -83,9 +83,13 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         return model_service_pb2.ImportModelResponse(model=model_pb2.Model(size_mb=len(count)))
 
 
+# The tests call what these implement and nothing else.
+SERVICERS: list[Callable[[], object]] = [Auth, Users, Trust, Models]
+
+
 @asynccontextmanager
 async def running(calls: Calls) -> AsyncIterator[tuple[Server, grpc.aio.Channel]]:
-    servicers = [Auth(), Users(), Trust(), Models()]
+    servicers = [each() for each in SERVICERS]
     async with (
         serve([Listener("127.0.0.1:0")], servicers, Tokens(), calls, grace=0.2) as server,
         open_channel(f"127.0.0.1:{server.ports[0]}") as channel,
@@ -134,7 +138,7 @@ async def test_an_invalid_request_names_every_field() -> None:
 
 async def test_bytes_that_are_no_message_are_an_invalid_request() -> None:
     async with running(Calls()) as (_, channel):
-        call = channel.unary_unary("/aiops.iam.v1.AuthService/Login")
+        call: Any = channel.unary_unary("/aiops.iam.v1.AuthService/Login")
         error = await refusal(call(b"\xff\xff\xff"))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
