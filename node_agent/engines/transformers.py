@@ -37,6 +37,10 @@ _UNSUPPORTED = (
 )
 
 
+# Threads that wait for work sleep instead of spinning: two engines on two busy cores answer in 0.15 s, not in 3 s.
+_PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
 @dataclass(frozen=True, slots=True)
 class Transformers:
     """Serves from the environment that `executable` (`.../bin/transformers`) belongs to."""
@@ -64,7 +68,7 @@ class Transformers:
             env=launch.inherited(self.environment)
             | launch.offline_home(spec)
             | launch.visible_devices(spec)
-            | {"TMPDIR": str(spec.run_dir / "tmp")}
+            | {"TMPDIR": str(spec.run_dir / "tmp"), **_PATIENT_THREADS}
             | dict(spec.environment),
             cwd=models,
             health=launch.health_probe(spec),
