@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import grpc
 import pytest
@@ -14,6 +14,8 @@ from tests.fakes.eventually import eventually
 from tests.fakes.model_files import CONFIG, Files, chunks, header, safetensors, tiny_model, upload
 from tests.fixtures.iam import refusal
 from tests.fixtures.registry import EDITOR, STRANGER, Rooms, person
+
+Messages = AsyncIterator[pb.ImportModelRequest] | Iterator[pb.ImportModelRequest]
 
 
 async def test_an_import_stores_the_files_and_knows_the_model(rooms: Rooms) -> None:
@@ -165,7 +167,7 @@ async def test_an_upload_begins_with_one_header_of_a_sound_manifest(rooms: Rooms
     unknown.header.files[0].sha256 = "x"
     unknown.header.files[2].size_bytes = -1
     huge = pb.ImportModelRequest(chunk=bytes(1024 * 1024 + 1))
-    for messages, fields in [
+    broken: list[tuple[Messages, list[str]]] = [
         (iter(()), ["header"]),
         (chunks(b"x"), ["header"]),
         (twice(), ["header"]),
@@ -173,7 +175,8 @@ async def test_an_upload_begins_with_one_header_of_a_sound_manifest(rooms: Rooms
         (iter([unknown]), ["header.files[0].sha256", "header.files[2].size_bytes"]),
         (iter([header("no spaces", tiny_model())]), ["header.name"]),
         (iter([huge]), ["chunk"]),
-    ]:
+    ]
+    for messages, fields in broken:
         error = await refusal(rooms.models.ImportModel(messages, metadata=EDITOR))
         assert error.reason == "INVALID_REQUEST"
         assert [violation.field for violation in error.violations] == fields

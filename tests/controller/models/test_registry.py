@@ -4,6 +4,7 @@ import os
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,10 +15,10 @@ from controller.deployments.workload import WorkloadState
 from controller.models.reconcile import ORPHAN_AGE
 from tests.fakes.model_files import tiny_model, upload
 from tests.fixtures.iam import refusal
-from tests.fixtures.registry import ADMIN, EDITOR, STRANGER, Rooms, person
+from tests.fixtures.registry import ADMIN, EDITOR, STRANGER, Metadata, Rooms, person
 
 
-async def names(rooms: Rooms, by: tuple[tuple[str, str], ...] = EDITOR, **filters: int) -> list[str]:
+async def names(rooms: Rooms, by: Metadata = EDITOR, **filters: Any) -> list[str]:
     answer = await rooms.models.ListModels(pb.ListModelsRequest(**filters), metadata=by)
     return [model.name for model in answer.models]
 
