@@ -5,7 +5,6 @@
 
 import asyncio
 import json
-import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Mapping
@@ -70,10 +69,11 @@ async def register(name: str, api: str, password: str) -> tuple[str, str]:
 
 
 def _register_and_join(name: str, home: Home, api: str) -> int:
-    """Register, then run the agent's own join command."""
+    """Register, then do what the agent's own join command does, with the agent's settings in the environment."""
+    from node_agent.__main__ import main as node_agent
+
     url, token = asyncio.run(register(name, api, admin_password(home.admin_password)))
-    join = [sys.executable, "-m", "node_agent", "join", "--controller", url, "--token", token]
-    return subprocess.run(join, check=False).returncode
+    return node_agent(["join", "--controller", url, "--token", token])
 
 
 if __name__ == "__main__":
