@@ -48,7 +48,8 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
 
 def _publisher(cache: Cache, settings: Settings) -> Publisher:
     cache.put(CLUSTERS, {API: resource(api_cluster(settings.controller_api))})
-    cache.put(LISTENERS, {NAME: resource(public_listener(settings.bind, settings.port))})
+    listener = public_listener(settings.bind, settings.port, settings.tls_certificate, settings.tls_key)
+    cache.put(LISTENERS, {NAME: resource(listener)})
     routes = RouteTable(api_routes(pages()), settings.cors_origins, settings.model_idle)
     publisher = Publisher(cache, routes, SystemClock(), settings.linger)
     publisher.guess()

@@ -21,6 +21,9 @@ class Settings:
     metrics_port: int
     otlp_endpoint: str
     log_level: str
+    # PEM files that Envoy reads; without them the port speaks plain text.
+    tls_certificate: str
+    tls_key: str
     cors_origins: tuple[str, ...]
     model_idle: timedelta
     linger: timedelta
@@ -40,6 +43,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         metrics_port=_whole(environment, "AIOPS_METRICS_PORT", 0),
         otlp_endpoint=environment.get("AIOPS_OTLP_ENDPOINT", ""),
         log_level=environment.get("AIOPS_LOG_LEVEL", "INFO"),
+        tls_certificate=environment.get("AIOPS_TLS_CERTIFICATE", ""),
+        tls_key=environment.get("AIOPS_TLS_KEY", ""),
         cors_origins=tuple(filter(None, environment.get("AIOPS_CORS_ORIGINS", "*").split(","))),
         model_idle=timedelta(seconds=_whole(environment, "AIOPS_MODEL_IDLE_SECONDS", 600)),
         linger=timedelta(seconds=_whole(environment, "AIOPS_ROUTE_LINGER_SECONDS", 30)),

@@ -22,6 +22,8 @@ STATUSES = {
     504: (4, "DEADLINE_EXCEEDED", "server_error"),
 }
 
+UNIMPLEMENTED = 12
+
 # Answers whose body is already as it should be.
 WRITTEN = "(has(response.code_details) && response.code_details in ['direct_response', 'lua_response'])"
 REVOKED = "(has(response.code_details) && response.code_details.startsWith('rbac_access_denied'))"
@@ -38,7 +40,7 @@ def local_replies() -> dict[str, object]:
     """The connection manager's `local_reply_config`; the first mapper that matches an answer writes it."""
     mappers = [_revoked(GRPC, None), _revoked(OPENAI, _openai(401)), _revoked("true", _status(401))]
     mappers.append(_mapper(f"{NOWHERE} && {OPENAI}", openai_error(NO_MODEL_PATH, "unknown_url")))
-    mappers.append(_mapper(f"{NOWHERE} && !{GRPC}", status(NO_METHOD, 404)))
+    mappers += [_mapper(f"{NOWHERE} && !{GRPC}", status(NO_METHOD, 404)), _grpc(404, NOWHERE, UNIMPLEMENTED)]
     mappers += [_grpc(code) for code in STATUSES]
     for code in STATUSES:
         mappers.append(_mapper(f"{OPENAI} && response.code == {code}", _openai(code)))
@@ -75,9 +77,9 @@ def _revoked(condition: str, body: dict[str, object] | None) -> dict[str, object
     return {**mapper, "status_code": 401, "body": {"inline_string": "the token is revoked"}}
 
 
-def _grpc(http_code: int) -> dict[str, object]:
-    code, _, _ = STATUSES[http_code]
-    mapper = _mapper(f"{GRPC} && response.code == {http_code}", None)
+def _grpc(http_code: int, condition: str = "true", code: int | None = None) -> dict[str, object]:
+    code = STATUSES[http_code][0] if code is None else code
+    mapper = _mapper(f"{GRPC} && response.code == {http_code} && {condition}", None)
     header = {"header": {"key": "grpc-status", "value": str(code)}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
     return {**mapper, "headers_to_add": [header]}
 

@@ -2,22 +2,23 @@
 
 from envoy.config.listener.v3 import listener_pb2
 
+from gateway.edge import filters
 from gateway.edge.errors import local_replies
-from gateway.edge.filters import chain
 from gateway.edge.messages import message, typed
 
 NAME = "public"
 BUFFER_LIMIT = 32 * 1024
 
 
-def public_listener(bind: str, port: int) -> listener_pb2.Listener:
-    """The listener of the one public port."""
+def public_listener(bind: str, port: int, certificate: str = "", key: str = "") -> listener_pb2.Listener:
+    """The listener of the one public port; with a certificate (PEM files that Envoy reads) it speaks TLS alone."""
     network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _connection_manager()}
+    chain = {"filters": [network]} | ({"transport_socket": _tls(certificate, key)} if certificate else {})
     content = {
         "name": NAME,
         "address": {"socket_address": {"address": bind, "port_value": port}},
         "per_connection_buffer_limit_bytes": BUFFER_LIMIT,
-        "filter_chains": [{"filters": [network]}],
+        "filter_chains": [chain],
     }
     return message(listener_pb2.Listener, content)
 
@@ -27,7 +28,7 @@ def _connection_manager() -> dict[str, object]:
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=NAME,
         rds={"route_config_name": NAME, "config_source": {"ads": {}, "resource_api_version": "V3"}},
-        http_filters=chain(),
+        http_filters=filters.chain(),
         local_reply_config=local_replies(),
         early_header_mutation_extensions=[_early_headers()],
         server_name="aiops",
@@ -53,6 +54,17 @@ def _connection_manager() -> dict[str, object]:
         request_headers_timeout="10s",
         upgrade_configs=[{"upgrade_type": "websocket", "enabled": False}],
     )
+
+
+def _tls(certificate: str, key: str) -> dict[str, object]:
+    files = {"certificate_chain": {"filename": certificate}, "private_key": {"filename": key}}
+    context = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+        "tls_certificates": [files],
+        "alpn_protocols": ["h2", "http/1.1"],
+    }
+    config = typed("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext", common_tls_context=context)
+    return {"name": "envoy.transport_sockets.tls", "typed_config": config}
 
 
 def _early_headers() -> dict[str, object]:

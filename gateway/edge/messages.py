@@ -29,6 +29,7 @@ EXTENSIONS = tuple(
         "extensions.resource_monitors.downstream_connections.v3.downstream_connections",
         "extensions.resource_monitors.fixed_heap.v3.fixed_heap",
         "extensions.retry.host.previous_hosts.v3.previous_hosts",
+        "extensions.transport_sockets.tls.v3.tls",
         "extensions.upstreams.http.v3.http_protocol_options",
         "type.matcher.v3.http_inputs",
     )

@@ -30,6 +30,7 @@ NO_MODEL = "the body names no model; send a JSON object with a 'model'"
 # No organisation's id.
 NOBODY = "-"
 JSON = "application/json"
+GET = {"name": ":method", "string_match": {"exact": "GET"}}
 GRPC_CALL = {"name": "x-aiops-call", "string_match": {"prefix": "application/grpc"}}
 # Only what cannot have reached an engine is tried again.
 RETRY = {
@@ -51,6 +52,7 @@ class _Rendered:
     """A model's own part: what its name leads to, and what each instance's path leads to."""
 
     by_name: extension_pb2.TypedExtensionConfig
+    described: extension_pb2.TypedExtensionConfig
     instances: dict[str, extension_pb2.TypedExtensionConfig]
 
 
@@ -82,8 +84,14 @@ class RouteTable:
         unknown = paths["/v1/"].matcher.on_no_match.matcher.matcher_list.matchers[-1].on_match.matcher
         for org_id, mine in groupby(models, key=lambda model: model.org_id):
             known = list(mine)
-            _act(unknown.matcher_tree.exact_match_map.map[org_id], _unknown_model([model.model for model in known]))
-            _act(paths["/v1/models"].matcher.matcher_tree.exact_match_map.map[org_id], [_model_list(known)])
+            not_found = _unknown_model([model.model for model in known])
+            _act(unknown.matcher_tree.exact_match_map.map[org_id], not_found)
+            listed = _tree(":path", not_found)
+            _act(listed.matcher_tree.exact_match_map.map["/v1/models"], [_model_list(known)])
+            for model in known:
+                described = self._rendered[model].described
+                listed.matcher_tree.exact_match_map.map[f"/v1/models/{model.model}"].action.CopyFrom(described)
+            paths["/v1/models"].matcher.matcher_tree.exact_match_map.map[org_id].matcher.CopyFrom(listed)
         return configuration
 
     def _render(self, model: ModelRoute) -> "_Rendered":
@@ -94,7 +102,8 @@ class RouteTable:
             f"/models/{model.model}/{target.instance_id}/": _action(self._instance_routes(model, target))
             for target in model.targets
         }
-        return _Rendered(_action([by_name]), instances)
+        described = _answer({"prefix": "/", "headers": [GET]}, 200, _description(model))
+        return _Rendered(_action([by_name]), _action([described]), instances)
 
     def _instance_routes(self, model: ModelRoute, target: Target) -> list[route_components_pb2.Route]:
         base = f"/models/{model.model}/{target.instance_id}/"
@@ -139,10 +148,12 @@ def _action(routes: Sequence[route_components_pb2.Route]) -> extension_pb2.Typed
 
 
 def _model_list(models: Sequence[ModelRoute]) -> route_components_pb2.Route:
-    data = [
-        {"id": model.model, "object": "model", "created": model.created, "owned_by": model.org_id} for model in models
-    ]
-    return _answer({"prefix": "/"}, 200, {"object": "list", "data": data})
+    data = [_description(model) for model in models]
+    return _answer({"prefix": "/", "headers": [GET]}, 200, {"object": "list", "data": data})
+
+
+def _description(model: ModelRoute) -> dict[str, object]:
+    return {"id": model.model, "object": "model", "created": model.created, "owned_by": model.org_id}
 
 
 def _unknown_model(names: Sequence[str]) -> list[route_components_pb2.Route]:
@@ -213,7 +224,8 @@ def _paths(api: Sequence[dict[str, object]]) -> matcher_pb2.Matcher:
     root = _tree(":path", [message(route_components_pb2.Route, route) for route in api], "prefix_match_map")
     paths = root.matcher_tree.prefix_match_map.map
     paths["/v1/"].matcher.CopyFrom(_by_model())
-    paths["/v1/models"].matcher.CopyFrom(_by_org([_answer({"prefix": "/"}, 200, {"object": "list", "data": []})]))
+    nothing = _answer({"path": "/v1/models", "headers": [GET]}, 200, {"object": "list", "data": []})
+    paths["/v1/models"].matcher.CopyFrom(_by_org([nothing, *_unknown_model([])]))
     return root
 
 

@@ -109,6 +109,13 @@ async def test_methods_of_the_mesh_are_not_reachable(edge: Edge) -> None:
             path, headers=edge.bearer() | {"content-type": "application/json"}, content=b"{}"
         )
         assert response.status_code == 404
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            "/aiops.iam.v1.TokenTrustService/WatchTokenTrust"
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(b"", metadata=[("authorization", edge.bearer()["authorization"])])
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_read_to_its_end(edge: Edge) -> None:

@@ -1,11 +1,15 @@
 """Envoy serves on while the services behind its configuration are away, and takes no harm when they return."""
 
 import asyncio
+import ssl
+from pathlib import Path
 
+import httpx
 import pytest
 
+from mesh.pki import ensure_authority, issue_service
 from tests.fakes.engine_http import running_engine
-from tests.fixtures.edge import Edge, model_route
+from tests.fixtures.edge import Edge, model_route, running_edge
 
 
 async def test_killing_the_gateway_under_traffic_drops_nothing_and_its_return_changes_nothing(own_edge: Edge) -> None:
@@ -119,3 +123,22 @@ async def test_several_envoys_get_the_same(own_edge: Edge) -> None:
 
 async def is_connected(edge: Edge) -> bool:
     return await edge.metric("gateway_envoys") >= 1
+
+
+async def test_with_a_certificate_the_port_speaks_tls_alone(tmp_path: Path) -> None:
+    pki = tmp_path / "pki"
+    ensure_authority(pki)
+    certificate, key = issue_service(pki, "edge")
+    tls = {"AIOPS_TLS_CERTIFICATE": str(certificate), "AIOPS_TLS_KEY": str(key)}
+    async with running_edge(tmp_path, tls) as edge:
+        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        async with httpx.AsyncClient(verify=context, trust_env=False) as client:
+            url = f"https://127.0.0.1:{edge.port}"
+            assert (await client.get(f"{url}/healthz")).status_code == 200
+            assert (await client.get(f"{url}/models", headers=edge.bearer())).status_code == 200
+        with pytest.raises(edge.connection_errors):
+            await edge.client.get("/healthz")
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers("AES128-SHA")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.open_connection("127.0.0.1", edge.port, ssl=context)

@@ -205,6 +205,14 @@ async def test_models_are_listed_for_the_callers_organisation(edge: Edge, engine
     assert nobody == {"object": "list", "data": []}
 
 
+async def test_one_model_is_described_and_only_to_its_organisation(edge: Edge, engines: dict[str, Engine]) -> None:
+    tiny = await edge.client.get("/v1/models/tiny", headers=edge.bearer())
+    assert tiny.json() == {"id": "tiny", "object": "model", "created": 1_700_000_000, "owned_by": ORG}
+    for path, org in (("/v1/models/secret", ORG), ("/v1/models/tiny", "org-empty"), ("/v1/modelsandmore", ORG)):
+        response = await edge.client.get(path, headers=edge.bearer(org=org))
+        assert (response.status_code, error(response)["code"]) == (404, "model_not_found")
+
+
 async def test_an_instance_is_reached_by_its_own_path(edge: Edge, engines: dict[str, Engine]) -> None:
     for name in ("a", "b"):
         response = await edge.client.post(

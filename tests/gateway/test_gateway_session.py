@@ -1,7 +1,5 @@
 """The incremental discovery protocol: what an Envoy is sent, in which order; what refusals and reconnects mean."""
 
-from collections.abc import Iterable
-
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.route.v3 import route_pb2
@@ -9,8 +7,6 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from gateway.xds.cache import CLUSTERS, ENDPOINTS, ROUTES, Cache, Resource, resource
 from gateway.xds.session import Session
-
-Response = discovery_pb2.DeltaDiscoveryResponse
 
 
 def cluster(name: str, seconds: int = 1) -> Resource:
@@ -42,17 +38,17 @@ class Envoy:
             )
         )
 
-    def acknowledge(self, response: Response) -> None:
+    def acknowledge(self, response: discovery_pb2.DeltaDiscoveryResponse) -> None:
         self.session.receive(
             discovery_pb2.DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce)
         )
 
-    def refuse(self, response: Response, why: str) -> None:
+    def refuse(self, response: discovery_pb2.DeltaDiscoveryResponse, why: str) -> None:
         request = discovery_pb2.DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce)
         request.error_detail.message = why
         self.session.receive(request)
 
-    def next(self) -> Response:
+    def next(self) -> discovery_pb2.DeltaDiscoveryResponse:
         response = self.session.next_push()
         assert response is not None
         return response
@@ -61,12 +57,8 @@ class Envoy:
         return self.session.next_push() is None
 
 
-def names(response: Response) -> list[str]:
+def names(response: discovery_pb2.DeltaDiscoveryResponse) -> list[str]:
     return sorted(each.name for each in response.resources)
-
-
-def kinds(responses: Iterable[Response]) -> list[str]:
-    return [response.type_url for response in responses]
 
 
 def test_only_what_changed_is_sent() -> None:
