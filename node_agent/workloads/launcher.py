@@ -14,11 +14,12 @@ from node_agent.engines.engine import Diagnosis, Engine, EngineSpec, LaunchPlan
 from node_agent.engines.prepare import prepare
 from node_agent.inventory.machine import Machine
 from node_agent.runtime.model import Launch, Marked, Runtime
-from node_agent.runtime.output import log_size, read_tail
+from node_agent.runtime.output import log_size, read_tail, trim_log
 from node_agent.runtime.ports import claim_port
 from node_agent.workloads.installed import InstalledEngines
 from node_agent.workloads.model import (
     EngineFacts,
+    ModelMissingError,
     Process,
     Readiness,
     State,
@@ -64,9 +65,14 @@ class Launcher:
         self._cache, self._engines, self._runtime, self._machine = cache, engines, runtime, machine
         self._clock = clock
         self._ports: dict[WorkloadKey, int] = {}
+        site.runs.mkdir(parents=True, exist_ok=True)
 
     async def prepare(self, spec: WorkloadSpec, tell: Tell) -> Prepared:
         """Brings the model, chooses engine and port, lays out the run directory. Raises DomainError."""
+        if not spec.artifact.files:
+            raise ModelMissingError(
+                f"model {spec.model_id} has no files any more; import it again", model_id=spec.model_id
+            )
         tell(State.DOWNLOADING, 0)
         await self._cache.obtain(spec.artifact, lambda percent: tell(State.DOWNLOADING, percent))
         tell(State.EXTRACTING, 0)
@@ -141,9 +147,10 @@ class Launcher:
         """The end of what was written since then."""
         return read_tail(self.log_path(key), since, _TAIL_BYTES)
 
-    def clean(self, key: WorkloadKey) -> None:
-        """Leaves nothing of an ended workload but its log, and of those only the latest."""
+    def clean(self, key: WorkloadKey, log_keep_bytes: int) -> None:
+        """Leaves nothing of an ended workload but the end of its log, and of those only the latest. Blocks."""
         self._ports.pop(key, None)
+        trim_log(self.log_path(key), log_keep_bytes)
         run_dir = self._run_dir(key)
         for each in run_dir.iterdir() if run_dir.exists() else ():
             if each.is_dir():

@@ -15,6 +15,12 @@ from node_agent.runtime.model import Instance
 WorkloadId = NewType("WorkloadId", str)
 
 
+class ModelMissingError(DomainError):
+    """What should run has no files."""
+
+    kind, reason = Kind.NOT_FOUND, "MODEL_NOT_FOUND"
+
+
 class NeverReadyError(DomainError):
     """The engine started and did not answer in time."""
 
@@ -157,17 +163,19 @@ class Patience:
     ready_interval: timedelta = timedelta(milliseconds=250)
     health_interval: timedelta = timedelta(seconds=5)
     unhealthy_after: int = 3
+    log_interval: timedelta = timedelta(seconds=1)
     log_keep_bytes: int = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that is remembered of one workload over the agent's death."""
+    """All that is remembered of one workload over the agent's death; `failures` are those in a row."""
 
     spec: WorkloadSpec
     process: Process | None = None
     failure: Failure | None = None
     restarts: int = 0
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

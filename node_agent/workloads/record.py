@@ -38,6 +38,7 @@ def record_from_json(document: Json) -> Record:
         process=_process(document["process"]) if document["process"] else None,
         failure=Failure(**document["failure"]) if document["failure"] else None,
         restarts=document["restarts"],
+        failures=document["failures"],
     )
 
 

@@ -70,7 +70,7 @@ class Replica:
         self._around.launcher.release(before.artifact)
         self.record = replace(self.record, spec=spec)
         if spec.epoch > before.epoch:
-            self.record = replace(self.record, restarts=0, failure=None)
+            self.record = replace(self.record, restarts=0, failures=0, failure=None)
         if (spec.epoch, spec.goal) != (before.epoch, before.goal):
             if self._scope:
                 self._scope.reschedule(asyncio.get_running_loop().time())
@@ -107,13 +107,16 @@ class Replica:
             self._tell(news)
         try:
             async with asyncio.timeout(None) as self._scope:
-                return await (self._run() if spec.goal is Goal.RUN else self._end(spec))
+                if spec.goal is Goal.RUN:
+                    return await self._run()
+                last = await self._end(spec)
         except TimeoutError:
             if self._scope is None or not self._scope.expired():
                 raise
             return _AT_ONCE
         finally:
             self._scope = None
+        return await self._finish(spec, last)
 
     async def _run(self) -> timedelta | None:
         if self.record.failure:
@@ -154,8 +157,7 @@ class Replica:
 
     async def _watch(self, process: Process) -> Ended:
         """Until it has ended. Raises NeverReadyError."""
-        log_path = self._around.launcher.log_path(self.record.spec.key)
-        watch = ProcessWatch(process, self._around.runtime, self._around.patience, log_path)
+        watch = ProcessWatch(process, self._around.runtime, self._around.patience)
         if not process.ready:
             ended = await watch.until_ready(lambda: self._tell_phase(State.STARTING, 60))
             if ended:
@@ -170,7 +172,7 @@ class Replica:
         self._tell(News(State.RUNNING, 100, health))
 
     def _stable(self) -> None:
-        self.record = replace(self.record, restarts=0)
+        self.record = replace(self.record, failures=0)
 
     async def _ended(self, ended: Ended) -> timedelta | None:
         """The process is gone though it should run: another try after a pause, or failure."""
@@ -179,17 +181,18 @@ class Replica:
         tail = self._around.launcher.tail(self.record.spec.key, process.log_start)
         event, failure = judge(process, ended, self._around.launcher.diagnose(process, ended.code, tail), tail)
         self._drop(process)
-        restarts = self.record.restarts + 1
-        self.record = replace(self.record, restarts=restarts)
-        if restarts > limit or _hopeless(failure, self.record.spec):
+        failures = self.record.failures + 1
+        self.record = replace(self.record, failures=failures)
+        if failures > limit or _hopeless(failure, self.record.spec):
             await self._fail(failure, event, process)
             return None
-        failure = replace(failure, error=f"{failure.error} Starting it again ({restarts} of {limit}).")
+        self.record = replace(self.record, restarts=self.record.restarts + 1)
+        failure = replace(failure, error=f"{failure.error} Starting it again ({failures} of {limit}).")
         log.warning("workload %s: %s", self.record.spec.key, failure.error)
         news = News(State.STARTING, event=event, process=process, failure=failure, exit_code=failure.exit_code)
         self._tell(news)
         await self._around.save()
-        return self._around.patience.restart_pause.pause(restarts)
+        return self._around.patience.restart_pause.pause(failures)
 
     async def _give_up(self, error: NeverReadyError) -> None:
         process = self.record.process
@@ -206,20 +209,26 @@ class Replica:
         await self._around.save()
         self._tell(News(State.FAILED, event=event, process=process, failure=failure, exit_code=failure.exit_code))
 
-    async def _end(self, spec: WorkloadSpec) -> timedelta | None:
-        """Lets running answers finish, ends the process, says so."""
+    async def _end(self, spec: WorkloadSpec) -> News:
+        """Lets running answers finish and ends the process."""
         process = self.record.process
         if process and process.ready:
-            log_path = self._around.launcher.log_path(spec.key)
-            watch = ProcessWatch(process, self._around.runtime, self._around.patience, log_path)
+            watch = ProcessWatch(process, self._around.runtime, self._around.patience)
             await watch.for_at_most(spec.drain)
         ended = await self.stop_process()
+        event = Event.STOPPED if process else Event.NONE
+        return News(State.STOPPED, event=event, process=process, exit_code=exit_code(ended))
+
+    async def _finish(self, spec: WorkloadSpec, last: News) -> timedelta | None:
+        """Clears up, which nothing cuts short; says so, unless the workload is wanted anew by then."""
+        try:
+            await asyncio.to_thread(self._around.launcher.clean, spec.key, self._around.patience.log_keep_bytes)
+        except OSError:
+            log.exception("cannot clear up after workload %s", spec.key)
+        self._tell(last)
         if self.record.spec is not spec:
             return _AT_ONCE
-        event = Event.STOPPED if process else Event.NONE
-        self._tell(News(State.STOPPED, event=event, process=process, exit_code=exit_code(ended)))
         self._around.launcher.release(spec.artifact)
-        self._around.launcher.clean(spec.key)
         await self._around.finished(self)
         return None
 

@@ -8,8 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from mesh.errors import DomainError
+from mesh.loops import run_loop
 from node_agent.journal.journal import Journal, JournalWriteError
 from node_agent.runtime.model import Marked, Runtime, Usage
+from node_agent.runtime.output import trim_log
 from node_agent.workloads.launcher import Launcher
 from node_agent.workloads.model import (
     Acknowledgement,
@@ -65,7 +67,7 @@ class Workloads:
         async with asyncio.TaskGroup() as self._group:
             for replica in self._replicas.values():
                 self._drive(replica)
-            await asyncio.Event().wait()
+            await run_loop("logs", self._trim_logs, interval=self._around.patience.log_interval)
 
     async def apply(self, desired: DesiredState, decisions: Sequence[Decision] | None = None) -> list[Acknowledgement]:
         """Takes on the desired state; a change that is late or came before does nothing.
@@ -169,6 +171,11 @@ class Workloads:
             for each in containers
             for usage in (self._runtime.usage(each.record.process.instance) if each.record.process else Usage(),)
         ]
+
+    async def _trim_logs(self) -> None:
+        """Whatever an engine writes, it never fills the disk."""
+        for key in list(self._replicas):
+            await asyncio.to_thread(trim_log, self._launcher.log_path(key), self._around.patience.log_keep_bytes)
 
     async def _save(self) -> None:
         records = [record_to_json(replica.record) for replica in self._replicas.values()]

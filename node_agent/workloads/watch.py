@@ -3,12 +3,10 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from node_agent.engines.engine import Probe
 from node_agent.runtime.model import Ended, Runtime
-from node_agent.runtime.output import trim_log
 from node_agent.workloads.model import Health, NeverReadyError, Patience, Process
 from node_agent.workloads.probe import answers, until_answered
 
@@ -18,8 +16,8 @@ _HEALTH_TIMEOUT_S = 5.0
 class ProcessWatch:
     """One process and how to ask it. Methods answer how the process ended, None when it did not."""
 
-    def __init__(self, process: Process, runtime: Runtime, patience: Patience, log: Path) -> None:
-        self._process, self._runtime, self._patience, self._log = process, runtime, patience, log
+    def __init__(self, process: Process, runtime: Runtime, patience: Patience) -> None:
+        self._process, self._runtime, self._patience = process, runtime, patience
         self._health = Probe("GET", process.readiness.health_url, timeout_s=_HEALTH_TIMEOUT_S)
 
     async def until_ready(self, up: Callable[[], None]) -> Ended | None:
@@ -64,7 +62,6 @@ class ProcessWatch:
             well = well + patience.health_interval if well_now else timedelta()
             if well > patience.stable_after:
                 stable()
-            await asyncio.to_thread(trim_log, self._log, patience.log_keep_bytes)
             await asyncio.sleep(patience.health_interval.total_seconds())
 
     async def _unless_ended(self, work: Coroutine[Any, Any, None]) -> Ended | None:

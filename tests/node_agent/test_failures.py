@@ -1,5 +1,6 @@
 """Engines that fail: each failure is told with its reason, and never leaves anything behind."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -17,6 +18,7 @@ from tests.fakes.controller import FakeController
 from tests.fixtures.node_agent import AgentProcess, StoredModel, store_model
 
 Workload = Callable[..., pb.WorkloadSpec]
+MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -221,3 +223,34 @@ async def test_a_full_disk_fails_naming_the_path_and_the_free_space(
     assert "MB are free" in failed.error
     await connected.until_status("dep-2", "running")
     assert not list((small_disk / "partial").iterdir())
+
+
+async def test_an_engine_that_writes_without_end_fills_no_disk(
+    agent: AgentProcess, connected: FakeController, workload: Workload
+) -> None:
+    connected.want(workload(environment={"FAKE_ENGINE": "noisy"}))
+    await connected.until_status("dep-1", "running")
+    log = agent.home / "runs" / "dep-1.0" / "engine.log"
+    async with asyncio.timeout(30):
+        await until(lambda: log.stat().st_size > 64 * MIB)
+        connected.want(workload(goal=pb.WorkloadSpec.end))
+        await connected.until_status("dep-1", "stopped")
+    written, kept = log.stat().st_size, log.stat().st_blocks * 512
+    assert written > 64 * MIB > 17 * MIB > kept
+    page = await connected.read_log("dep-1", -3, 64 * 1024)
+    assert (page.content.count(b"\n"), page.end, page.next_offset) == (3, True, written)
+
+
+async def test_a_model_without_files_is_missing(connected: FakeController, workload: Workload) -> None:
+    spec = workload()
+    spec.ClearField("artifact")
+    connected.want(spec)
+    assert (await connected.until_status("dep-1", "failed")).error_reason == "MODEL_NOT_FOUND"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for something that only the file system tells; whoever calls bounds the wait."""
+    while True:
+        if condition():
+            return
+        await asyncio.sleep(0.01)
