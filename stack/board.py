@@ -31,7 +31,7 @@ class PlainBoard:
         self._shown: dict[str, tuple[State, int | None]] = {}
 
     def show(self, report: Report) -> None:
-        if self._shown.get(report.name) != (report.state, report.pid):
+        if report.state is not State.WAITING and self._shown.get(report.name) != (report.state, report.pid):
             self._shown[report.name] = (report.state, report.pid)
             self.note(line(report))
 

@@ -51,6 +51,8 @@ class Supervisor:
         Raises ServiceFailedError when a service cannot be started at all.
         """
         become_subreaper()
+        for runner in self._runners.values():
+            self._board.show(runner.report)
         try:
             await self._keep_all()
         except* ServiceFailedError as failures:

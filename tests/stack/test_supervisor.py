@@ -32,7 +32,8 @@ class Record:
         self._changed = asyncio.Event()
 
     def show(self, report: Report) -> None:
-        self.reports.append(report)
+        if report.state is not State.WAITING:
+            self.reports.append(report)
         self._changed.set()
 
     def note(self, text: str) -> None:
