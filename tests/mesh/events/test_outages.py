@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
-    """A server that the test may kill; not started."""
+    """A server that the test may kill, and that keeps what it committed; not started."""
     home = Path(tempfile.mkdtemp(prefix="aiops-postgres-"))
-    server = Postgres.at(home, durable=False)
+    server = Postgres.at(home)
     server.initialise()
     yield server
     shutil.rmtree(home)
