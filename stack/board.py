@@ -1,5 +1,6 @@
 """Shows the stack: one line a service, live on a terminal and as plain lines elsewhere."""
 
+import contextlib
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from stack.service import Report, State
@@ -36,14 +37,14 @@ class PlainBoard:
             self.note(line(report))
 
     def note(self, text: str) -> None:
-        self._out.write(f"{text}\n")
-        self._out.flush()
+        with contextlib.suppress(OSError):  # whoever read this may be gone; the stack goes on
+            self._out.write(f"{text}\n")
+            self._out.flush()
 
     def ready(self, url: str, seconds: float) -> None:
         self.note(f"aiops is ready at {url} after {seconds:.1f} s")
 
-    def close(self) -> None:
-        self._out.flush()
+    def close(self) -> None: ...
 
 
 class LiveBoard:

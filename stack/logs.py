@@ -15,11 +15,17 @@ def open_log(path: Path) -> BinaryIO:
 
 
 def trim(path: Path, limit: int = LIMIT_BYTES) -> None:
-    """Move a file that passed the limit to `NAME.1`; its writers go on in the emptied file."""
+    """Move a file that passed the limit to `NAME.1`; its writers go on in the emptied file.
+
+    On a full disk what was written is lost: the room is worth more.
+    """
     if not path.exists() or path.stat().st_size <= limit:
         return
     older = path.with_name(f"{path.name}.1")
-    shutil.copyfile(path, older)
+    try:
+        shutil.copyfile(path, older)
+    except OSError:
+        older.unlink(missing_ok=True)
     os.truncate(path, 0)
 
 

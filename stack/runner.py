@@ -52,7 +52,7 @@ class Runner:
             began = time.monotonic()
             try:
                 problem = await self._run_once()
-            except StepFailedError as error:
+            except (StepFailedError, OSError) as error:
                 problem = str(error)
                 await self._end_child()
             if self._stop.is_set():
@@ -138,7 +138,7 @@ class Runner:
     async def _probe(self) -> bool:
         try:
             return await asyncio.wait_for(self.service.healthy(), PROBE_TIMEOUT_S)
-        except TimeoutError:
+        except OSError:  # a timeout is one too
             return False
 
     async def _pause(self, failures: int, problem: str) -> None:

@@ -1,6 +1,7 @@
 """Starts the services in their order, keeps them running, and leaves nothing behind."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -110,7 +111,9 @@ class Supervisor:
 
     def _write(self) -> None:
         reports = {**{name: runner.report for name, runner in self._runners.items()}, **self._reports}
-        write_state(self._home, Snapshot(os.getpid(), self._url, self._ready, tuple(reports.values()), self._problem))
+        state = Snapshot(os.getpid(), self._url, self._ready, tuple(reports.values()), self._problem)
+        with contextlib.suppress(OSError):  # a full disk must not end what runs
+            write_state(self._home, state)
 
 
 async def end_leftovers(home: Home) -> list[Process]:

@@ -44,13 +44,19 @@ async def _up(home: Home, nodes: int, board: Board) -> None:
     stack = Stack(home, settings, Preparation(home, settings).done)
     background = [] if settings.transformers or not nodes else [EngineInstallation(home.transformers).run]
     supervisor = Supervisor(home, list(stack.services(nodes)), board, settings.url, background)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, supervisor.request_stop)
+    _stop_on_signals(supervisor)
     try:
         await supervisor.run()
     finally:
         Postgres.at(home.root).remove_sockets()
+
+
+def _stop_on_signals(supervisor: Supervisor) -> None:
+    """SIGINT, SIGTERM and a closed terminal stop the stack; one that was started with nohup outlives its terminal."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, supervisor.request_stop)
 
 
 def _with_database(settings: Settings, home: Home) -> Settings:
