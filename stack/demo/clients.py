@@ -57,7 +57,7 @@ class Client:
         """POST over REST."""
         return _json(await self._rest.post(f"{self._url}{path}", json=body, headers=self._headers))
 
-    async def until(self, path: str, done: Callable[[dict[str, Any]], bool], timeout_s: float) -> dict[str, Any]:
+    async def until(self, path: str, done: Callable[[dict[str, Any]], object], timeout_s: float) -> dict[str, Any]:
         """GET until the answer is as wanted."""
         deadline = time.monotonic() + timeout_s
         while not done(answer := await self.get(path)):

@@ -15,6 +15,7 @@ from stack.demo.story import DemoFailedError, expect
 from stack.home import Home, Snapshot, read_state
 from stack.processes import Process as Identity
 from stack.processes import descendants, end, running_below
+from stack.service import State
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
@@ -54,6 +55,16 @@ class Platform:
         assert agent.started is not None
         Identity(agent.pid, agent.started).signal(signal.SIGKILL)
         return agent.pid
+
+    async def back(self, name: str, killed: int) -> int:
+        """Wait until a killed service is healthy again; answers its new pid."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            report = self.state.service(name)
+            if report.state == State.HEALTHY and report.pid is not None and report.pid != killed:
+                return report.pid
+            await asyncio.sleep(POLL_S)
+        raise DemoFailedError(f"{name} is not back after {START_TIMEOUT_S:.0f} s")
 
     async def stop(self) -> list[Identity]:
         """SIGTERM; answers every process that the platform had. Raises DemoFailedError unless it ends well."""

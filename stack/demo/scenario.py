@@ -61,7 +61,7 @@ async def _show(story: Story, platform: Platform, environment: dict[str, str]) -
         await _model(story, environment)
         await _replicas(story, client, nodes)
         await _chats(story, client)
-        await _killed_agent(story, client, platform)
+        await _killed_agent(story, client, platform, nodes[0])
         await _events(story, state)
     await _stopped(story, platform)
 
@@ -107,12 +107,18 @@ async def _chats(story: Story, client: Client) -> None:
         step.tell(f"{_quote(''.join(pieces))} in {len(pieces)} pieces")
 
 
-async def _killed_agent(story: Story, client: Client, platform: Platform) -> None:
+async def _killed_agent(story: Story, client: Client, platform: Platform, node: dict[str, Any]) -> None:
     with story.step("an agent killed with SIGKILL, the chat still answered") as step:
-        pid = await platform.kill_agent("node-1")
+        path, name = f"/nodes/{node['nodeId']}/containers", str(node["name"])
+        before = await client.until(path, _engines, NODES_TIMEOUT_S)
+        killed = await platform.kill_agent(name)
         answers = [await client.chat_rest(MODEL, QUESTION) for _ in range(CHATS_AFTER_KILL)]
         expect(all(answers), "an answer was empty")
-        step.tell(f"agent of node-1 was pid {pid}; {len(answers)} of {CHATS_AFTER_KILL} chats answered")
+        step.tell(f"agent of {name} was pid {killed}; {len(answers)} of {CHATS_AFTER_KILL} chats answered")
+        pid = await platform.back(name, killed)
+        after = await client.until(path, _engines, NODES_TIMEOUT_S)
+        expect(_engines(after) == _engines(before), f"the engine was started anew: {before} became {after}")
+        step.tell(f"the agent is back as pid {pid}; its engine is still pid {_engines(after)[0]}")
 
 
 async def _events(story: Story, state: Snapshot) -> None:
@@ -135,6 +141,11 @@ async def _stopped(story: Story, platform: Platform) -> None:
 
 def _prepare_engine(story: Story) -> Path:
     return ensure_engine_environment(DEFAULT_CACHE, lambda line: story.say(f"      {line}"))
+
+
+def _engines(answer: dict[str, Any]) -> list[int]:
+    """The process ids of what runs on a node."""
+    return [container["pid"] for container in answer["containers"] if container["pid"]]
 
 
 def _settled(deployment: dict[str, Any]) -> bool:
