@@ -127,7 +127,7 @@ class Consumer:
             return RECONNECT_BACKOFF.pause(self._failures)
 
     async def _round(self, consumer: AIOKafkaConsumer) -> None:
-        await self._forget()
+        await self._forget_when_due()
         self._resume(consumer)
         poll_ms = int(self._settings.poll.total_seconds() * 1000)
         batches = await consumer.getmany(timeout_ms=poll_ms, max_records=self._settings.batch)
@@ -226,11 +226,13 @@ class Consumer:
             if partition in consumer.assignment():
                 consumer.resume(partition)
 
-    async def _forget(self) -> None:
+    async def _forget_when_due(self) -> None:
         now = self._clock.monotonic()
-        if now - self._forgot_at < self._settings.forget_every.total_seconds() or not await self._database_answers():
-            return
-        self._forgot_at = now
+        if now - self._forgot_at >= self._settings.forget_every.total_seconds():
+            self._forgot_at = now
+            await attempt(self._forget())
+
+    async def _forget(self) -> None:
         async with self._database.writing(SYSTEM) as connection:
             await ConsumedEvents(connection).forget(self._settings.retention)
             await connection.commit()
