@@ -12,8 +12,8 @@ log = logging.getLogger(__name__)
 class StatusQueue:
     """Keeps statuses until the controller has stored them.
 
-    A newer status of a workload replaces one that has not been sent, unless that tells of an event. When full, the
-    oldest one without an event goes first: the state it told is told anew when a session opens.
+    A newer status of a workload replaces one of the same state that has not been sent, unless that tells of an event.
+    When full, the oldest one without an event goes first: the state it told is told anew when a session opens.
     """
 
     def __init__(self, capacity: int = 512) -> None:
@@ -61,7 +61,7 @@ class StatusQueue:
         return len(self._waiting)
 
     def _replaces(self, newer: WorkloadStatus, number: int, older: WorkloadStatus) -> bool:
-        same = (older.key, older.epoch) == (newer.key, newer.epoch)
+        same = (older.key, older.epoch, older.state) == (newer.key, newer.epoch, newer.state)
         return same and number > self._sent and older.event is Event.NONE
 
     def _drop_one(self) -> None:

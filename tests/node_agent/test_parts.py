@@ -53,9 +53,15 @@ async def test_statuses_come_in_order_and_progress_gives_way_to_what_is_newer() 
     queue.put(STATUS)
     queue.put(replace(STATUS, progress=50))
     queue.put(replace(STATUS, state=State.STARTING, event=Event.STARTED))
+    queue.put(replace(STATUS, state=State.STARTING, progress=60))
     queue.put(replace(STATUS, state=State.RUNNING))
-    sent = [await queue.next() for _ in range(2)]
-    assert [(number, status.state) for number, status in sent] == [(3, State.STARTING), (4, State.RUNNING)]
+    sent = [await queue.next() for _ in range(4)]
+    assert [(number, status.state, status.progress) for number, status in sent] == [
+        (2, State.DOWNLOADING, 50),
+        (3, State.STARTING, 0),
+        (4, State.STARTING, 60),
+        (5, State.RUNNING, 0),
+    ]
 
 
 async def test_statuses_are_sent_again_after_a_new_session_until_they_are_acknowledged() -> None:
