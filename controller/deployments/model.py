@@ -157,7 +157,7 @@ class Deployment:
     @property
     def memory_limit_mb(self) -> int:
         """What it may use of each device, or of the node's RAM."""
-        return -(-self.memory_allocated // max(1, len(self.gpu_devices)))
+        return memory_limit_mb(self.memory_allocated, self.gpu_devices)
 
     def stop(self, revision: int, now: datetime) -> "Deployment":
         """It is to end; the routes lose it at once. The same deployment when it was stopped before."""
@@ -176,6 +176,26 @@ class Wish:
     node_id: NodeId | None = None
     gpu_devices: tuple[str, ...] = ()
     port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a deployment that deploys or runs holds of its node; `memory_mb` is what its engine was last seen to use."""
+
+    deployment_id: DeploymentId
+    model_id: ModelId
+    node_id: NodeId
+    gpu_devices: tuple[str, ...]
+    memory_allocated: int
+    port: int
+    memory_mb: int
+    # None while it does not run.
+    running_since: datetime | None
+
+    @property
+    def memory_limit_mb(self) -> int:
+        """What it holds of each device, or of the node's RAM."""
+        return memory_limit_mb(self.memory_allocated, self.gpu_devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +243,11 @@ class DeploymentStatusChanged:
 
     deployment: Deployment
     at: datetime
+
+
+def memory_limit_mb(memory_allocated: int, gpu_devices: Sequence[str]) -> int:
+    """What is claimed of each device, or of the node's RAM without devices."""
+    return -(-memory_allocated // max(1, len(gpu_devices)))
 
 
 def new_instance_id() -> InstanceId:

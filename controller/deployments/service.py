@@ -15,6 +15,7 @@ from controller.deployments.model import (
     DeploymentStatus,
     DeploymentStatusChanged,
     GpuDeviceNotFoundError,
+    Holding,
     NoPlacementError,
     PortInUseError,
     Replica,
@@ -47,7 +48,7 @@ class DeploymentStore(Protocol):
     ) -> Page[Deployment]: ...
     async def add(self, deployment: Deployment) -> None: ...
     async def save(self, deployment: Deployment) -> None: ...
-    async def active_in(self, org_id: OrgId, node_id: NodeId | None = None) -> tuple[Deployment, ...]: ...
+    async def holdings(self, org_id: OrgId, node_id: NodeId | None = None) -> tuple[Holding, ...]: ...
     async def on_node(self, node_id: NodeId, *, lock: bool = False) -> tuple[Deployment, ...]: ...
     async def changed_since(self, node_id: NodeId, revision: int) -> tuple[Deployment, ...]: ...
     async def count_active_on(self, node_id: NodeId) -> int: ...
@@ -162,10 +163,11 @@ class Deployments:
                 return await work.deployments.get(DeploymentId(booked), caller)
             model = await work.models.get(wish.model, caller, lock=True)
             planned = _placed(model, await _plan(work, caller, wish, model))
-            placement = await _claim(work, caller, planned, wish, model)
+            node = await work.nodes.get(planned.node_id, caller, lock=True)
+            placement = await _plan_again(work, planned, wish, model, node)
             if placement is None:
                 return None
-            deployment = await _deployment(work, caller, deployment_id, model, placement, request_id)
+            deployment = await _deployment(work, caller, deployment_id, model, placement, node, request_id)
             await work.deployments.add(deployment)
             await work.commit(DeploymentCreated(deployment, deployment.created_at), _assigned(deployment, model))
             return deployment
@@ -197,24 +199,28 @@ async def _plan(work: Work, caller: Caller, wish: Wish, model: Model) -> Placeme
     else:
         # Whoever sees every organisation still deploys within the model's own.
         fleet = [node for node in await work.nodes.fleet(caller) if node.org_id == model.org_id]
-    active = await work.deployments.active_in(model.org_id, wish.node_id)
-    return plan(_demand(wish, model), _candidates(fleet, active))
+    held = await work.deployments.holdings(model.org_id, wish.node_id)
+    return plan(_demand(wish, model), _candidates(fleet, held))
 
 
-async def _claim(work: Work, caller: Caller, planned: Placement, wish: Wish, model: Model) -> Placement | None:
-    """Locks the planned node and plans again with what is claimed on it by now; None when it is full."""
-    node = await work.nodes.get(planned.node_id, caller, lock=True)
-    active = await work.deployments.active_in(model.org_id, node.node_id)
+async def _plan_again(work: Work, planned: Placement, wish: Wish, model: Model, node: Node) -> Placement | None:
+    """The plan with what is claimed on the node, which is locked, by now; None when it is full."""
+    held = await work.deployments.holdings(model.org_id, node.node_id)
     demand = replace(_demand(wish, model), node_id=node.node_id, gpu_devices=planned.gpu_devices)
-    again = plan(demand, _candidates([node], active))
+    again = plan(demand, _candidates([node], held))
     return again if isinstance(again, Placement) else None
 
 
 async def _deployment(
-    work: Work, caller: Caller, deployment_id: DeploymentId, model: Model, placement: Placement, request_id: str
+    work: Work,
+    caller: Caller,
+    deployment_id: DeploymentId,
+    model: Model,
+    placement: Placement,
+    node: Node,
+    request_id: str,
 ) -> Deployment:
     now = await work.nodes.now()
-    node = await work.nodes.get(placement.node_id, caller)
     return Deployment(
         deployment_id=deployment_id,
         instance_id=new_instance_id(),
@@ -250,34 +256,33 @@ def _demand(wish: Wish, model: Model) -> Demand:
     )
 
 
-def _candidates(fleet: Sequence[Node], active: Sequence[Deployment]) -> list[Candidate]:
-    by_node = defaultdict[NodeId, list[Deployment]](list)
-    for deployment in active:
-        by_node[deployment.node_id].append(deployment)
+def _candidates(fleet: Sequence[Node], held: Sequence[Holding]) -> list[Candidate]:
+    by_node = defaultdict[NodeId, list[Holding]](list)
+    for holding in held:
+        by_node[holding.node_id].append(holding)
     return [Candidate(node, tuple(_claim_of(each, node) for each in by_node[node.node_id])) for node in fleet]
 
 
-def _claim_of(deployment: Deployment, node: Node) -> Claim:
-    limit = deployment.memory_limit_mb
+def _claim_of(holding: Holding, node: Node) -> Claim:
     return Claim(
-        deployment_id=deployment.deployment_id,
-        model_id=deployment.model_id,
-        memory_mb=limit,
-        gpu_devices=deployment.gpu_devices,
-        port=deployment.port,
-        settled_mb=_settled_mb(deployment, node, limit),
+        deployment_id=holding.deployment_id,
+        model_id=holding.model_id,
+        memory_mb=holding.memory_limit_mb,
+        gpu_devices=holding.gpu_devices,
+        port=holding.port,
+        settled_mb=_settled_mb(holding, node),
     )
 
 
-def _settled_mb(deployment: Deployment, node: Node, limit_mb: int) -> int:
-    """How much of a claim the node's latest reading shows: nothing before the engine ran when it was taken.
+def _settled_mb(holding: Holding, node: Node) -> int:
+    """How much of a claim the node's latest reading shows: nothing when the engine did not run yet when it was taken.
 
     An engine on a GPU takes its whole share at its start; one in RAM grows, and what it has is known.
     """
-    since, heard = deployment.deployed_at, node.last_heartbeat
-    if deployment.status is not DeploymentStatus.RUNNING or since is None or heard is None or since >= heard:
+    since, heard = holding.running_since, node.last_heartbeat
+    if since is None or heard is None or since >= heard:
         return 0
-    return limit_mb if deployment.gpu_devices else min(limit_mb, deployment.observed.memory_mb)
+    return holding.memory_limit_mb if holding.gpu_devices else min(holding.memory_limit_mb, holding.memory_mb)
 
 
 def _placed(model: Model, planned: Placement | Refusal) -> Placement:

@@ -30,6 +30,7 @@ from controller.deployments.model import (
     DeploymentId,
     DeploymentNotFoundError,
     DeploymentStatus,
+    Holding,
     InstanceId,
     Observation,
     Replica,
@@ -69,6 +70,19 @@ deployments = Table(
     moment("ended_at", nullable=True),
 )
 _IS_ACTIVE: ColumnElement[bool] = deployments.c.status.in_([each.value for each in ACTIVE])
+# Placement reads these of every deployment, so no more than these.
+_HELD = (
+    deployments.c.deployment_id,
+    deployments.c.model_id,
+    deployments.c.node_id,
+    deployments.c.gpu_devices,
+    deployments.c.memory_allocated,
+    deployments.c.requested_port,
+    deployments.c.status,
+    deployments.c.deployed_at,
+    deployments.c.observed["port"].as_integer().label("observed_port"),
+    deployments.c.observed["memory_mb"].as_integer().label("observed_memory_mb"),
+)
 Index("ix_deployments_created_at_deployment_id", deployments.c.created_at, deployments.c.deployment_id)
 Index("ix_deployments_model_id", deployments.c.model_id, postgresql_where=_IS_ACTIVE)
 Index("ix_deployments_node_id_revision", deployments.c.node_id, deployments.c.revision)
@@ -117,12 +131,13 @@ class SqlDeploymentStore:
         query = select(deployments.c.deployment_id).where(deployments.c.model_id == model_id, _IS_ACTIVE)
         return (await self._connection.execute(query.order_by(deployments.c.deployment_id))).scalars().all()
 
-    async def active_in(self, org_id: OrgId, node_id: NodeId | None = None) -> tuple[Deployment, ...]:
-        """The organisation's deployments that deploy or run, on one node or on all."""
-        query = select(deployments).where(deployments.c.org_id == org_id, _IS_ACTIVE)
+    async def holdings(self, org_id: OrgId, node_id: NodeId | None = None) -> tuple[Holding, ...]:
+        """What the organisation's deployments hold that deploy or run, on one node or on all."""
+        query = select(*_HELD).where(deployments.c.org_id == org_id, _IS_ACTIVE)
         if node_id is not None:
             query = query.where(deployments.c.node_id == node_id)
-        return await self._all(query)
+        rows = (await self._connection.execute(query.order_by(deployments.c.deployment_id))).all()
+        return tuple(_holding(row) for row in rows)
 
     async def on_node(self, node_id: NodeId, *, lock: bool = False) -> tuple[Deployment, ...]:
         """What a node is to run, or is to end and has not told the end of."""
@@ -160,6 +175,20 @@ class SqlDeploymentStore:
     async def _all(self, query: Select[Any]) -> tuple[Deployment, ...]:
         rows = (await self._connection.execute(query.order_by(deployments.c.deployment_id))).all()
         return tuple(_deployment(row) for row in rows)
+
+
+def _holding(row: Any) -> Holding:
+    runs = row.status == DeploymentStatus.RUNNING.value
+    return Holding(
+        deployment_id=DeploymentId(row.deployment_id),
+        model_id=ModelId(row.model_id),
+        node_id=NodeId(row.node_id),
+        gpu_devices=tuple(row.gpu_devices),
+        memory_allocated=row.memory_allocated,
+        port=row.observed_port or row.requested_port,
+        memory_mb=row.observed_memory_mb,
+        running_since=row.deployed_at if runs else None,
+    )
 
 
 def _visible(caller: Caller) -> ColumnElement[bool]:
