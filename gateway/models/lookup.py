@@ -1,6 +1,6 @@
 """How Envoy finds a request's route: by the longest prefix of its path, then by organisation and name, in hash maps.
 
-A model request passes twice. The first time organisation and model are unknown, and the route found only switches on what
+A model request passes twice. At first organisation and model are unknown, and the route found only switches on what
 reads the token and the body; their findings become headers, which lead to the model the second time.
 """
 
