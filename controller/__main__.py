@@ -14,7 +14,9 @@ def main() -> int:
     except ValueError as error:
         sys.stderr.write(f"controller: {error}\n")
         return 2
-    return run_service("controller", lambda stopping: run(settings, stopping), log_level=settings.log_level)
+    return run_service(
+        "controller", lambda stopping: run(settings, stopping), log_level=settings.observability.log_level
+    )
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def _migrate(database_url: str) -> None:
 @asynccontextmanager
 async def _kernel(settings: Settings) -> AsyncIterator[Kernel]:
     clock, relay_wake = SystemClock(), Wake()
-    telemetry = start_telemetry("controller", metrics_port=settings.metrics_port, otlp_endpoint=settings.otlp_endpoint)
+    telemetry = start_telemetry("controller", settings.observability)
     database = Database(settings.database_url, pool_size=settings.database_pool)
     telemetry.watch_engine(database.engine)
     unit_of_work = UnitOfWork(database, EVENTS, clock, relay_wake)

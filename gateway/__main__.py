@@ -28,7 +28,7 @@ def main() -> int:
         return 0
     from gateway.bootstrap import run
 
-    return run_service("gateway", lambda stopping: run(settings, stopping), log_level=settings.log_level)
+    return run_service("gateway", lambda stopping: run(settings, stopping), log_level=settings.observability.log_level)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ SWEEP = timedelta(seconds=1)
 
 async def run(settings: Settings, stopping: asyncio.Event) -> None:
     """Serves Envoys until `stopping` is set."""
-    telemetry = start_telemetry("gateway", metrics_port=settings.metrics_port, otlp_endpoint=settings.otlp_endpoint)
+    telemetry = start_telemetry("gateway", settings.observability)
     cache = Cache()
     publisher = _publisher(cache, settings)
     try:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from mesh.settings import Observability, observability, whole
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -18,9 +20,7 @@ class Settings:
     controller_mesh: str
     router_mesh: str
     pki: Path
-    metrics_port: int
-    otlp_endpoint: str
-    log_level: str
+    observability: Observability
     # PEM files that Envoy reads; without them the port speaks plain text.
     tls_certificate: str
     tls_key: str
@@ -34,25 +34,16 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     home = Path(environment.get("AIOPS_HOME", ".aiops")).absolute()
     return Settings(
         bind=environment.get("AIOPS_BIND", "127.0.0.1"),
-        port=_whole(environment, "AIOPS_PORT", 8080),
+        port=whole(environment, "AIOPS_PORT", 8080),
         xds=environment.get("AIOPS_XDS", "127.0.0.1:7084"),
         controller_api=environment.get("AIOPS_CONTROLLER_API", "127.0.0.1:7080"),
         controller_mesh=environment.get("AIOPS_CONTROLLER_MESH", "127.0.0.1:7081"),
         router_mesh=environment.get("AIOPS_ROUTER_MESH", "127.0.0.1:7083"),
         pki=Path(environment.get("AIOPS_PKI", str(home / "pki"))),
-        metrics_port=_whole(environment, "AIOPS_METRICS_PORT", 0),
-        otlp_endpoint=environment.get("AIOPS_OTLP_ENDPOINT", ""),
-        log_level=environment.get("AIOPS_LOG_LEVEL", "INFO"),
+        observability=observability(environment),
         tls_certificate=environment.get("AIOPS_TLS_CERTIFICATE", ""),
         tls_key=environment.get("AIOPS_TLS_KEY", ""),
         cors_origins=tuple(filter(None, environment.get("AIOPS_CORS_ORIGINS", "*").split(","))),
-        model_idle=timedelta(seconds=_whole(environment, "AIOPS_MODEL_IDLE_SECONDS", 600)),
-        linger=timedelta(seconds=_whole(environment, "AIOPS_ROUTE_LINGER_SECONDS", 30)),
+        model_idle=timedelta(seconds=whole(environment, "AIOPS_MODEL_IDLE_SECONDS", 600)),
+        linger=timedelta(seconds=whole(environment, "AIOPS_ROUTE_LINGER_SECONDS", 30)),
     )
-
-
-def _whole(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name, "") or str(default)
-    if not text.isdigit():
-        raise ValueError(f"{name} must be a whole number, not {text!r}")
-    return int(text)

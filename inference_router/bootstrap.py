@@ -21,7 +21,7 @@ NAME = "inference_router"
 async def run(settings: Settings, stopping: asyncio.Event) -> None:
     """Serves the routing table until `stopping` is set."""
     clock = SystemClock()
-    telemetry = start_telemetry(NAME, metrics_port=settings.metrics_port, otlp_endpoint=settings.otlp_endpoint)
+    telemetry = start_telemetry(NAME, settings.observability)
     routing = Routing(TableFile(settings.state / "table.json"))
     await routing.restore()
     authority, certificate, key = (settings.pki / name for name in ("ca.crt", f"{NAME}.crt", f"{NAME}.key"))

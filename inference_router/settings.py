@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesh.settings import Observability, observability
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -14,9 +16,7 @@ class Settings:
     controller_mesh: str
     pki: Path
     state: Path
-    metrics_port: int
-    otlp_endpoint: str
-    log_level: str
+    observability: Observability
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -27,9 +27,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         controller_mesh=environment.get("AIOPS_CONTROLLER_MESH", "127.0.0.1:7081"),
         pki=_certified(Path(environment.get("AIOPS_PKI", str(home / "pki")))),
         state=home / "router",
-        metrics_port=_port(environment, "AIOPS_METRICS_PORT"),
-        otlp_endpoint=environment.get("AIOPS_OTLP_ENDPOINT", ""),
-        log_level=environment.get("AIOPS_LOG_LEVEL", "INFO"),
+        observability=observability(environment),
     )
 
 
@@ -38,10 +36,3 @@ def _certified(pki: Path) -> Path:
     if missing:
         raise ValueError(f"AIOPS_PKI is {pki}, where {', '.join(missing)} is missing")
     return pki
-
-
-def _port(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name, "") or "0"
-    if not text.isdecimal():
-        raise ValueError(f"{name} is {text!r}, which is no port")
-    return int(text)

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
 def _run(settings: AgentSettings) -> int:
     with only_agent(settings.home):
         IdentityStore(settings.home).load()  # a home that holds no node is said before anything starts
-        return run_service("node_agent", partial(run_agent, settings), log_level=settings.log_level)
+        return run_service("node_agent", partial(run_agent, settings), log_level=settings.observability.log_level)
 
 
 def _join(settings: AgentSettings, controller: str, token: str) -> int:

@@ -111,7 +111,7 @@ class Agent:
 async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
     """Runs the agent of a joined node. Raises NotJoinedError."""
     agent = Agent(settings, IdentityStore(settings.home).load(), SystemClock())
-    telemetry = start_telemetry("node_agent", metrics_port=settings.metrics_port, otlp_endpoint=settings.otlp_endpoint)
+    telemetry = start_telemetry("node_agent", settings.observability)
     try:
         show(telemetry.meter, agent.session, agent.workloads, agent.statuses)
         await agent.run(stopping)

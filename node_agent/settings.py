@@ -4,9 +4,11 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+
+from mesh.settings import Observability, observability, whole
 
 DEFAULT_ADDRESS = "127.0.0.1"
 
@@ -27,9 +29,7 @@ class AgentSettings:
     start_limit: timedelta = timedelta(hours=1)
     stop_grace: timedelta = timedelta(seconds=10)
     engine_wait: timedelta = timedelta(minutes=15)
-    log_level: str = "INFO"
-    metrics_port: int = 0
-    otlp_endpoint: str = ""
+    observability: Observability = field(default_factory=Observability)
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
@@ -45,21 +45,10 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
         keep_workloads=environment.get("AIOPS_NODE_KEEP_WORKLOADS", "1") not in {"0", "false", "no"},
         transformers=Path(transformers).absolute() if transformers else None,
         vllm=Path(vllm) if vllm else None,
-        cache_mb=_number(environment, "AIOPS_NODE_CACHE_MB", 0),
-        restart_limit=_number(environment, "AIOPS_NODE_RESTART_LIMIT", 5),
-        start_limit=timedelta(seconds=_number(environment, "AIOPS_NODE_START_LIMIT_S", 3600)),
-        stop_grace=timedelta(seconds=_number(environment, "AIOPS_NODE_STOP_GRACE_S", 10)),
-        engine_wait=timedelta(seconds=_number(environment, "AIOPS_NODE_ENGINE_WAIT_S", 900)),
-        log_level=environment.get("AIOPS_LOG_LEVEL", "INFO").upper(),
-        metrics_port=_number(environment, "AIOPS_METRICS_PORT", 0),
-        otlp_endpoint=environment.get("AIOPS_OTLP_ENDPOINT", ""),
+        cache_mb=whole(environment, "AIOPS_NODE_CACHE_MB", 0),
+        restart_limit=whole(environment, "AIOPS_NODE_RESTART_LIMIT", 5),
+        start_limit=timedelta(seconds=whole(environment, "AIOPS_NODE_START_LIMIT_S", 3600)),
+        stop_grace=timedelta(seconds=whole(environment, "AIOPS_NODE_STOP_GRACE_S", 10)),
+        engine_wait=timedelta(seconds=whole(environment, "AIOPS_NODE_ENGINE_WAIT_S", 900)),
+        observability=observability(environment),
     )
-
-
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name, "")
-    if not text:
-        return default
-    if not text.isdecimal():
-        raise ValueError(f"{name} must be a whole number of 0 or more, not {text!r}")
-    return int(text)

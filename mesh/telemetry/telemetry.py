@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, start_http_server
 
+from mesh.settings import Observability
 from mesh.telemetry.durations import Durations
 from mesh.telemetry.messages import MessageTelemetry
 from mesh.telemetry.readers import Collected, PushedReader, ScrapedReader
@@ -82,24 +83,21 @@ class Telemetry:
             thread.join(max(0.0, limit - time.monotonic()))
 
 
-def start_telemetry(
-    service_name: str, *, metrics_port: int | None = 0, otlp_endpoint: str = "", metrics_host: str = "127.0.0.1"
-) -> Telemetry:
-    """Starts measuring. Port 0 takes a free one and None serves nothing; without an endpoint there are no spans.
-
-    The endpoint is a gRPC one: `http://host:4317`, or `https://` for TLS.
-    """
+def start_telemetry(service_name: str, settings: Observability) -> Telemetry:
+    """Starts measuring, as the settings say."""
     resource = Resource({"service.name": service_name, "service.instance.id": f"{os.uname().nodename}:{os.getpid()}"})
     durations = _ProcessDurations()
     collected = Collected(resource, (durations.rpc, durations.sql))
     registry = CollectorRegistry()
     readers: list[MetricReader] = [ScrapedReader(registry, collected)]
     traces = None
-    if otlp_endpoint and _can_push():
-        readers.append(_pushed_metrics(otlp_endpoint, collected))
-        traces = _traces(otlp_endpoint, resource)
+    if settings.otlp_endpoint and _can_push():
+        readers.append(_pushed_metrics(settings.otlp_endpoint, collected))
+        traces = _traces(settings.otlp_endpoint, resource)
     meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
-    scrapes = None if metrics_port is None else _Scrapes(metrics_host, metrics_port, registry)
+    scrapes = (
+        None if settings.metrics_port is None else _Scrapes(settings.metrics_host, settings.metrics_port, registry)
+    )
     return Telemetry(meters, traces, durations, scrapes)
 
 

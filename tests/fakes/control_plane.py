@@ -18,6 +18,7 @@ from mesh.clock import SystemClock
 from mesh.errors import NotFoundError, UnauthenticatedError
 from mesh.rpc.authenticator import PeerAuthenticator, TokenAuthenticator
 from mesh.rpc.server import Listener, ServerTls, serve
+from mesh.settings import Observability
 from mesh.telemetry import start_telemetry
 from mesh.tokens import TokenVerifier
 
@@ -130,7 +131,7 @@ class _System(system_service_pb2_grpc.SystemServiceServicer):
 async def controller(plane: ControlPlane, pki: Path, verifier: TokenVerifier) -> AsyncIterator[None]:
     """Serves the API and the token feed, at the ports of the last time when there was one."""
     authenticator = TokenAuthenticator(verifier, PeerAuthenticator(SystemClock()))
-    telemetry = start_telemetry("controller", metrics_port=None)
+    telemetry = start_telemetry("controller", Observability(metrics_port=None))
     listeners = [
         Listener(plane.api or "127.0.0.1:0"),
         Listener(plane.controller_mesh or "127.0.0.1:0", _tls(pki, "controller")),
@@ -153,7 +154,7 @@ async def controller(plane: ControlPlane, pki: Path, verifier: TokenVerifier) ->
 @asynccontextmanager
 async def router(plane: ControlPlane, pki: Path) -> AsyncIterator[None]:
     """Serves the routing feed."""
-    telemetry = start_telemetry("inference_router", metrics_port=None)
+    telemetry = start_telemetry("inference_router", Observability(metrics_port=None))
     listener = Listener(plane.router_mesh or "127.0.0.1:0", _tls(pki, "inference_router"))
     async with serve(
         [listener], [_Routing(plane)], PeerAuthenticator(SystemClock()), telemetry.rpc, grace=0.1

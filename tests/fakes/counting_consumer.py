@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.events.consumer import Consumer
 from mesh.events.kafka import Kafka
 from mesh.events.outbox import Envelope
+from mesh.settings import Observability
 from mesh.sql.database import Database
 from mesh.telemetry import start_telemetry
 from tests.mesh.events.bench import SETTINGS, note
@@ -29,7 +30,7 @@ async def main(servers: str, url: str, group: str, topic: str) -> None:
         {"test.counted": slowly},
         database=Database(url),
         kafka=Kafka(servers),
-        telemetry=start_telemetry("test", metrics_port=None),
+        telemetry=start_telemetry("test", Observability(metrics_port=None)),
         settings=SETTINGS,
     )
     await consumer.run()

@@ -12,6 +12,7 @@ from mesh.rpc.call import PeerCertificate
 from mesh.rpc.channel import open_channel
 from mesh.rpc.context import Context
 from mesh.rpc.server import Listener, serve
+from mesh.settings import Observability
 from mesh.telemetry import start_telemetry
 from tests.fakes.black_hole import black_hole
 
@@ -43,7 +44,7 @@ class Endless(auth_service_pb2_grpc.TokenTrustServiceServicer):
 
 async def test_both_ends_find_a_black_holed_peer() -> None:
     servicer = Endless()
-    telemetry = start_telemetry("test", metrics_port=None)
+    telemetry = start_telemetry("test", Observability(metrics_port=None))
     async with (
         serve([Listener("127.0.0.1:0")], [servicer], AnyService(), telemetry.rpc, grace=0.1) as server,
         black_hole(f"127.0.0.1:{server.ports[0]}") as relay,

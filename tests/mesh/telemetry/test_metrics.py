@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from mesh.identity import SYSTEM
+from mesh.settings import Observability
 from mesh.sql.database import Database
 from mesh.telemetry import Durations, current_traceparent, start_telemetry
 from mesh.telemetry.durations import MOST_SERIES
@@ -28,7 +29,7 @@ async def scrape(port: int) -> str:
 
 
 async def test_calls_are_counted_by_method_and_code() -> None:
-    telemetry = start_telemetry("test")
+    telemetry = start_telemetry("test", Observability())
     telemetry.rpc.start("/aiops.A/Get", {}).finish(grpc.StatusCode.OK)
     telemetry.rpc.start("/aiops.A/Get", {}).finish(grpc.StatusCode.OK)
     telemetry.rpc.start("/aiops.A/Get", {}).finish(grpc.StatusCode.NOT_FOUND)
@@ -42,7 +43,7 @@ async def test_calls_are_counted_by_method_and_code() -> None:
 
 
 async def test_statements_are_measured_whether_they_read_write_or_fail(empty_database: str) -> None:
-    telemetry, database = start_telemetry("test"), Database(empty_database)
+    telemetry, database = start_telemetry("test", Observability()), Database(empty_database)
     telemetry.watch_engine(database.engine)
     async with database.reading(SYSTEM) as connection:
         await connection.execute(text("SELECT 1"))
@@ -57,7 +58,7 @@ async def test_statements_are_measured_whether_they_read_write_or_fail(empty_dat
 
 
 async def test_without_a_collector_the_callers_trace_is_still_carried_on() -> None:
-    telemetry = start_telemetry("test", metrics_port=None)
+    telemetry = start_telemetry("test", Observability(metrics_port=None))
 
     async def serve_call(metadata: dict[str, str]) -> str:
         call = telemetry.rpc.start("/aiops.A/Get", metadata)
@@ -72,7 +73,9 @@ async def test_without_a_collector_the_callers_trace_is_still_carried_on() -> No
 
 
 async def test_a_dead_collector_costs_no_call_and_a_bounded_time_at_the_end() -> None:
-    telemetry = start_telemetry("test", metrics_port=None, otlp_endpoint=f"http://127.0.0.1:{free_port()}")
+    telemetry = start_telemetry(
+        "test", Observability(metrics_port=None, otlp_endpoint=f"http://127.0.0.1:{free_port()}")
+    )
     started = time.monotonic()
     for _ in range(5_000):
         telemetry.rpc.start("/aiops.A/Get", {}).finish(grpc.StatusCode.OK)

@@ -17,6 +17,7 @@ from mesh.events.relay import Relay
 from mesh.rpc.authenticator import PeerAuthenticator
 from mesh.rpc.channel import open_channel
 from mesh.rpc.server import Listener, serve
+from mesh.settings import Observability
 from mesh.sql.database import Database
 from mesh.telemetry import start_telemetry
 from tests.fakes.collector import Collector, collecting
@@ -37,7 +38,7 @@ async def test_a_request_is_one_trace_across_grpc_sql_outbox_and_consumer(
 ) -> None:
     topic = new_topic("trace")
     async with collecting() as collector:
-        telemetry = start_telemetry("test", metrics_port=None, otlp_endpoint=collector.endpoint)
+        telemetry = start_telemetry("test", Observability(metrics_port=None, otlp_endpoint=collector.endpoint))
         telemetry.watch_engine(events_database.engine)
         relay = Relay(events_database, KafkaPublisher(Kafka(kafka)), telemetry)
         consumer = Consumer(
