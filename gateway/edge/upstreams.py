@@ -25,6 +25,7 @@ def grpc_cluster(name: str, address: str) -> dict[str, object]:
         "name": name,
         "type": "STRICT_DNS" if is_name(address) else "STATIC",
         "connect_timeout": "2s",
+        "dns_lookup_family": "V4_PREFERRED",
         "per_connection_buffer_limit_bytes": 32768,
         "typed_extension_protocol_options": {PROTOCOL: options},
         "circuit_breakers": {"thresholds": [limits]},

@@ -71,6 +71,7 @@ _TEMPLATE = message(
     {
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
+        "dns_lookup_family": "V4_PREFERRED",
         "per_connection_buffer_limit_bytes": 32768,
         "lb_subset_config": {
             "fallback_policy": "ANY_ENDPOINT",

@@ -37,6 +37,7 @@ class Publisher:
         changed = {name: model for name, model in models.items() if self._models.get(name) != model}
         apart = {name: model for name, model in changed.items() if has_endpoints_apart(model)}
         self._cache.put(CLUSTERS, _rendered({name: model_cluster(model) for name, model in changed.items()}))
+        self._cache.drop(ENDPOINTS, changed.keys() - apart.keys())
         self._cache.put(ENDPOINTS, _rendered({name: model_endpoints(model) for name, model in apart.items()}))
         self._cache.put(ROUTES, {NAME: resource(self._routes.render(table))})
         self._cache.mark_complete(CLUSTERS, ENDPOINTS, ROUTES)

@@ -1,9 +1,16 @@
 """The routing table as the gateway keeps it: one entry per model name of an organisation."""
 
+import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aiops.routing.v1 import routing_service_pb2 as pb
+
+log = logging.getLogger(__name__)
+# What fits a header and a path as it is.
+NAME = re.compile(r"[!-~]{1,512}")
+PATH = re.compile(r"/[!-~]{0,1024}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +54,42 @@ class ModelRoute:
 
 
 def from_proto(table: pb.RoutingTable) -> tuple[ModelRoute, ...]:
-    """The routes of a table that have somewhere to go, in a stable order."""
-    routes = (_route(message) for message in table.routes if message.targets)
-    return tuple(sorted(routes, key=lambda route: route.key))
+    """The routes of a table that have somewhere to go, in a stable order.
+
+    What Envoy would refuse is left out and logged: one bad target must not keep the others from changing.
+    """
+    routes = (_route(message) for message in table.routes if _is_name(message.org_id) and _is_name(message.model))
+    return tuple(sorted((route for route in routes if route.targets), key=lambda route: route.key))
 
 
 def _route(message: pb.ModelRoute) -> ModelRoute:
     return ModelRoute(
         org_id=message.org_id,
         model=message.model,
-        targets=tuple(sorted((_target(target) for target in message.targets), key=lambda target: target.instance_id)),
+        targets=_targets(message),
         refused=_refused(message.refused_fields),
         created=int(message.created),
     )
+
+
+def _targets(message: pb.ModelRoute) -> tuple[Target, ...]:
+    targets = (_target(target) for target in message.targets if _is_reachable(target))
+    return tuple(sorted(targets, key=lambda target: target.instance_id))
+
+
+def _is_reachable(message: pb.Target) -> bool:
+    sound = _is_name(message.instance_id) and _is_name(message.address) and 0 < message.port < 65536
+    if not (sound and PATH.fullmatch(message.inference_path)):
+        log.error("instance %r is left out: no request can be sent to it", message.instance_id)
+        return False
+    return True
+
+
+def _is_name(text: str) -> bool:
+    if NAME.fullmatch(text):
+        return True
+    log.error("%r is left out: it is no name", text)
+    return False
 
 
 def _target(message: pb.Target) -> Target:

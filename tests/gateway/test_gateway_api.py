@@ -150,6 +150,15 @@ async def test_a_header_with_an_underscore_is_refused(edge: Edge) -> None:
     assert (await edge.client.get("/healthz", headers={"x_aiops_org": "org-two"})).status_code == 400
 
 
+async def test_no_spelling_of_a_path_gets_around_the_token(edge: Edge) -> None:
+    for path in ("/healthz/../models", "//models", "/./models", "/docs/%2e%2e/models"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(4096), 5)
+        assert answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 307", b"HTTP/1.1 400")), path
+        writer.close()
+
+
 async def test_a_stream_is_answered_as_lines_of_json(edge: Edge) -> None:
     response = await edge.client.get("/deployments/d1/logs/follow", headers=edge.bearer())
     assert response.status_code == 200
