@@ -48,6 +48,28 @@ def observe(before: Deployment, report: WorkloadReport, now: datetime) -> Deploy
     return before if after == before else replace(after, changed_at=now)
 
 
+def unheard_of(before: Deployment, session_epoch: int, now: datetime) -> Deployment:
+    """The deployment after its node opened a session and named all that it runs, and it was not among that.
+
+    The same one when the node has told of it in that session, or when nothing of it ran as far as is known.
+    """
+    if before.observed.session_epoch >= session_epoch:
+        return before
+    if before.goal is Goal.END:
+        return replace(before, ended_at=before.ended_at or now)
+    if before.status is not DeploymentStatus.RUNNING:
+        return before
+    gone = replace(
+        before.observed,
+        session_epoch=session_epoch,
+        phase="starting",
+        progress=0,
+        health_status=HealthStatus.UNKNOWN,
+        container_id="",
+    )
+    return replace(before, status=DeploymentStatus.DEPLOYING, observed=gone, changed_at=now)
+
+
 def told(
     before: Deployment, after: Deployment, report: WorkloadReport, now: datetime
 ) -> Iterator[DeploymentProgressed | DeploymentStatusChanged | ContainerChanged]:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from controller.deployments.model import Deployment, DeploymentId, DeploymentNotFoundError
-from controller.deployments.observation import observe, remember_told, told
+from controller.deployments.model import Deployment, DeploymentId, DeploymentNotFoundError, DeploymentStatusChanged
+from controller.deployments.observation import observe, remember_told, told, unheard_of
 from controller.deployments.service import UnitOfWork, Work, stopped
 from controller.deployments.workload import ArtifactFile, DesiredChange, DesiredWorkload, Goal, WorkloadReport
 from controller.hints import Hints
@@ -56,6 +56,28 @@ class Workloads:
                 return
             events = tuple(told(before, after, report, now))
             await work.deployments.save(remember_told(before.observed, after, now))
+            await work.commit(*events)
+        self._hints.replicas_changed()
+
+    async def miss_unheard(self, node_id: NodeId, session_epoch: int) -> None:
+        """The node has named all that it runs in a new session: what else it should run does not, a reboot ended it.
+
+        SessionSupersededError when there is a newer session.
+        """
+        async with self._unit_of_work(SYSTEM) as work:
+            held, events, now = (
+                await work.deployments.on_node(node_id, lock=True),
+                list[object](),
+                await work.nodes.now(),
+            )
+            if (await work.nodes.get(node_id, SYSTEM)).session_epoch > session_epoch:
+                raise SessionSupersededError(node_id)
+            for before in held:
+                after = unheard_of(before, session_epoch, now)
+                if after is not before:
+                    await work.deployments.save(after)
+                if after.status is not before.status:
+                    events.append(DeploymentStatusChanged(after, now))
             await work.commit(*events)
         self._hints.replicas_changed()
 

@@ -27,6 +27,10 @@ class Workloads(Protocol):
         """Stores what a node says of a workload. SessionSupersededError for a report of an older session."""
         ...
 
+    async def miss_unheard(self, node_id: NodeId, session_epoch: int) -> None:
+        """Takes what the node did not name in its new session for gone."""
+        ...
+
 
 class Sessions:
     """The use cases of a node's session. Each checks, in the transaction that acts, that no newer session is open."""
@@ -52,6 +56,7 @@ class Sessions:
             node = await self._liveness.open_session(node_id, hello.greeting)
             for report in hello.workloads:
                 await self._workloads.apply_report(replace(report, session_epoch=node.session_epoch))
+            await self._workloads.miss_unheard(node_id, node.session_epoch)
             desired = await self._workloads.desired(node_id, None)
         return Opened(node.session_epoch, desired, decide(hello.workloads, desired))
 

@@ -46,6 +46,9 @@ class MemoryWorkloads:
     async def apply_report(self, report: WorkloadReport) -> None:
         self.reports.append(replace(report))
 
+    async def miss_unheard(self, node_id: NodeId, session_epoch: int) -> None:
+        pass
+
     async def count_on(self, caller: Caller, node_id: NodeId) -> int:
         return sum(1 for (owner, _), each in self._wanted.items() if owner == node_id and each.goal is Goal.RUN)
 

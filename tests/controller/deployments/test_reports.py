@@ -144,6 +144,31 @@ async def test_a_new_session_is_believed_whatever_it_says(rooms: Rooms) -> None:
     assert (seen.status, seen.phase) == (deployment_pb2.Deployment.deploying, "downloading")
 
 
+async def test_what_a_rebooted_machine_does_not_name_runs_no_more(rooms: Rooms) -> None:
+    kept = await deployed(rooms)
+    node_id = NodeId(kept.node_id)
+    gone, stopped, failed = [await rooms.deploy() for _ in range(3)]
+    for deployment in (kept, gone, stopped):
+        await rooms.report(deployment, **RUNNING)
+    await rooms.stop(stopped.deployment_id)
+    failed = await rooms.report(failed, state=WorkloadState.FAILED, error="no")
+    await rooms.greet(node_id)
+    before = await rooms.report(kept, **RUNNING)
+    for _ in range(2):
+        await rooms.workloads.miss_unheard(node_id, rooms.sessions[node_id])
+        assert await rooms.get(kept.deployment_id) == before
+        assert (await rooms.get(gone.deployment_id)).status == deployment_pb2.Deployment.deploying
+        assert await rooms.get(failed.deployment_id) == failed
+        wanted = (await rooms.workloads.desired(node_id, None)).workloads
+        assert {each.workload_id for each in wanted} == {each.deployment_id for each in (kept, gone, failed)}
+    (lost,) = [
+        each
+        for each in await rooms.events("system.deploymentStatus")
+        if (each["deploymentId"], each["status"]) == (gone.deployment_id, "deploying")
+    ]
+    assert lost["endpoint"] == ""
+
+
 async def test_stopping_takes_effect_at_once_and_is_told_once(rooms: Rooms) -> None:
     deployment = await deployed(rooms)
     node_id = NodeId(deployment.node_id)
