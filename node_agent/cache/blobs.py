@@ -27,6 +27,7 @@ class BlobStore:
         self._directory = directory
         self._blobs, self._partial = directory / "blobs", directory / "partial"
         self._quarantine, self._models = directory / "quarantine", directory / "models"
+        self._verified: dict[str, tuple[int, int, int]] = {}
         for each in (self._blobs, self._partial, self._quarantine, self._models):
             each.mkdir(parents=True, exist_ok=True)
 
@@ -35,11 +36,17 @@ class BlobStore:
         return self._partial / file.sha256
 
     def has(self, file: ArtifactFile) -> bool:
-        """Whether the file is here and whole; one that is not is set aside."""
+        """Whether the file is here and whole; one that is not is set aside.
+
+        Read through once in this agent's life, and again when anybody has touched it since.
+        """
         path = self._blobs / file.sha256
         if not path.exists():
             return False
+        if self._verified.get(file.sha256) == _signature(path):
+            return True
         if path.stat().st_size == file.size_bytes and hash_file(path).hexdigest() == file.sha256:
+            self._verified[file.sha256] = _signature(path)
             return True
         self.set_aside(path)
         return False
@@ -142,6 +149,11 @@ def hash_file(path: Path, length: int | None = None) -> "hashlib._Hash":
             digest.update(chunk)
             remaining -= len(chunk)
     return digest
+
+
+def _signature(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _same(folder: Path, other: Path, artifact: Artifact) -> bool:
