@@ -35,9 +35,41 @@ def free_port() -> int:
     raise NoFreePortError(f"no free port in {FIRST}-{LAST} after {ATTEMPTS} attempts")
 
 
-def preferred_or_free(port: int) -> int:
-    """`port` where it is free, another free one otherwise."""
-    return port if is_free(port) else free_port()
+class ReservedPorts:
+    """Ports that no other stack of this machine chooses until they are released.
+
+    Between choice and use nothing listens on a port, so each is also claimed by an abstract socket of its name, which
+    leaves no file and ends with the process (unix(7)).
+    """
+
+    def __init__(self) -> None:
+        self._claims: list[socket.socket] = []
+
+    def take(self, preferred: int = 0) -> int:
+        """The preferred port where it is free and unclaimed, any other such port otherwise."""
+        if preferred and self.claim(preferred):
+            return preferred
+        for _ in range(ATTEMPTS):
+            port = free_port()
+            if self.claim(port):
+                return port
+        raise NoFreePortError(f"every port that was tried in {FIRST}-{LAST} is claimed")
+
+    def claim(self, port: int) -> bool:
+        """Claim exactly this port, if it is free and unclaimed."""
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            claim.bind(f"\0aiops-port-{port}")
+        except OSError:
+            claim.close()
+            return False
+        self._claims.append(claim)
+        return is_free(port)
+
+    def release(self) -> None:
+        """Give up all claims."""
+        while self._claims:
+            self._claims.pop().close()
 
 
 def holder(port: int) -> str:

@@ -42,7 +42,7 @@ class Stack:
         yield self._gateway()
         yield self._envoy()
         for number in range(1, nodes + 1):
-            yield self._node_agent(f"node-{number}", self.settings.ports.free())
+            yield self._node_agent(f"node-{number}", self.settings.ports.reserved.take())
 
     def _controller(self) -> Service:
         ports = self.settings.ports

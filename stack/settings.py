@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stack.ports import free_port, holder, is_free, preferred_or_free
+from stack.ports import ReservedPorts, free_port, holder
 
 GATEWAY_PORT = 8080
 BROKER_PORT = 9092
@@ -43,11 +43,7 @@ class Ports:
     controller_metrics: int
     router_metrics: int
     gateway_metrics: int
-
-    @staticmethod
-    def free() -> int:
-        """One more port."""
-        return free_port()
+    reserved: ReservedPorts
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +118,12 @@ def demo_environment(home: Path, environment: Mapping[str, str] = os.environ) ->
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings from the environment with ports that are free now. Raises SettingError."""
     home = home_directory(environment)
-    ports = _ports(environment)
+    reserved = ReservedPorts()
+    try:
+        ports = _ports(_Choice(environment, reserved))
+    except SettingError:
+        reserved.release()
+        raise
     database_url, kafka = environment.get("AIOPS_DATABASE_URL", ""), environment.get("AIOPS_KAFKA", "")
     return Settings(
         home=home,
@@ -137,47 +138,50 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     )
 
 
-def _ports(environment: Mapping[str, str]) -> Ports:
+def _ports(chosen: "_Choice") -> Ports:
     return Ports(
-        gateway=_required_port(environment),
-        broker=_port_of(environment, "AIOPS_BROKER", BROKER_PORT),
-        controller_api=_port_of(environment, "AIOPS_CONTROLLER_API", CONTROLLER_API_PORT),
-        controller_mesh=_port_of(environment, "AIOPS_CONTROLLER_MESH", CONTROLLER_MESH_PORT),
-        controller_join=_port_of(environment, "AIOPS_CONTROLLER_JOIN", CONTROLLER_JOIN_PORT),
-        router_mesh=_port_of(environment, "AIOPS_ROUTER_MESH", ROUTER_MESH_PORT),
-        xds=_port_of(environment, "AIOPS_XDS", XDS_PORT),
-        envoy_admin=free_port(),
-        controller_metrics=free_port(),
-        router_metrics=free_port(),
-        gateway_metrics=free_port(),
+        gateway=chosen.gateway(),
+        broker=chosen.inner("AIOPS_BROKER", BROKER_PORT),
+        controller_api=chosen.inner("AIOPS_CONTROLLER_API", CONTROLLER_API_PORT),
+        controller_mesh=chosen.inner("AIOPS_CONTROLLER_MESH", CONTROLLER_MESH_PORT),
+        controller_join=chosen.inner("AIOPS_CONTROLLER_JOIN", CONTROLLER_JOIN_PORT),
+        router_mesh=chosen.inner("AIOPS_ROUTER_MESH", ROUTER_MESH_PORT),
+        xds=chosen.inner("AIOPS_XDS", XDS_PORT),
+        envoy_admin=chosen.reserved.take(),
+        controller_metrics=chosen.reserved.take(),
+        router_metrics=chosen.reserved.take(),
+        gateway_metrics=chosen.reserved.take(),
+        reserved=chosen.reserved,
     )
 
 
-def _required_port(environment: Mapping[str, str]) -> int:
-    """The gateway's port: the one that was asked for or none; 0 asks for any free one."""
-    text = environment.get("AIOPS_PORT") or str(GATEWAY_PORT)
-    if not text.isdigit() or int(text) > 65535:
-        raise SettingError(f"AIOPS_PORT is {text!r}; give a port number from 1 to 65535, or 0 for any free one")
-    port = int(text) or free_port()
-    return _must_be_free(port, "AIOPS_PORT")
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Chooses ports by the environment. Raises SettingError for one that cannot be had."""
 
+    environment: Mapping[str, str]
+    reserved: ReservedPorts
 
-def _port_of(environment: Mapping[str, str], name: str, preferred: int) -> int:
-    """The port of an inner listener: as set, or the usual one, or another free one."""
-    address = environment.get(name, "")
-    if not address:
-        return preferred_or_free(preferred)
-    host, _, text = address.rpartition(":")
-    if host not in {"127.0.0.1", "localhost"} or not text.isdigit():
-        raise SettingError(f"{name} is {address!r}; `aiops up` needs 127.0.0.1:PORT, or leave it unset")
-    return _must_be_free(int(text), name)
+    def gateway(self) -> int:
+        """The port that was asked for or none; 0 asks for any free one."""
+        text = self.environment.get("AIOPS_PORT") or str(GATEWAY_PORT)
+        if not text.isdigit() or int(text) > 65535:
+            raise SettingError(f"AIOPS_PORT is {text!r}; give a port number from 1 to 65535, or 0 for any free one")
+        if not int(text):
+            return self.reserved.take()
+        return self._exactly(int(text), "set AIOPS_PORT to another port (0 finds one)")
 
+    def inner(self, name: str, preferred: int) -> int:
+        """The port of an inner listener: as set, or the usual one, or another free one."""
+        address = self.environment.get(name, "")
+        if not address:
+            return self.reserved.take(preferred)
+        host, _, text = address.rpartition(":")
+        if host not in {"127.0.0.1", "localhost"} or not text.isdigit():
+            raise SettingError(f"{name} is {address!r}; `aiops up` needs 127.0.0.1:PORT, or leave it unset")
+        return self._exactly(int(text), f"set {name} to another address")
 
-def _must_be_free(port: int, setting: str) -> int:
-    if is_free(port):
-        return port
-    raise PortTakenError(
-        f"port {port} is taken by {holder(port)}; stop that, or set {setting} to another port ({setting}=0 finds one)"
-        if setting == "AIOPS_PORT"
-        else f"port {port} is taken by {holder(port)}; stop that, or set {setting} to another address"
-    )
+    def _exactly(self, port: int, otherwise: str) -> int:
+        if self.reserved.claim(port):
+            return port
+        raise PortTakenError(f"port {port} is taken by {holder(port)}; stop that, or {otherwise}")
