@@ -52,6 +52,7 @@ class Supervisor:
         Raises ServiceFailedError when a service cannot be started at all.
         """
         become_subreaper()
+        others = set(descendants(os.getpid()))
         for runner in self._runners.values():
             self._board.show(runner.report)
         try:
@@ -61,7 +62,7 @@ class Supervisor:
             raise failures.exceptions[0] from None
         finally:
             await self._stop_all()
-            await end(descendants(os.getpid()), ORPHAN_GRACE_S)
+            await end(set(descendants(os.getpid())) - others, ORPHAN_GRACE_S)
             self._reap()
             self._write()
 
