@@ -63,8 +63,11 @@ class ReservedPorts:
         except OSError:
             claim.close()
             return False
+        if not is_free(port):
+            claim.close()
+            return False
         self._claims.append(claim)
-        return is_free(port)
+        return True
 
     def release(self) -> None:
         """Give up all claims."""
