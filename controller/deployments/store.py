@@ -111,7 +111,8 @@ class SqlDeploymentStore:
         if status is not None:
             query = query.where(deployments.c.status == status.value)
         if model_id:
-            query = query.where(deployments.c.model_id == model_id)
+            # A name will do as well as an id, as everywhere.
+            query = query.where(or_(deployments.c.model_id == model_id, deployments.c.model_name == model_id))
         if node_id:
             query = query.where(deployments.c.node_id == node_id)
         rows = (await self._connection.execute(keyset.apply(query, page))).all()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
@@ -22,13 +22,15 @@ from controller.models.model import (
     ModelId,
     ModelInUseError,
     ModelNotFoundError,
+    StorageUnavailableError,
     Task,
     Upload,
     megabytes,
 )
 from controller.models.receive import Contents, Sink, receive
 from mesh.clock import Clock
-from mesh.identity import Caller, OrgId, new_id
+from mesh.errors import UnavailableError
+from mesh.identity import SYSTEM, Caller, OrgId, new_id
 from mesh.loops import Wake
 from mesh.sql.paging import Page, PageRequest
 
@@ -152,16 +154,24 @@ class Models:
         self._deleted.set()
 
     async def _store(self, caller: Caller, model_id: ModelId, upload: Upload, chunks: AsyncIterator[bytes]) -> Imported:
-        folder, begun, kept = f"{FOLDER}/{model_id}", self._clock.monotonic(), False
+        begun, kept = self._clock.monotonic(), False
         try:
-            contents = await receive(upload, chunks, self._objects, folder)
+            contents = await receive(upload, chunks, self._objects, f"{FOLDER}/{model_id}")
             model = self._describe(caller, model_id, upload, contents)
             imported = await self._add(caller, model, upload, self._clock.monotonic() - begun)
             kept = imported.model.model_id == model_id
             return imported
         finally:
             if not kept:
-                await self._objects.remove(folder)
+                await self._discard(model_id)
+
+    async def _discard(self, model_id: ModelId) -> None:
+        """Removes what an import stored, unless its row was committed after all; what stays now is swept later."""
+        with suppress(UnavailableError, StorageUnavailableError):
+            async with self._unit_of_work.reading(SYSTEM) as work:
+                committed = await work.models.known([model_id])
+            if not committed:
+                await self._objects.remove(f"{FOLDER}/{model_id}")
 
     async def _add(self, caller: Caller, model: Model, upload: Upload, duration_seconds: float) -> Imported:
         async with self._unit_of_work(caller) as work:

@@ -243,6 +243,7 @@ async def test_deployments_are_listed_by_status_model_and_node(rooms: Rooms) -> 
     assert await ids(model_id=model.model_id, node_id=nodes[0]) == {
         each.deployment_id for each in made if each.node_id == nodes[0]
     }
+    assert await ids(model_id="tiny", status=deployment_pb2.Deployment.running) == {made[0].deployment_id}
     assert await ids(model_id="model-other") == set()
     first = await rooms.deployments.ListDeployments(pb.ListDeploymentsRequest(page_size=3), metadata=EDITOR)
     rest = await ids(page_token=first.next_page_token)
