@@ -7,14 +7,6 @@ from typing import Generic, TypeVar
 Result = TypeVar("Result")
 
 
-class _Batch(Generic[Result]):
-    """Callers that wait for one read, and the read that they must let finish first."""
-
-    def __init__(self, before: "asyncio.Future[Result] | None") -> None:
-        self.before = before
-        self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-
-
 class SharedReads(Generic[Result]):
     """One read at a time for each key.
 
@@ -23,42 +15,23 @@ class SharedReads(Generic[Result]):
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[Hashable, _Batch[Result]] = {}
-        self._reading: dict[Hashable, _Batch[Result]] = {}
+        self._waiting: dict[Hashable, asyncio.Task[Result]] = {}
+        self._reading: dict[Hashable, asyncio.Task[Result]] = {}
 
     async def get(self, key: Hashable, read: Callable[[], Awaitable[Result]]) -> Result:
-        """What a read for this key answers, or the error that it ended with."""
-        while True:
-            batch = self._waiting.get(key)
-            if batch is None:
-                return await self._lead(key, read)
-            await asyncio.wait((batch.result,))
-            # The caller that led the batch may have given up before the read began or ended.
-            if not batch.result.cancelled():
-                return batch.result.result()
+        """What a read for this key answers, or the error it ended with. A caller that gives up disturbs no other."""
+        task = self._waiting.get(key)
+        if task is None:
+            task = self._waiting[key] = asyncio.ensure_future(self._read_next(key, read))
+        return await asyncio.shield(task)
 
-    async def _lead(self, key: Hashable, read: Callable[[], Awaitable[Result]]) -> Result:
+    async def _read_next(self, key: Hashable, read: Callable[[], Awaitable[Result]]) -> Result:
         before = self._reading.get(key)
-        batch = self._waiting[key] = _Batch[Result](before.result if before else None)
+        if before is not None:
+            await asyncio.wait((before,))
+        task = self._reading[key] = self._waiting.pop(key)
         try:
-            if batch.before is not None:
-                await asyncio.wait((batch.before,))
-            del self._waiting[key]
-            self._reading[key] = batch
-            return await self._settle(batch, read)
+            return await read()
         finally:
-            batch.result.cancel()
-            for known in (self._waiting, self._reading):
-                if known.get(key) is batch:
-                    del known[key]
-
-    async def _settle(self, batch: _Batch[Result], read: Callable[[], Awaitable[Result]]) -> Result:
-        try:
-            result = await read()
-        except Exception as error:
-            batch.result.set_exception(error)
-            # Looked at once here, so that an error that nobody else waits for is no stray one.
-            batch.result.exception()
-            raise
-        batch.result.set_result(result)
-        return result
+            if self._reading.get(key) is task:
+                del self._reading[key]
