@@ -1,6 +1,6 @@
 """Writes the OpenAPI 3.1 document of the REST API: `python tools/openapi.py DESCRIPTOR_SET OUTPUT`.
 
-The descriptor set carries source information, for the comments; generated code lies beside the output.
+The descriptor set carries source information, for the comments; the generated code lies around the output.
 """
 
 import json
@@ -13,11 +13,10 @@ from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(
-    0, str(Path(sys.argv[2]).resolve().parent if len(sys.argv) > 2 else Path(__file__).resolve().parents[1] / "gen")
-)
+sys.path.insert(0, str(Path(sys.argv[2]).resolve().parents[1]))
 
 from aiops.policy.v1 import policy_pb2
+
 from tools.openapi_models import MODEL_PATHS, MODEL_SCHEMAS
 from tools.openapi_schemas import Schemas, camel
 

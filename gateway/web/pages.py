@@ -8,7 +8,7 @@ from aiops.policy.v1 import policy_pb2
 from gateway.edge.routes import OPEN, direct
 
 # Written beside the generated code by `make gen`.
-OPENAPI = Path(policy_pb2.__file__).parents[3] / "openapi.json"
+OPENAPI = Path(policy_pb2.__file__).parents[2] / "openapi.json"
 
 
 def pages() -> list[dict[str, object]]:
