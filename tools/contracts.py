@@ -80,7 +80,8 @@ def _write(target: Path) -> None:
     _protoc(ROOT, ["--include_imports", "--include_source_info", f"--descriptor_set_out={descriptors}", *ours])
     openapi = ROOT / "tools" / "openapi.py"
     if openapi.exists():
-        subprocess.run([sys.executable, str(openapi), str(descriptors), str(target / "aiops" / "openapi.json")], check=True)
+        document = target / "aiops" / "openapi.json"
+        subprocess.run([sys.executable, str(openapi), str(descriptors), str(document)], check=True)
 
 
 def _image(root: Path, target: Path) -> Path:
