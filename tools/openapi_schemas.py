@@ -5,6 +5,7 @@ from typing import Any
 
 from buf.validate import validate_pb2
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet
+from google.protobuf.message import Message
 
 Field = FieldDescriptorProto
 INTEGERS = {Field.TYPE_INT32, Field.TYPE_UINT32, Field.TYPE_SINT32, Field.TYPE_FIXED32, Field.TYPE_SFIXED32}
@@ -20,7 +21,10 @@ WELL_KNOWN: dict[str, dict[str, Any]] = {
     ".google.protobuf.Any": {"type": "object", "properties": {"@type": {"type": "string"}}},
     ".google.protobuf.Empty": {"type": "object"},
 }
-NUMBERS = ("int32", "uint32", "double")
+NUMBERS = {"int32", "uint32", "double"}
+TEXT_LIMITS = {"min_len": "minLength", "max_len": "maxLength", "pattern": "pattern"}
+NUMBER_LIMITS = {"gte": "minimum", "lte": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+ITEM_LIMITS = {"min_items": "minItems", "max_items": "maxItems"}
 
 
 def camel(name: str) -> str:
@@ -141,32 +145,24 @@ class Schemas:
 
 
 def _limits(rules: validate_pb2.FieldRules) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    text = rules.string
-    for name, keyword in (("min_len", "minLength"), ("max_len", "maxLength"), ("pattern", "pattern")):
-        if text.HasField(name):
-            found[keyword] = getattr(text, name)
-    if getattr(text, "in"):
-        found["enum"] = list(getattr(text, "in"))
-    for kind in NUMBERS:
-        numbers = getattr(rules, kind)
-        for name, keyword in (
-            ("gte", "minimum"),
-            ("lte", "maximum"),
-            ("gt", "exclusiveMinimum"),
-            ("lt", "exclusiveMaximum"),
-        ):
-            if rules.HasField(kind) and numbers.HasField(name):
-                found[keyword] = getattr(numbers, name)
+    text = _given(rules.string)
+    found = {keyword: text[name] for name, keyword in TEXT_LIMITS.items() if name in text}
+    if "in" in text:
+        found["enum"] = list(text["in"])
+    for kind in NUMBERS & _given(rules).keys():
+        numbers = _given(getattr(rules, kind))
+        found |= {keyword: numbers[name] for name, keyword in NUMBER_LIMITS.items() if name in numbers}
     return found
 
 
 def _items(rules: validate_pb2.FieldRules) -> dict[str, Any]:
-    found = {}
-    for name, keyword in (("min_items", "minItems"), ("max_items", "maxItems")):
-        if rules.repeated.HasField(name):
-            found[keyword] = getattr(rules.repeated, name)
-    return found
+    items = _given(rules.repeated)
+    return {keyword: items[name] for name, keyword in ITEM_LIMITS.items() if name in items}
+
+
+def _given(rules: Message) -> dict[str, Any]:
+    """The rules that are set, by name."""
+    return {field.name: value for field, value in rules.ListFields()}
 
 
 def _short(kind: str) -> str:
