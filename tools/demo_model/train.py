@@ -1,8 +1,9 @@
 """Trains the demo model on the corpus beside this file and writes a Hugging Face directory.
 
-    python -m tools.demo_model.train --out examples/demo-model
+    OMP_WAIT_POLICY=PASSIVE python -m tools.demo_model.train --out examples/demo-model
 
-Runs in the engine environment (torch, transformers), needs no network and no GPU, and takes a few minutes on two cores.
+Runs in the engine environment (torch, transformers), needs no network and no GPU, and takes about ten minutes on two
+cores; the variable keeps it from standing still when it shares them with other work.
 """
 
 import argparse

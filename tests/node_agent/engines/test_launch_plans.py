@@ -94,6 +94,10 @@ def test_an_engine_sees_what_the_deployment_asks_for(spec: EngineSpec) -> None:
     assert VLLM.plan(spec).env["OMP_NUM_THREADS"] == "1"
 
 
+def test_engines_on_the_same_cores_do_not_spin_against_each_other(spec: EngineSpec) -> None:
+    assert TRANSFORMERS.plan(spec).env["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
 def test_a_node_without_a_gpu_hides_all_cards(spec: EngineSpec) -> None:
     plan = TRANSFORMERS.plan(spec)
     assert options(plan)["--device"] == "cpu"
