@@ -74,13 +74,15 @@ class Agent:
         self._keep = settings.keep_workloads
         self.statuses = StatusQueue()
         self.machine = Machine(settings.home, Nvml(), clock)
-        self.engines = InstalledEngines(settings.transformers, settings.vllm, os.environ, settings.engine_wait)
+        self.engines = InstalledEngines(
+            settings.transformers, settings.vllm, settings.environment, settings.engine_wait
+        )
         self.workloads = self._workloads(settings, clock, patience or _patience(settings))
         presence = Presence(
             identity.node_id, boot_id(), _version(), settings.address, (ProcessRuntime.name,), self.engines.names()
         )
         exchange = Exchange(identity.node_id, self.workloads, self.statuses, self.machine, clock)
-        self.session = SessionClient(target, store, presence, self.workloads, self.machine, exchange)
+        self.session = SessionClient(target, store, presence, self.workloads, self.machine, exchange, clock)
         self.renewal = Renewal(store, target, clock)
 
     def _workloads(self, settings: AgentSettings, clock: Clock, patience: Patience) -> Workloads:

@@ -2,15 +2,15 @@
 
 import logging
 from dataclasses import replace
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 
+import grpc
 from aiops.nodes.v1 import node_session_service_pb2 as pb
 from aiops.nodes.v1.node_session_service_pb2_grpc import NodeSessionServiceStub
 
 from mesh.clock import Clock
-from mesh.errors import UnauthenticatedError
 from mesh.rpc.channel import open_channel
-from node_agent.enrollment.identity import IdentityStore
+from node_agent.enrollment.identity import Identity, IdentityStore
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +25,26 @@ class Renewal:
         self._store, self._address, self._clock = store, session_address, clock
 
     async def step(self) -> timedelta | None:
-        """Renews when it is time; answers when to look again. Raises UnauthenticatedError when it is too late."""
+        """Renews when it is time; answers when to look again."""
         identity, now = self._store.load(), self._clock.now()
         due = identity.issued_at + (identity.expires_at - identity.issued_at) / 2
         if now < due:
             return min(due - now, _LONGEST_PAUSE)
         if now >= identity.expires_at:
-            raise UnauthenticatedError(
-                f"the certificate of node {identity.node_id} ended at {identity.expires_at}; make a new join token "
-                "(`aiops nodes join-token`) and join again; what runs here keeps running"
+            log.error(
+                "the certificate of node %s ended at %s; make a new join token (`aiops nodes join-token`) and join "
+                "again; what runs here keeps running",
+                identity.node_id,
+                identity.expires_at,
             )
+            return _LONGEST_PAUSE
+        try:
+            await self._renew(identity, now)
+        except grpc.aio.AioRpcError as error:
+            log.warning("cannot renew the certificate yet: %s: %s", error.code().name, error.details())
+        return None
+
+    async def _renew(self, identity: Identity, now: datetime) -> None:
         from node_agent.enrollment.request import certificate_request
 
         request = pb.RenewCertificateRequest(certificate_request=certificate_request(self._store.key_pem() or b""))
@@ -50,4 +60,3 @@ class Renewal:
             )
         )
         log.info("the certificate of node %s is renewed", identity.node_id)
-        return None

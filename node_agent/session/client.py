@@ -9,6 +9,7 @@ import grpc
 from aiops.nodes.v1 import node_session_service_pb2 as pb
 from aiops.nodes.v1.node_session_service_pb2_grpc import NodeSessionServiceStub
 
+from mesh.clock import Clock
 from mesh.loops import Backoff, run_loop
 from mesh.rpc.channel import open_channel
 from mesh.rpc.status import error_from_rpc
@@ -24,6 +25,8 @@ _WELCOME_TIMEOUT_S = 10.0
 # Reasons why dialling again soon changes nothing.
 _PATIENT_REASONS = {"NODE_REMOVED", "SESSION_SUPERSEDED", "NODE_MISMATCH"}
 _PATIENCE = 5
+# A session that lasted so long is no failure; a shorter one is, or a flapping link would be dialled without pause.
+_STABLE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,11 @@ class SessionClient:
         workloads: Workloads,
         machine: Machine,
         exchange: Exchange,
+        clock: Clock,
         backoff: Backoff | None = None,
     ) -> None:
         self._target, self._identity, self._presence = target, identity, presence
-        self._workloads, self._machine, self._exchange = workloads, machine, exchange
+        self._workloads, self._machine, self._exchange, self._clock = workloads, machine, exchange, clock
         self._backoff = backoff or Backoff(timedelta(milliseconds=500), timedelta(seconds=15))
         self._failures = 0
         self.open = False
@@ -82,11 +86,13 @@ class SessionClient:
             first = await stream.read()
         if not isinstance(first, pb.ConnectResponse) or not first.HasField("welcome"):
             raise SessionEndedError("the controller did not say welcome")
-        self._failures, self.open = 0, True
+        self.open, opened_at = True, self._clock.monotonic()
         try:
             await self._exchange.hold(stream, first.welcome)
         finally:
             self.open = False
+            if self._clock.monotonic() - opened_at > _STABLE_S:
+                self._failures = 0
 
     async def _hello(self) -> pb.Hello:
         reading, presence = await self._machine.read(), self._presence

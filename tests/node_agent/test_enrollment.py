@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mesh.pki import identity_of
+from mesh.pki import SpiffeId, ensure_authority, identity_of
+from node_agent.enrollment.identity import Identity, IdentityStore
+from node_agent.enrollment.renewal import Renewal
+from node_agent.enrollment.request import certificate_request, new_key
+from tests.fakes.clock import ManualClock
 from tests.fakes.controller import FakeController
 from tests.fixtures.node_agent import AgentProcess
 
@@ -109,3 +113,24 @@ async def test_a_certificate_is_renewed_at_half_of_its_life(fresh: AgentProcess,
         await controller.until(lambda it: len(it.hellos) > sessions)
     finally:
         await fresh.end()
+
+
+@pytest.mark.parametrize(("age", "pause"), [(3, timedelta(minutes=10)), (13, None), (25, timedelta(minutes=10))])
+async def test_a_renewal_waits_for_its_time_tries_while_it_can_and_gives_up_after_the_end(
+    tmp_path: Path, age: int, pause: timedelta | None
+) -> None:
+    clock = ManualClock()
+    store = IdentityStore(tmp_path)
+    store.save_key(new_key())
+    issued_at = clock.now() - timedelta(hours=age)
+    authority = ensure_authority(tmp_path / "pki")
+    key = certificate_request(store.key_pem() or b"")
+    issued = authority.issue_from_request(key, SpiffeId("node", "node-1"), timedelta(hours=24))
+    identity = Identity(
+        "node-1", "", issued.pem.decode(), authority.pem.decode(), issued_at, issued_at + timedelta(hours=24)
+    )
+    store.save(identity)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        nobody = f"127.0.0.1:{probe.getsockname()[1]}"
+    assert await Renewal(store, nobody, clock).step() == pause
+    assert store.load() == identity
