@@ -15,7 +15,7 @@ DEFAULT_ADDRESS = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """How this agent works. `session_address` empty means the one that joining gave."""
+    """How this agent works. An empty `session_address` means the one that joining gave; engines see `environment`."""
 
     home: Path
     name: str
@@ -29,6 +29,7 @@ class AgentSettings:
     start_limit: timedelta = timedelta(hours=1)
     stop_grace: timedelta = timedelta(seconds=10)
     engine_wait: timedelta = timedelta(minutes=15)
+    environment: Mapping[str, str] = field(default_factory=dict)
     observability: Observability = field(default_factory=Observability)
 
 
@@ -50,5 +51,6 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
         start_limit=timedelta(seconds=whole(environment, "AIOPS_NODE_START_LIMIT_S", 3600)),
         stop_grace=timedelta(seconds=whole(environment, "AIOPS_NODE_STOP_GRACE_S", 10)),
         engine_wait=timedelta(seconds=whole(environment, "AIOPS_NODE_ENGINE_WAIT_S", 900)),
+        environment=dict(environment),
         observability=observability(environment),
     )

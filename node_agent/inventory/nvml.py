@@ -6,15 +6,12 @@ its own thread, and is listed with what is known of it and the reason.
 
 import asyncio
 import ctypes
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
 from node_agent.inventory.model import Gpu, Gpus
 from node_agent.inventory.worker import StuckError, Worker
-
-log = logging.getLogger(__name__)
 
 LIBRARY = "libnvidia-ml.so.1"
 _MIB = 1024 * 1024
@@ -37,52 +34,67 @@ class Nvml:
             count = await self._driver.run(self._count, self._timeout_s)
         except StuckError as error:
             return self._unreadable(str(error))
-        except OSError:
-            return Gpus()
-        except Exception as error:  # noqa: BLE001 - NVMLError, a class that is only there once the library is
-            self._library = None
-            return self._unreadable(str(error))
+        if isinstance(count, str):
+            return self._unreadable(count)
         return Gpus(tuple(await asyncio.gather(*(self._read(each) for each in range(count)))), self._version)
-
-    def _count(self) -> int:
-        if self._library is None:
-            ctypes.CDLL(LIBRARY)  # the wrapper is large: it is not even imported where there is no driver
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._version = str(pynvml.nvmlSystemGetDriverVersion())
-            self._library = pynvml
-        return int(self._library.nvmlDeviceGetCount())
 
     async def _read(self, index: int) -> Gpu:
         if index not in self._devices:
             self._devices[index] = Worker(f"GPU {index}")
-        known = self._known.get(index, Gpu(str(index)))
         try:
             gpu = await self._devices[index].run(lambda: self._device(index), self._timeout_s)
-        except Exception as error:  # noqa: BLE001 - StuckError or NVMLError; one bad device must not hide the others
-            return replace(known, memory_free=0, error=str(error))
+        except StuckError as error:
+            gpu = Gpu(str(index), error=str(error))
+        if gpu.error:
+            return replace(self._known.get(index, gpu), memory_free=0, error=gpu.error)
         self._known[index] = gpu
         return gpu
 
+    def _count(self) -> int | str:
+        """How many devices there are, or why nobody knows."""
+        try:
+            ctypes.CDLL(LIBRARY)  # the wrapper is large: it is not even imported where there is no driver
+        except OSError:
+            return 0
+        import pynvml
+
+        try:
+            if self._library is None:
+                pynvml.nvmlInit()
+                self._version = str(pynvml.nvmlSystemGetDriverVersion())
+                self._library = pynvml
+            return int(pynvml.nvmlDeviceGetCount())
+        except pynvml.NVMLError as error:
+            self._library = None
+            return str(error)
+
     def _device(self, index: int) -> Gpu:
+        """The device, or why it cannot be read: one bad device must not hide the others."""
         nvml = self._library
-        assert nvml is not None
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        return Gpu(
-            device_id=str(index),
-            model=str(nvml.nvmlDeviceGetName(handle)),
-            memory_total=memory.total // _MIB,
-            memory_free=memory.free // _MIB,
-            utilization=_gauge(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
-            temperature=_gauge(nvml, lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-            uuid=str(nvml.nvmlDeviceGetUUID(handle)),
-        )
+        if nvml is None:
+            return Gpu(str(index), error="NVML was unloaded")
+        try:
+            return _device(nvml, index)
+        except nvml.NVMLError as error:
+            return Gpu(str(index), error=str(error))
 
     def _unreadable(self, error: str) -> Gpus:
         known = tuple(replace(gpu, memory_free=0, error=error) for _, gpu in sorted(self._known.items()))
         return Gpus(known, self._version, error)
+
+
+def _device(nvml: ModuleType, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return Gpu(
+        device_id=str(index),
+        model=str(nvml.nvmlDeviceGetName(handle)),
+        memory_total=memory.total // _MIB,
+        memory_free=memory.free // _MIB,
+        utilization=_gauge(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+        temperature=_gauge(nvml, lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        uuid=str(nvml.nvmlDeviceGetUUID(handle)),
+    )
 
 
 def _gauge(nvml: ModuleType, read: Callable[[], int]) -> int:
