@@ -18,7 +18,7 @@ def render(
     xds: str,
     admin: str,
     node_id: str = "aiops-gateway",
-    max_heap_mb: int = 1024,
+    max_heap_mb: int = 448,
     max_connections: int = 10_000,
 ) -> str:
     """Envoy's bootstrap in JSON. `xds` and `admin` are `host:port` or `unix:path`."""
