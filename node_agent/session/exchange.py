@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from datetime import timedelta
 
 import grpc
@@ -59,13 +60,14 @@ class Exchange:
     async def _receive(self, session: "_Session") -> None:
         while True:
             message = await session.read()
+            session.check(self._clock.monotonic())
             match message.WhichOneof("message"):
                 case "desired_state":
                     await self._apply(session, message.desired_state)
                 case "status_ack":
                     self._statuses.acknowledge(message.status_ack.sequence)
                 case "heartbeat_ack":
-                    session.heard_at = self._clock.monotonic()
+                    session.acknowledged()
                     if message.heartbeat_ack.revision > self._workloads.revision:
                         await self._ask_for_snapshot(session)
                 case "log_request":
@@ -96,10 +98,8 @@ class Exchange:
     async def _beat(self, session: "_Session") -> None:
         """Heartbeats, each with the machine's gauges; ends the session when nobody has answered for a lease's time."""
         pause = session.welcome.heartbeat_seconds or _DEFAULT_HEARTBEAT.total_seconds()
-        lease = session.welcome.lease_seconds or _DEFAULT_LEASE.total_seconds()
         while True:
-            if self._clock.monotonic() - session.heard_at > lease:
-                raise SessionEndedError(f"no heartbeat was acknowledged for {lease:.0f} s")
+            session.check(self._clock.monotonic())
             reading, containers = await self._machine.read(), await self._workloads.containers()
             heartbeat = pb.Heartbeat(
                 session_epoch=session.welcome.session_epoch,
@@ -107,18 +107,35 @@ class Exchange:
                 containers=[convert.container_to_proto(each) for each in containers],
                 applied_revision=self._workloads.revision,
             )
+            session.beaten(self._clock.monotonic())
             await session.write(pb.ConnectRequest(heartbeat=heartbeat))
             await asyncio.sleep(pause)
 
 
 class _Session:
-    """The stream of one session; `heard_at` is when the controller last acknowledged a heartbeat."""
+    """The stream of one session, and how long the controller has certainly held the lease for it."""
 
     def __init__(self, stream: Stream, welcome: pb.Welcome, now: float) -> None:
         self._stream = stream
         self._writing = asyncio.Lock()
+        self._unanswered: deque[float] = deque()
+        self._known_alive = now
         self.welcome = welcome
-        self.heard_at = now
+
+    def beaten(self, now: float) -> None:
+        """A heartbeat is sent."""
+        self._unanswered.append(now)
+
+    def acknowledged(self) -> None:
+        """The oldest heartbeat is answered. What counts is when it was sent: the answer may have waited with us."""
+        if self._unanswered:
+            self._known_alive = self._unanswered.popleft()
+
+    def check(self, now: float) -> None:
+        """Raises SessionEndedError when the lease may have run out: what was said before then binds nobody any more."""
+        lease = self.welcome.lease_seconds or _DEFAULT_LEASE.total_seconds()
+        if now - self._known_alive > lease:
+            raise SessionEndedError(f"no heartbeat was acknowledged for {lease:.0f} s")
 
     async def read(self) -> pb.ConnectResponse:
         message = await self._stream.read()

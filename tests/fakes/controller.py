@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 from aiops.nodes.v1 import node_session_service_pb2 as pb
@@ -41,7 +42,9 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         self.received: list[pb.ConnectRequest] = []
         self.renewals = 0
         self.joins = 0
+        self.closed = 0
         self.answer_heartbeats = True
+        self.lease_seconds = 3
 
     @property
     def address(self) -> str:
@@ -85,10 +88,10 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         self.desired = pb.DesiredState(revision=base + 1, snapshot=True, workloads=kept.values())
         self.send(desired_state=pb.DesiredState(revision=base + 1, base_revision=base, workloads=workloads))
 
-    def send(self, **message: object) -> None:
+    def send(self, **message: Any) -> None:
         """Sends to the open session."""
         for queue in self._outgoing[-1:]:
-            queue.put_nowait(pb.ConnectResponse(**message))  # type: ignore[arg-type]
+            queue.put_nowait(pb.ConnectResponse(**message))
 
     async def until(self, condition: Callable[["FakeController"], object], wait_s: float = WAIT_S) -> None:
         """Waits until the condition holds of what was received."""
@@ -111,6 +114,11 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         except TimeoutError:
             raise AssertionError(f"no status {state} of {workload_id} among {self.statuses}") from None
         return match()[0]
+
+    async def until_event(self, event: str, after: int = 0) -> pb.WorkloadStatus:
+        """The first status that tells of such an event, from the `after`th one on."""
+        await self.until(lambda it: any(each.event == event for each in it.statuses[after:]))
+        return next(each for each in self.statuses[after:] if each.event == event)
 
     async def until_received(self, kind: str) -> pb.ConnectRequest:
         """The first message of that kind."""
@@ -145,7 +153,7 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         yield pb.ConnectResponse(
             welcome=pb.Welcome(
                 session_epoch=len(self.hellos),
-                lease_seconds=3,
+                lease_seconds=self.lease_seconds,
                 heartbeat_seconds=1,
                 desired_state=self.desired,
                 decisions=self.decisions,
@@ -157,6 +165,8 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
                 yield await queue.get()
         finally:
             reading.cancel()
+            self.closed += 1
+            self._changed.set()
 
     async def RenewCertificate(
         self, request: pb.RenewCertificateRequest, context: Context

@@ -50,12 +50,11 @@ async def test_an_adopted_engine_is_still_watched(
     await agent.end(signal.SIGKILL)
     await agent.start()
     await controller.until(lambda it: len(it.hellos) == 2)
-    seen = len(controller.statuses)
     os.kill(int(running.container_id), signal.SIGKILL)
-    again = await controller.until_status("dep-1", "running", after=seen)
+    death = await controller.until_event("died")
+    assert (death.container_id, "unknown exit code" in death.error) == (running.container_id, True)
+    again = await controller.until_status("dep-1", "running", after=controller.statuses.index(death))
     assert again.container_id != running.container_id
-    [death] = [each for each in controller.statuses if each.event == "died"]
-    assert "unknown exit code" in death.error
 
 
 async def test_an_engine_that_died_while_no_agent_watched_is_started_again(
@@ -178,3 +177,22 @@ async def test_nothing_is_started_before_the_controller_has_said_what_it_wants(
     await agent.until_logged("ended while no agent was watching")
     await agent.until_logged("next try in")
     assert not agent.engines()
+
+
+async def test_an_agent_paused_beyond_its_lease_does_not_act_on_what_waited_for_it(
+    agent: AgentProcess, controller: FakeController, workload: Workload
+) -> None:
+    controller.lease_seconds = 2
+    await agent.start()
+    await controller.until(lambda it: it.hellos)
+    controller.want(workload())
+    running = await controller.until_status("dep-1", "running")
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGSTOP)
+    controller.want(workload("dep-2"))
+    controller.desired = pb.DesiredState(revision=4, snapshot=True, workloads=[workload()])
+    await controller.until(lambda it: it.closed)
+    agent.process.send_signal(signal.SIGCONT)
+    await controller.until(lambda it: it.received[-1].heartbeat.applied_revision == 4)
+    assert not [each for each in controller.statuses if each.workload_id == "dep-2"]
+    assert [each.pid for each in agent.engines()] == [int(running.container_id)]

@@ -143,8 +143,7 @@ async def test_a_controller_that_restarts_finds_everything_running_and_gets_what
         with contextlib.suppress(httpx.RemoteProtocolError):
             await client.post("/exit", content=b"7")
     await controller.start()
-    await controller.until(lambda it: any(each.event == "died" for each in it.statuses))
-    death = next(each for each in controller.statuses if each.event == "died")
+    death = await controller.until_event("died")
     assert (death.exit_code, death.container_id) == (7, running.container_id)
     await controller.until_status("dep-1", "running", after=controller.statuses.index(death))
     assert controller.hellos[-1].last_revision == 2
