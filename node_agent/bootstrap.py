@@ -71,7 +71,7 @@ class Agent:
     ) -> None:
         store = IdentityStore(settings.home)
         target = settings.session_address or identity.session_address
-        self._keep = settings.keep_workloads
+        self._keep, self._name, self._node_id = settings.keep_workloads, settings.name, identity.node_id
         self.statuses = StatusQueue()
         self.machine = Machine(settings.home, Nvml(), clock)
         self.engines = InstalledEngines(
@@ -96,6 +96,7 @@ class Agent:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until told to stop: the session first, so that nobody takes the stopping of workloads for a wish."""
+        log.info("%s is node %s", self._name, self._node_id)
         self.workloads.adopt()
         async with asyncio.TaskGroup() as group:
             driving = group.create_task(self.workloads.run())

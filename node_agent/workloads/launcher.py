@@ -1,6 +1,7 @@
 """Gets a workload ready to run, and starts it: model, engine, port, process."""
 
 import asyncio
+import errno
 import logging
 import shutil
 from collections.abc import Callable
@@ -8,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.clock import Clock
+from mesh.errors import DomainError
 from node_agent.cache.model import Artifact, DiskFullError
 from node_agent.cache.service import ModelCache
 from node_agent.engines.engine import Diagnosis, Engine, EngineSpec, LaunchPlan
 from node_agent.engines.prepare import prepare
 from node_agent.inventory.machine import Machine
-from node_agent.runtime.model import Launch, Marked, Runtime
+from node_agent.runtime.model import Launch, LaunchError, Marked, Runtime
 from node_agent.runtime.output import log_size, read_tail, trim_log
 from node_agent.runtime.ports import claim_port
 from node_agent.workloads.installed import InstalledEngines
@@ -111,7 +113,11 @@ class Launcher:
         if engine is None:
             return None
         model_dir = self._cache.folder(spec.artifact)
-        return _facts(engine.plan(self._engine_spec(spec, model_dir, process.port, 0)))
+        try:
+            return _facts(engine.plan(self._engine_spec(spec, model_dir, process.port, 0)))
+        except DomainError as error:
+            log.warning("workload %s runs, but nothing is known of its engine: %s", spec.key, error.message)
+            return None
 
     def recognise(self, marked: Marked) -> tuple[WorkloadKey, Process] | None:
         """What a marked process is, None when its mark cannot be read."""
@@ -189,7 +195,8 @@ def _lay_out(plan: LaunchPlan) -> None:
     try:
         prepare(plan)
     except OSError as error:
-        raise DiskFullError(f"cannot lay out {plan.cwd}: {error.strerror}", path=str(plan.cwd)) from error
+        kind = DiskFullError if error.errno in {errno.ENOSPC, errno.EDQUOT} else LaunchError
+        raise kind(f"cannot lay out {plan.cwd}: {error.strerror}", path=str(plan.cwd)) from error
 
 
 def _readiness(plan: LaunchPlan) -> Readiness:

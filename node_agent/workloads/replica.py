@@ -132,7 +132,7 @@ class Replica:
             return None
         except (OSError, ValueError) as error:
             log.exception("workload %s cannot be started", self.record.spec.key)
-            await self._fail(Failure(self.record.spec.epoch, f"cannot start on this node: {error}", "INTERNAL"))
+            await self._fail(Failure(self.record.spec.epoch, f"It cannot start on this node: {error}", "INTERNAL"))
             return None
         return await self._ended(ended)
 

@@ -91,10 +91,9 @@ async def test_an_engine_that_dies_is_started_again_on_the_same_port(
 ) -> None:
     connected.want(workload())
     running = await connected.until_status("dep-1", "running")
-    seen = len(connected.statuses)
     os.kill(int(running.container_id), signal.SIGSEGV)
-    again = await connected.until_status("dep-1", "running", after=seen)
-    [death] = [each for each in connected.statuses if each.event == "died"]
+    death = await connected.until_event("died")
+    again = await connected.until_status("dep-1", "running", after=connected.statuses.index(death))
     assert (death.exit_code, death.state) == (128 + signal.SIGSEGV, pb.WorkloadStatus.starting)
     assert (again.port, again.container_id != running.container_id) == (running.port, True)
     assert again.container.restarts == 1
@@ -239,6 +238,18 @@ async def test_an_engine_that_writes_without_end_fills_no_disk(
     assert written > 64 * MIB > 17 * MIB > kept
     page = await connected.read_log("dep-1", -3, 64 * 1024)
     assert (page.content.count(b"\n"), page.end, page.next_offset) == (3, True, written)
+
+
+async def test_a_run_directory_that_cannot_be_made_fails_with_the_cause(
+    agent: AgentProcess, connected: FakeController, workload: Workload
+) -> None:
+    in_the_way = agent.home / "runs" / "dep-1.0"
+    in_the_way.write_text("a file")
+    connected.want(workload())
+    failed = await connected.until_status("dep-1", "failed")
+    assert (failed.error_reason, f"cannot lay out {in_the_way}" in failed.error) == ("UNAVAILABLE", True)
+    connected.want(workload(goal=pb.WorkloadSpec.end))
+    await connected.until_status("dep-1", "stopped")
 
 
 async def test_a_model_without_files_is_missing(connected: FakeController, workload: Workload) -> None:
