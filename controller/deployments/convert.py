@@ -124,6 +124,7 @@ def replica_to_proto(replica: Replica) -> service_pb.Replica:
             service_pb.UnsupportedField(path=each.path, harmless_values=each.harmless_values)
             for each in replica.unsupported_fields
         ],
+        private_paths=replica.private_paths,
         created=replica.created_at.timestamp(),
     )
 

@@ -86,6 +86,7 @@ class Observation:
     restarts: int = 0
     inference_path: str = ""
     unsupported_fields: tuple[UnsupportedField, ...] = ()
+    private_paths: tuple[str, ...] = ()
     memory_mb: int = 0
     cpu_percent: float = 0.0
     started_at: datetime | None = None
@@ -214,6 +215,7 @@ class Replica:
     engine: str
     inference_path: str
     unsupported_fields: tuple[UnsupportedField, ...]
+    private_paths: tuple[str, ...]
     created_at: datetime
 
 

@@ -212,6 +212,7 @@ def _replica(deployment: Deployment, address: str) -> Replica:
         engine=observed.engine,
         inference_path=observed.inference_path,
         unsupported_fields=observed.unsupported_fields,
+        private_paths=observed.private_paths,
         created_at=deployment.created_at,
     )
 
@@ -266,6 +267,7 @@ def _observation(row: Mapping[str, Any]) -> Observation:
     unsupported = (UnsupportedField(each["path"], tuple(each["harmless_values"])) for each in row["unsupported_fields"])
     known["health_status"] = HealthStatus(row["health_status"])
     known["unsupported_fields"] = tuple(unsupported)
+    known["private_paths"] = tuple(row.get("private_paths", ()))
     for name in _MOMENTS:
         known[name] = datetime.fromisoformat(row[name]) if row[name] else None
     return Observation(**known)

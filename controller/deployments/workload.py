@@ -119,6 +119,7 @@ class WorkloadReport:
     health: HealthStatus = HealthStatus.UNKNOWN
     inference_path: str = ""
     unsupported_fields: tuple[UnsupportedField, ...] = ()
+    private_paths: tuple[str, ...] = ()
     container: Container | None = None
     event: str = ""
     exit_code: int | None = None

@@ -36,6 +36,12 @@ def unknown_model(names: Sequence[str]) -> list[route_components_pb2.Route]:
     return _refusal(404, NOT_FOUND, "model_not_found", f"there is no such model; {known}")
 
 
+def private_path(prefix: str) -> route_components_pb2.Route:
+    """Says that this part of an engine is not for clients."""
+    text = "this path of the engine is not for clients; deployments are changed through the API"
+    return _answer({"prefix": prefix}, 404, openai_error(text, "not_found", None))
+
+
 def invalid_body(text: str) -> list[route_components_pb2.Route]:
     """Says what is wrong with the body."""
     return _refusal(400, INVALID_ARGUMENT, "invalid_body", text)

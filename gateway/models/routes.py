@@ -13,7 +13,7 @@ from xds.core.v3 import extension_pb2
 from gateway.edge.filters import REFUSALS
 from gateway.edge.listener import NAME
 from gateway.edge.messages import message, packed, typed
-from gateway.models.answers import model_description, model_list, unknown_model
+from gateway.models.answers import model_description, model_list, private_path, unknown_model
 from gateway.models.clusters import INSTANCE, SUBSET
 from gateway.models.lookup import KEY, MODEL, ORG, Lookup, action, empty_lookup
 from gateway.models.table import ModelRoute, Target
@@ -91,7 +91,8 @@ class RouteTable:
         for route in (inference, rest):
             self._lead_to(route, model, refusals)
             route.route.metadata_match.filter_metadata[SUBSET].update({INSTANCE: target.instance_id})
-        return [inference, rest]
+        private = [private_path(base + path.removeprefix("/")) for path in target.private_paths]
+        return [*private, inference, rest]
 
     def _lead_to(self, route: route_components_pb2.Route, model: ModelRoute, refusals: any_pb2.Any | None) -> None:
         route.route.cluster = model.cluster

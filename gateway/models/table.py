@@ -22,6 +22,7 @@ class Target:
     port: int
     inference_path: str
     weight: int
+    private_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,14 @@ def _is_name(text: str) -> bool:
 
 
 def _target(message: pb.Target) -> Target:
-    return Target(message.instance_id, message.address, message.port, message.inference_path, max(message.weight, 1))
+    return Target(
+        instance_id=message.instance_id,
+        address=message.address,
+        port=message.port,
+        inference_path=message.inference_path,
+        weight=max(message.weight, 1),
+        private_paths=tuple(path for path in message.private_paths if PATH.fullmatch(path)),
+    )
 
 
 def _refused(messages: Iterable[pb.RefusedField]) -> tuple[RefusedField, ...]:

@@ -22,6 +22,7 @@ def replica_from_proto(message: deployments_pb.Replica) -> Replica:
             RefusedField(field.path, tuple(field.harmless_values)) for field in message.unsupported_fields
         ),
         created=message.created,
+        private_paths=tuple(message.private_paths),
     )
 
 
@@ -68,6 +69,7 @@ def _target_to_proto(target: Target) -> pb.Target:
         port=target.port,
         inference_path=target.inference_path,
         weight=target.weight,
+        private_paths=target.private_paths,
     )
 
 
@@ -80,4 +82,5 @@ def _target_from_proto(message: pb.Target) -> Target:
         port=message.port,
         inference_path=message.inference_path,
         weight=message.weight,
+        private_paths=tuple(message.private_paths),
     )

@@ -31,6 +31,7 @@ class Replica:
     inference_path: str
     unsupported_fields: tuple[RefusedField, ...]
     created: float
+    private_paths: tuple[str, ...] = ()
 
     def flaw(self) -> str:
         """Why nothing can be routed to it; empty when it can."""
@@ -51,6 +52,7 @@ class Target:
     port: int
     inference_path: str
     weight: int
+    private_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def _target(replica: Replica) -> Target:
         port=replica.port,
         inference_path=replica.inference_path,
         weight=EQUAL_WEIGHT,
+        private_paths=replica.private_paths,
     )
 
 

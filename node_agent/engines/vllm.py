@@ -14,6 +14,11 @@ _GPU_SHARE = 0.9
 _CPU_KV_CACHE_GB = 1
 # On a processor the option of that name means the share of a NUMA node's memory.
 _CPU_MEMORY_SHARE = 0.2
+# What changes the engine rather than asks it; most of it is off unless vLLM runs in its development mode.
+_PRIVATE = (
+    *("/sleep", "/wake_up", "/reset_prefix_cache", "/reset_mm_cache", "/collective_rpc", "/pause", "/resume"),
+    *("/scale_elastic_ep", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/start_profile", "/stop_profile"),
+)
 # What its request type accepts as an unknown extra and drops. Left out because nothing is lost: metadata,
 # safety_identifier, prompt_cache_*, prediction (hints and labels) and modalities (audio needs `audio` too).
 _UNSUPPORTED = (
@@ -59,6 +64,7 @@ class Vllm:
             ready_timeout_s=launch.ready_timeout_s(spec, _START_S),
             inference_path=launch.CHAT_PATH,
             unsupported_fields=_UNSUPPORTED,
+            private_paths=_PRIVATE,
             directories=(launch.hub_directory(spec),),
         )
 

@@ -181,4 +181,5 @@ def _facts_to_proto(facts: EngineFacts) -> pb.EngineFacts:
             pb.UnsupportedField(path=each.path, harmless_values=each.harmless_values)
             for each in facts.unsupported_fields
         ],
+        private_paths=facts.private_paths,
     )

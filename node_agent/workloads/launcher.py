@@ -206,4 +206,4 @@ def _readiness(plan: LaunchPlan) -> Readiness:
 
 
 def _facts(plan: LaunchPlan) -> EngineFacts:
-    return EngineFacts(plan.inference_path, plan.unsupported_fields)
+    return EngineFacts(plan.inference_path, plan.unsupported_fields, plan.private_paths)

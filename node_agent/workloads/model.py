@@ -105,10 +105,11 @@ class WorkloadSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """How an engine's inference is reached and which request fields it would ignore there."""
+    """How an engine's inference is reached, which request fields it would ignore there, and what is not for clients."""
 
     inference_path: str = ""
     unsupported_fields: tuple[UnsupportedField, ...] = ()
+    private_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,4 +70,4 @@ def _process(document: Json) -> Process:
 
 def _facts(document: Json) -> EngineFacts:
     fields = (UnsupportedField(each["path"], tuple(each["harmless_values"])) for each in document["unsupported_fields"])
-    return EngineFacts(document["inference_path"], tuple(fields))
+    return EngineFacts(document["inference_path"], tuple(fields), tuple(document.get("private_paths", ())))

@@ -233,6 +233,19 @@ async def test_an_instance_refuses_what_its_engine_would_ignore_too(edge: Edge, 
 
 @pytest.mark.parametrize(
     "path",
+    ["load_model", "load_model/", "load_model?x=1", "v1/../load_model", "%6coad_model", "/load_model", "load_model%2f"],
+)
+async def test_what_changes_an_engine_is_not_for_clients(edge: Edge, engines: dict[str, Engine], path: str) -> None:
+    response = await edge.client.post(f"/models/tiny/a/{path}", json={"model": "other"}, headers=edge.bearer())
+    assert response.status_code in (307, 404)
+    assert "served_by" not in response.text
+    if response.status_code == 307:
+        again = await edge.client.post(response.headers["location"], json={"model": "other"}, headers=edge.bearer())
+        assert again.status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
     ["/models/tiny/ghost/v1/inference", "/models/ghost/a/v1/inference", "/models/secret/s/v1/inference", "/v1/unknown"],
 )
 async def test_an_unknown_instance_or_path_is_not_found(edge: Edge, engines: dict[str, Engine], path: str) -> None:

@@ -454,6 +454,7 @@ class Replica(_message.Message):
     INFERENCE_PATH_FIELD_NUMBER: _builtins.int
     UNSUPPORTED_FIELDS_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    PRIVATE_PATHS_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     org_id: _builtins.str
@@ -472,6 +473,10 @@ class Replica(_message.Message):
     """Unix seconds of the deployment."""
     @_builtins.property
     def unsupported_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnsupportedField]: ...
+    @_builtins.property
+    def private_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Paths of the engine that are not for clients, with everything below them."""
+
     def __init__(
         self,
         *,
@@ -488,10 +493,11 @@ class Replica(_message.Message):
         inference_path: _builtins.str = ...,
         unsupported_fields: _abc.Iterable[Global___UnsupportedField] | None = ...,
         created: _builtins.float = ...,
+        private_paths: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created", b"created", "deployment_id", b"deployment_id", "engine", b"engine", "epoch", b"epoch", "inference_path", b"inference_path", "instance_id", b"instance_id", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "org_id", b"org_id", "port", b"port", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created", b"created", "deployment_id", b"deployment_id", "engine", b"engine", "epoch", b"epoch", "inference_path", b"inference_path", "instance_id", b"instance_id", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "org_id", b"org_id", "port", b"port", "private_paths", b"private_paths", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

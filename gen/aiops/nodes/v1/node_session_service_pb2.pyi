@@ -725,19 +725,25 @@ class EngineFacts(_message.Message):
 
     INFERENCE_PATH_FIELD_NUMBER: _builtins.int
     UNSUPPORTED_FIELDS_FIELD_NUMBER: _builtins.int
+    PRIVATE_PATHS_FIELD_NUMBER: _builtins.int
     inference_path: _builtins.str
     """Path of the inference call, for /v1/inference."""
     @_builtins.property
     def unsupported_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnsupportedField]: ...
+    @_builtins.property
+    def private_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Paths of the engine that are not for clients, such as loading another model; with everything below them."""
+
     def __init__(
         self,
         *,
         inference_path: _builtins.str = ...,
         unsupported_fields: _abc.Iterable[Global___UnsupportedField] | None = ...,
+        private_paths: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inference_path", b"inference_path", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inference_path", b"inference_path", "private_paths", b"private_paths", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
