@@ -4,12 +4,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
 
-from cryptography import x509
-
 from mesh.clock import Clock
 from mesh.errors import UnauthenticatedError
 from mesh.identity import ANONYMOUS, Caller, CallerKind
-from mesh.pki import SpiffeId
+from mesh.pki import identity_of, validity_of
 from mesh.rpc.call import PeerCertificate
 from mesh.tokens import TokenVerifier
 
@@ -66,14 +64,6 @@ class TokenAuthenticator:
 
 
 def _read(pem: bytes) -> _Peer:
-    try:
-        certificate = x509.load_pem_x509_certificate(pem)
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound) as error:
-        raise UnauthenticatedError("the certificate cannot be read or names no identity") from error
-    if len(uris) != 1:
-        raise UnauthenticatedError("the certificate must name exactly one identity")
-    identity = SpiffeId.parse(uris[0])
+    identity = identity_of(pem)
     kind = CallerKind.NODE if identity.kind == "node" else CallerKind.SERVICE
-    return _Peer(Caller(kind, subject=identity.name), certificate.not_valid_after_utc)
+    return _Peer(Caller(kind, subject=identity.name), validity_of(pem)[1])
