@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,11 @@ _MIB = 1024 * 1024
 
 
 class BlobStore:
-    """The cache on disk. Every method blocks: call it in a thread."""
+    """The cache on disk. Every method blocks: call it in a thread; whatever changes the cache takes its turn."""
 
     def __init__(self, directory: Path, limit_bytes: int = 0) -> None:
         self._limit = limit_bytes
+        self._turn = threading.RLock()
         self._directory = directory
         self._blobs, self._partial = directory / "blobs", directory / "partial"
         self._quarantine, self._models = directory / "quarantine", directory / "models"
@@ -57,13 +59,15 @@ class BlobStore:
         partial.chmod(0o444)
         with self.typed(partial), partial.open("rb") as opened:
             os.fsync(opened.fileno())
-        partial.replace(self._blobs / file.sha256)
+        with self._turn:
+            partial.replace(self._blobs / file.sha256)
 
     def set_aside(self, path: Path) -> None:
         """Moves a bad file out of reach; only the latest one is kept, for whoever wants to look."""
-        for earlier in self._quarantine.iterdir():
-            earlier.unlink()
-        path.replace(self._quarantine / path.name)
+        with self._turn:
+            for earlier in self._quarantine.iterdir():
+                earlier.unlink()
+            path.replace(self._quarantine / path.name)
 
     def folder(self, artifact: Artifact) -> Path:
         """Where the model's folder is, or will be."""
@@ -72,8 +76,8 @@ class BlobStore:
     def lay_out(self, artifact: Artifact) -> Path:
         """The model's folder, made anew of the blobs that are here."""
         folder, building = self.folder(artifact), self._models / f".{artifact.digest}"
-        shutil.rmtree(building, ignore_errors=True)
-        with self.typed(folder):
+        with self._turn, self.typed(folder):
+            shutil.rmtree(building, ignore_errors=True)
             for file in artifact.files:
                 target = building / file.path
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +97,10 @@ class BlobStore:
         """
         partial = self.partial(file)
         needed = file.size_bytes - (partial.stat().st_size if partial.exists() else 0)
+        with self._turn:
+            self._drop_until(needed, held)
+
+    def _drop_until(self, needed: int, held: Collection[str]) -> None:
         for folder in sorted(self._models.iterdir(), key=lambda each: each.stat().st_mtime):
             if self._fits(needed):
                 return
@@ -121,11 +129,11 @@ class BlobStore:
         return within_limit and needed <= shutil.disk_usage(self._directory).free
 
     def _used(self) -> int:
-        return sum(each.stat().st_size for directory in (self._blobs, self._partial) for each in directory.iterdir())
+        return sum(_size(each) for directory in (self._blobs, self._partial) for each in directory.iterdir())
 
     def _drop_unlinked(self, held: Collection[str]) -> None:
         for file in (*self._blobs.iterdir(), *self._partial.iterdir()):
-            if file.stat().st_nlink == 1 and file.name not in held:
+            if file.name not in held and file.stat().st_nlink == 1:
                 file.unlink()
 
     def _full(self, path: Path, needed: int) -> DiskFullError:
@@ -149,6 +157,13 @@ def hash_file(path: Path, length: int | None = None) -> "hashlib._Hash":
             digest.update(chunk)
             remaining -= len(chunk)
     return digest
+
+
+def _size(path: Path) -> int:
+    """0 for a file that has gone meanwhile: what arrives takes no turns."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def _signature(path: Path) -> tuple[int, int, int]:
