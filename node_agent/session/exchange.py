@@ -99,7 +99,8 @@ class Exchange:
         """Heartbeats, each with the machine's gauges; ends the session when nobody has answered for a lease's time."""
         pause = session.welcome.heartbeat_seconds or _DEFAULT_HEARTBEAT.total_seconds()
         while True:
-            session.check(self._clock.monotonic())
+            begun = self._clock.monotonic()
+            session.check(begun)
             reading, containers = await self._machine.read(), await self._workloads.containers()
             heartbeat = pb.Heartbeat(
                 session_epoch=session.welcome.session_epoch,
@@ -109,7 +110,8 @@ class Exchange:
             )
             session.beaten(self._clock.monotonic())
             await session.write(pb.ConnectRequest(heartbeat=heartbeat))
-            await asyncio.sleep(pause)
+            # Reading a machine whose driver hangs takes a while; the rhythm stays.
+            await asyncio.sleep(max(0.0, begun + pause - self._clock.monotonic()))
 
 
 class _Session:

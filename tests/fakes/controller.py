@@ -44,7 +44,7 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         self.joins = 0
         self.closed = 0
         self.answer_heartbeats = True
-        self.lease_seconds = 3
+        self.lease_seconds = 4
 
     @property
     def address(self) -> str:
