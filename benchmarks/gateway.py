@@ -23,26 +23,15 @@ from pathlib import Path
 from aiops.routing.v1 import routing_service_pb2 as routing
 
 from benchmarks.load import Load, generate
-from stack.envoy import Envoy
+from benchmarks.upstream import MODEL
 from stack.ports import free_port
 from tests.fixtures.edge import ORG, running_edge
 
-MODEL = "tiny"
 BODY: dict[str, object] = {"model": MODEL, "messages": [{"role": "user", "content": "Say hello."}]}
 MASTER_KEY = "sk-0123456789abcdef0123456789abc"
 LITELLM = Path.home() / ".cache" / "aiops" / "litellm"
 REQUIREMENTS = Path(__file__).parent / "requirements-litellm.txt"
 CONCURRENT = 32
-ANSWER = {
-    "id": "chatcmpl-1",
-    "object": "chat.completion",
-    "created": 1,
-    "model": MODEL,
-    "choices": [
-        {"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"},
-    ],
-    "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
-}
 
 
 async def main() -> None:
@@ -53,7 +42,7 @@ async def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aiops-bench-") as scratch:
         home = Path(scratch)
-        async with constant_upstream(home) as upstream, running_edge(home) as edge, litellm(home, upstream) as peer:
+        async with constant_upstream() as upstream, running_edge(home) as edge, litellm(home, upstream) as peer:
             target = routing.Target(
                 deployment_id="dep-1", instance_id="one", node_id="node-1", address="127.0.0.1", port=upstream,
                 inference_path="/v1/chat/completions", weight=1,
@@ -108,14 +97,10 @@ def report(seen: dict[tuple[str, int], list[Load]]) -> None:
 
 
 @asynccontextmanager
-async def constant_upstream(home: Path) -> AsyncIterator[int]:
-    """An engine that answers the same at once: an Envoy with a direct response. Answers its port."""
-    port, admin = free_port(), free_port()
-    config = home / "upstream.json"
-    config.write_text(json.dumps(_upstream(port, admin)))
-    command = Envoy(config, port, admin).command()
-    silent = asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(*command, stdout=silent, stderr=silent)
+async def constant_upstream() -> AsyncIterator[int]:
+    """An engine that answers the same at once. Answers its port."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "benchmarks.upstream", str(port))
     try:
         await asyncio.to_thread(_until_answered, f"http://127.0.0.1:{port}/", 10)
         yield port
@@ -170,37 +155,6 @@ def _until_answered(url: str, seconds: float) -> None:
 
 def _json(headers: dict[str, str]) -> dict[str, str]:
     return {**headers, "content-type": "application/json"}
-
-
-def _upstream(port: int, admin: int) -> dict[str, object]:
-    extension = "type.googleapis.com/envoy.extensions.filters"
-    answer = {"status": 200, "body": {"inline_string": json.dumps(ANSWER)}}
-    host = {
-        "name": "engine",
-        "domains": ["*"],
-        "response_headers_to_add": [
-            {
-                "header": {"key": "content-type", "value": "application/json"},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
-        ],
-        "routes": [{"match": {"prefix": "/"}, "direct_response": answer}],
-    }
-    manager = {
-        "@type": f"{extension}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "upstream",
-        "route_config": {"virtual_hosts": [host]},
-        "http_filters": [{"name": "router", "typed_config": {"@type": f"{extension}.http.router.v3.Router"}}],
-    }
-    listener = {
-        "name": "upstream",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-    }
-    return {
-        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin}}},
-        "static_resources": {"listeners": [listener]},
-    }
 
 
 if __name__ == "__main__":

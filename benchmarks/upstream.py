@@ -1,0 +1,60 @@
+"""An engine that answers every request the same at once: `python -m benchmarks.upstream PORT`.
+
+It must cost little beside what is measured, so it speaks just enough HTTP/1.1: a request is its head and as many
+bytes as Content-Length says.
+"""
+
+import asyncio
+import json
+import re
+import sys
+from typing import cast
+
+import uvloop
+
+MODEL = "tiny"
+ANSWER = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": MODEL,
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"},
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+}
+_BODY = json.dumps(ANSWER).encode()
+RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+
+class Constant(asyncio.Protocol):
+    """One connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (end := self._end_of_request()) is not None:
+            self._received = self._received[end:]
+            self._transport.write(RESPONSE)
+
+    def _end_of_request(self) -> int | None:
+        head = self._received.find(b"\r\n\r\n")
+        if head < 0:
+            return None
+        length = _LENGTH.search(self._received, 0, head)
+        end = head + 4 + (int(length[1]) if length else 0)
+        return end if len(self._received) >= end else None
+
+
+async def main(port: int) -> None:
+    """Serves on loopback until killed."""
+    server = await asyncio.get_running_loop().create_server(Constant, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1])))
