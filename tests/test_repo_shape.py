@@ -1,6 +1,7 @@
 """Files, functions and classes stay small enough to read, and every module says what it is for."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,13 +70,21 @@ def test_only_settings_read_the_environment() -> None:
     assert readers == []
 
 
-def test_no_mock_and_no_sleep_in_tests() -> None:
+def test_no_test_mocks() -> None:
     found = []
     for path, text in modules("tests"):
-        if path == Path("tests/test_repo_shape.py"):
-            continue
-        if "unittest.mock" in text or "MagicMock" in text:
-            found.append(f"{path} mocks")
+        if path != Path("tests/test_repo_shape.py") and ("unittest.mock" in text or "MagicMock" in text):
+            found.append(str(path))
+    assert found == []
+
+
+def test_tests_wait_for_a_condition_and_never_for_a_time() -> None:
+    # A poll may pause for a moment between two looks; the programs in tests/fakes may sleep as their part asks.
+    found = []
+    for path, text in modules("tests"):
+        pauses = re.findall(r"\b(?:asyncio|time)\.sleep\(([^)]*)\)", text)
+        if "fakes" not in path.parts and any(not re.fullmatch(r"0|0\.0[0-5]\d*", pause) for pause in pauses):
+            found.append(str(path))
     assert found == []
 
 
