@@ -61,7 +61,7 @@ class RemoteError:
     request_id: str = ""
 
 
-def error_from_rpc(error: grpc.aio.AioRpcError) -> RemoteError:
+def error_from_rpc(error: grpc.RpcError) -> RemoteError:
     """What an RPC failed with, details unpacked."""
     status = rpc_status.from_call(error)
     if status is None:
