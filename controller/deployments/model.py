@@ -100,8 +100,9 @@ class Observation:
 class Deployment:
     """One instance of a model on one node.
 
-    `revision` is that of the node's desired state that this deployment last changed. `memory_allocated` is what it
-    claims, in megabytes over all its devices. `ended_at` is when the node told that nothing of it runs any more.
+    `revision` is that of the node's desired state that this deployment last changed, `request_id` names that change to
+    the node, which acknowledges it. `memory_allocated` is what it claims, in megabytes over all its devices. `ended_at`
+    is when the node told that nothing of it runs any more.
     """
 
     deployment_id: DeploymentId
@@ -160,12 +161,18 @@ class Deployment:
         """What it may use of each device, or of the node's RAM."""
         return memory_limit_mb(self.memory_allocated, self.gpu_devices)
 
-    def stop(self, revision: int, now: datetime) -> "Deployment":
+    def stop(self, revision: int, request_id: str, now: datetime) -> "Deployment":
         """It is to end; the routes lose it at once. The same deployment when it was stopped before."""
         if self.status is DeploymentStatus.STOPPED:
             return self
         return replace(
-            self, status=DeploymentStatus.STOPPED, goal=Goal.END, revision=revision, stopped_at=now, changed_at=now
+            self,
+            status=DeploymentStatus.STOPPED,
+            goal=Goal.END,
+            request_id=request_id,
+            revision=revision,
+            stopped_at=now,
+            changed_at=now,
         )
 
 

@@ -177,15 +177,15 @@ async def stopped(work: Work, before: Deployment) -> tuple[Deployment, Sequence[
     """Stops a deployment as part of `work`, and says what to tell. The same deployment when it was stopped before."""
     if before.status is DeploymentStatus.STOPPED:
         return before, ()
-    now = await work.nodes.now()
+    now, request_id = await work.nodes.now(), new_id("req")
     try:
-        after = before.stop(await work.nodes.next_revision(before.node_id), now)
+        after = before.stop(await work.nodes.next_revision(before.node_id), request_id, now)
     except NodeNotFoundError:
         # Nobody is left to be told.
-        after = replace(before.stop(before.revision, now), ended_at=now)
+        after = replace(before.stop(before.revision, request_id, now), ended_at=now)
     await work.deployments.save(after)
     ended = WorkloadEnded(
-        after.node_id, after.org_id, new_id("req"), after.observed.container_id or after.container_name, now
+        after.node_id, after.org_id, request_id, after.observed.container_id or after.container_name, now
     )
     return after, (DeploymentStatusChanged(after, now), ended)
 
