@@ -121,6 +121,8 @@ async def test_every_change_is_told_on_kafka_in_its_order(life: Life, served: Se
         ("system.node.stopContainer", ""),
         ("system.node.containerEvent", "stopped"),
     ]
+    acknowledged = {record.value["requestId"] for record in records if record.type == "system.node.commandAck"}
+    assert {told[0].value["requestId"], told[-2].value["requestId"]} <= acknowledged
     for record in [*mine, imported, *told]:
         record.check()
     assert len({record.headers["ce_id"] for record in records}) == len(records)
