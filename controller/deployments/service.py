@@ -148,9 +148,10 @@ class Deployments:
         async with self._unit_of_work.reading(caller) as work:
             deployment = await work.deployments.get(deployment_id, caller)
             containers = await work.nodes.containers(deployment.node_id, PageRequest(size=1000))
+            mine = [each for each in containers.items if each.workload_id == deployment_id and deployment.active]
+            heard = (await work.nodes.get(deployment.node_id, caller)).last_heartbeat if mine else None
             now = await work.nodes.now()
-        mine = [each for each in containers.items if each.workload_id == deployment_id and deployment.active]
-        return _usage(deployment, mine[0] if mine else None, now)
+        return _usage(deployment, mine[0] if mine else None, heard, now)
 
     async def _try_create(self, caller: Caller, wish: Wish, request_id: str) -> Deployment | None:
         """One try; None when somebody else took the place between the plan and the claim."""
@@ -318,7 +319,8 @@ def _assigned(deployment: Deployment, model: Model) -> WorkloadAssigned:
     )
 
 
-def _usage(deployment: Deployment, container: Container | None, now: datetime) -> Usage:
+def _usage(deployment: Deployment, container: Container | None, heard: datetime | None, now: datetime) -> Usage:
+    """From the container of the node's last heartbeat, where there is one; `heard` is when that came."""
     observed = deployment.observed
     started_at = container.started_at if container else observed.started_at
     runs = deployment.status is DeploymentStatus.RUNNING and started_at is not None
@@ -328,5 +330,5 @@ def _usage(deployment: Deployment, container: Container | None, now: datetime) -
         cpu_percent=container.cpu_percent if container else observed.cpu_percent,
         restarts=max(observed.restarts, container.restarts if container else 0),
         uptime_seconds=max(0.0, (now - started_at).total_seconds()) if runs and started_at else 0.0,
-        measured_at=observed.measured_at,
+        measured_at=heard or observed.measured_at,
     )
