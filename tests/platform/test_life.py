@@ -10,6 +10,7 @@ from aiops.deployments.v1 import deployment_service_pb2 as pb
 from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 
 from stack.demo.platform import demo_model
+from tests.fakes.eventually import eventually
 from tests.fixtures.engines import ENGINE_TIMEOUT_S
 from tests.platform.life import BY_INSTANCE, BY_MODEL, Life, live
 from tests.platform.records import Record, records_until
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.timeout(ENGINE_TIMEOUT_S)
 
 MODEL = "platform-life"
 WITHIN_S = 1.0
+HEARTBEAT_S = 5.0
 Measured = Callable[[str, object], None]
 
 
@@ -80,13 +82,21 @@ async def test_a_running_log_is_followed_over_grpc(served: Served, rest: httpx.A
         stream.cancel()
 
 
-async def test_what_a_deployment_uses_is_measured(served: Served, rest: httpx.AsyncClient) -> None:
+async def test_what_a_deployment_uses_is_measured_anew_with_each_heartbeat(
+    served: Served, rest: httpx.AsyncClient
+) -> None:
     replica = served.replicas["node-1"]
-    metrics = await fetched(rest, f"/deployments/{replica['deploymentId']}/metrics")
+    path = f"/deployments/{replica['deploymentId']}/metrics"
+    metrics = await fetched(rest, path)
     assert metrics["deploymentId"] == replica["deploymentId"]
     assert 50 < metrics["memoryMb"] < 4000
     assert metrics["uptimeSeconds"] > 0
     assert (metrics["restarts"], metrics["gpuMemoryMb"]) == (0, 0)
+
+    async def is_newer() -> bool:
+        return bool((await fetched(rest, path))["measuredAt"] > metrics["measuredAt"])
+
+    await eventually(is_newer, 3 * HEARTBEAT_S)
 
 
 async def test_every_change_is_told_on_kafka_in_its_order(life: Life, served: Served) -> None:
