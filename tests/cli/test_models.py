@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from stack.demo.platform import demo_model
+from tests.fixtures.engines import ENGINE_TIMEOUT_S
 from tests.fixtures.platform import Platform
+
+pytestmark = pytest.mark.timeout(ENGINE_TIMEOUT_S)
 
 MODEL = "cli-demo"
 
