@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from mesh.rpc.call import Authenticator, Call, Layer, Method, Proceed
 
 log = logging.getLogger(__name__)
 
+# How long calls that were cut off may take to clean up.
+CLEANUP_S = 2.0
 MIB = 1024 * 1024
 OPTIONS: list[tuple[str, int]] = [
     # A peer that is gone without a word is found within 4 s.
@@ -54,12 +56,36 @@ class Listener:
     tls: ServerTls | None = None
 
 
+class InFlight:
+    """The calls that a server is serving, and whether it takes no more."""
+
+    def __init__(self) -> None:
+        self.draining = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Counts the present task while the block lasts."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    async def ended(self, at_most: float) -> None:
+        """Waits until every call has put back what it took: connections, locks, files."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=at_most)
+
+
 class Server:
     """A running server."""
 
-    def __init__(self, server: grpc.aio.Server, ports: tuple[int, ...], draining: asyncio.Event) -> None:
+    def __init__(self, server: grpc.aio.Server, ports: tuple[int, ...], calls: InFlight) -> None:
         self._server = server
-        self._draining = draining
+        self._calls = calls
         self.ports = ports
 
     async def wait(self) -> None:
@@ -68,8 +94,9 @@ class Server:
 
     async def stop(self, grace: float) -> None:
         """Takes no new calls, ends streams, lets unary calls finish for `grace` seconds."""
-        self._draining.set()
+        self._calls.draining.set()
         await self._server.stop(grace)
+        await self._calls.ended(CLEANUP_S)
 
 
 @asynccontextmanager
@@ -82,10 +109,10 @@ async def serve(
     grace: float = 5.0,
 ) -> AsyncIterator[Server]:
     """Serves until the block ends, then drains. `ports` are in the order of the listeners (0 for a unix socket)."""
-    draining = asyncio.Event()
+    calls = InFlight()
     chain = layer_list(authenticator, telemetry)
     server = grpc.aio.server(options=OPTIONS)
-    names = [_register(server, servicer, chain, draining) for servicer in servicers]
+    names = [_register(server, servicer, chain, calls) for servicer in servicers]
     checker = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -93,7 +120,7 @@ async def serve(
     await server.start()
     for name in ["", *names]:
         await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
-    running = Server(server, ports, draining)
+    running = Server(server, ports, calls)
     try:
         yield running
     finally:
@@ -114,10 +141,10 @@ def layer_list(authenticator: Authenticator, telemetry: layers.RpcTelemetry) -> 
     ]
 
 
-def _register(server: grpc.aio.Server, servicer: object, chain: list[Layer], draining: asyncio.Event) -> str:
+def _register(server: grpc.aio.Server, servicer: object, chain: list[Layer], calls: InFlight) -> str:
     service = service_of(servicer)
     handlers = {
-        method.name: _handler(Method.of(method), getattr(servicer, method.name), chain, draining)
+        method.name: _handler(Method.of(method), getattr(servicer, method.name), chain, calls)
         for method in service.methods
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
@@ -135,21 +162,22 @@ def service_of(servicer: object) -> ServiceDescriptor:
 
 
 def _handler(
-    method: Method, serve_call: Callable[..., Any], chain: list[Layer], draining: asyncio.Event
+    method: Method, serve_call: Callable[..., Any], chain: list[Layer], calls: InFlight
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     if not method.server_streams:
         run = layers.compose(chain, _answer_once(serve_call))
         make = grpc.stream_unary_rpc_method_handler if method.client_streams else grpc.unary_unary_rpc_method_handler
     else:
-        run = layers.compose(chain, _until_drained(_answer_many(serve_call), draining))
+        run = layers.compose(chain, _until_drained(_answer_many(serve_call), calls.draining))
         make = grpc.stream_stream_rpc_method_handler if method.client_streams else grpc.unary_stream_rpc_method_handler
-    return make(_entry(method, run), response_serializer=_serialize)
+    return make(_entry(method, run, calls), response_serializer=_serialize)
 
 
-def _entry(method: Method, run: Proceed) -> Callable[[Any, Any], Any]:
+def _entry(method: Method, run: Proceed, calls: InFlight) -> Callable[[Any, Any], Any]:
     async def entry(request: Any, context: Any) -> Any:
         metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-        return await run(Call(method, context, request, metadata))
+        with calls.serving():
+            return await run(Call(method, context, request, metadata))
 
     return entry
 
