@@ -19,6 +19,7 @@ from stack.demo.story import DemoFailedError, Story, expect
 from stack.engine_environment import DEFAULT_CACHE, EngineEnvironmentError, ensure_engine_environment
 from stack.enrollment import ADMIN_EMAIL
 from stack.home import Home, Snapshot
+from stack.service import Report
 from stack.settings import admin_password, demo_environment, demo_home
 
 MODEL = "demo"
@@ -54,7 +55,7 @@ async def _tell(story: Story) -> None:
 async def _show(story: Story, platform: Platform, environment: dict[str, str]) -> None:
     with story.step("stack healthy") as step:
         state = await platform.healthy()
-        step.tell(*(f"{report.name:<18} {report.address:<24} pid {report.pid}" for report in state.services))
+        step.tell(*(_line(report) for report in state.services))
     async with httpx.AsyncClient(timeout=60) as rest:
         client = await Client.login(state.url, ADMIN_EMAIL, admin_password(platform.home.admin_password), rest)
         nodes = await _nodes(story, client)
@@ -150,6 +151,10 @@ def _engines(answer: dict[str, Any]) -> list[int]:
 
 def _settled(deployment: dict[str, Any]) -> bool:
     return str(deployment["status"]) != "deploying"
+
+
+def _line(report: Report) -> str:
+    return f"{report.name:<18} {report.address:<24} {f'pid {report.pid}' if report.pid else ''}".rstrip()
 
 
 def _gpus(node: dict[str, Any]) -> str:
