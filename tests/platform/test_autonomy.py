@@ -7,6 +7,7 @@ from tests.fakes.eventually import eventually
 from tests.fixtures.engines import ENGINE_TIMEOUT_S
 from tests.platform.chats import chatting
 from tests.platform.outages import away, frozen, pid_of, unwell
+from tests.platform.records import Record, records_until
 from tests.platform.served import Served, fetched, question, running, stop
 
 pytestmark = pytest.mark.timeout(ENGINE_TIMEOUT_S)
@@ -61,7 +62,7 @@ async def is_healthy(served: Served, rest: httpx.AsyncClient) -> bool:
 
 
 async def comes_and_goes(served: Served, rest: httpx.AsyncClient, placed: dict[str, str]) -> None:
-    """The way from a deployment to its route works from end to end, and back."""
+    """The way from a deployment to its route works from end to end, and back, and all of it is told."""
     deployment = await running(rest, placed["deploymentId"])
 
     async def is_answered(status: int) -> bool:
@@ -70,6 +71,19 @@ async def comes_and_goes(served: Served, rest: httpx.AsyncClient, placed: dict[s
     await eventually(lambda: is_answered(200), LIVE_S)
     await stop(rest, deployment["deploymentId"])
     await eventually(lambda: is_answered(404), LIVE_S)
+    assert await told(served, deployment["deploymentId"]) == ["", "running", "stopped"]
+
+
+async def told(served: Served, deployment_id: str) -> list[str]:
+    """The statuses that Kafka tells of a deployment, in their order, each event once."""
+
+    def is_last(record: Record) -> bool:
+        return record.key == deployment_id and record.value.get("status") == "stopped"
+
+    servers = served.platform.state.service("broker").address
+    records = await records_until(servers, ["aiops.deployments.v1"], is_last)
+    mine = {record.headers["ce_id"]: record for record in records if record.key == deployment_id}
+    return [record.value.get("status", "") for record in mine.values()]
 
 
 def refused(answer: httpx.Response) -> tuple[int, int, str]:

@@ -1,7 +1,8 @@
 """A deployment's life from its call to its end: when it is reached, what it logs, and what is told of it."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 
 import grpc
 import httpx
@@ -16,12 +17,12 @@ from tests.platform.life import BY_INSTANCE, BY_MODEL, Life, live
 from tests.platform.records import Record, records_until
 from tests.platform.served import Served, fetched
 
+log = logging.getLogger(__name__)
 pytestmark = pytest.mark.timeout(ENGINE_TIMEOUT_S)
 
 MODEL = "platform-life"
 WITHIN_S = 1.0
 HEARTBEAT_S = 5.0
-Measured = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +33,22 @@ def life(served: Served) -> Iterator[Life]:
     assert served.platform.aiops("models", "delete", MODEL).returncode == 0
 
 
-def test_both_routes_are_live_within_a_second_of_running(life: Life, record_property: Measured) -> None:
+def test_both_routes_are_live_within_a_second_of_running(life: Life) -> None:
     delays = {route: round(1000 * (at - life.ran_at)) for route, at in life.live_at.items()}
-    record_property("live after ms", delays)
+    log.info("live after %s ms", delays)
     assert max(delays.values()) <= 1000 * WITHIN_S
     assert life.before_live == {404}
 
 
 @pytest.mark.parametrize("route", [BY_MODEL, BY_INSTANCE])
-def test_a_route_is_gone_within_a_second_of_the_stop_and_no_request_fails(
-    life: Life, route: str, record_property: Measured
-) -> None:
+def test_a_route_is_gone_within_a_second_of_the_stop_and_no_request_fails(life: Life, route: str) -> None:
     answers = life.chats[route].answers
     served = [answer for answer in answers if answer.status == 200]
     gone = [answer for answer in answers if answer.status == 404]
     assert len(served) + len(gone) == len(answers), {answer.text for answer in answers if answer.status != 200}
     last, first = max(answer.began for answer in served), min(answer.ended for answer in gone)
-    record_property("last served ms after the stop", round(1000 * (last - life.stopped_at)))
-    record_property("first refused ms after the stop", round(1000 * (first - life.stopped_at)))
+    ms = [round(1000 * (moment - life.stopped_at)) for moment in (last, first)]
+    log.info("%s: last chat served %d ms, first refused %d ms after the call to stop", route, *ms)
     assert first - life.stopped_at <= WITHIN_S
     assert last - life.stopped_at <= WITHIN_S
 
