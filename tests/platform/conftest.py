@@ -14,9 +14,9 @@ from tests.platform.served import Served, deploy, fetched, running, stop
 MODEL = "platform-demo"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def served(platform: Platform) -> Iterator[Served]:
-    """The demo model, running on both nodes; it is stopped and deleted in the end."""
+    """The demo model, running on both nodes from its first use on; it is stopped and deleted in the end."""
     platform.aiops_json("models", "import", str(demo_model()), "--name", MODEL)
     served = asyncio.run(_serve(platform))
     yield served
