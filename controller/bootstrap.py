@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from alembic import command
 from alembic.config import Config
 
+from controller.deployments.failover import LOOK_EVERY, Failover
 from controller.deployments.logs import Logs
 from controller.deployments.replicas import Replicas
 from controller.deployments.rpc import DeploymentServicer, ReplicaServicer
@@ -157,7 +158,8 @@ def _registry(kernel: Kernel) -> None:
 def _fleet(kernel: Kernel) -> None:
     unit_of_work, hints, settings = kernel.unit_of_work, kernel.hints, kernel.settings
     workloads, registry = Workloads(unit_of_work, hints), SessionRegistry()
-    liveness = Liveness(unit_of_work, hints, LivenessRules(lease=settings.lease, heartbeat=settings.heartbeat))
+    liveness = Liveness(unit_of_work, hints, _rules(settings))
+    failover = Failover(unit_of_work, hints, kernel.clock)
     enrolment = Enrolment(unit_of_work, ensure_authority(settings.pki), _endpoints(settings))
     kernel.servicers += [
         NodeServicer(Nodes(unit_of_work, enrolment, workloads, hints)),
@@ -167,6 +169,21 @@ def _fleet(kernel: Kernel) -> None:
         ReplicaServicer(Replicas(unit_of_work, hints)),
     ]
     kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock).step, LONGEST_PAUSE)
+    kernel.loops.append(lambda: _fail_over(failover))
+
+
+def _rules(settings: Settings) -> LivenessRules:
+    return LivenessRules(
+        lease=settings.lease,
+        heartbeat=settings.heartbeat,
+        mass_least=settings.mass_least,
+        mass_percent=settings.mass_percent,
+    )
+
+
+async def _fail_over(failover: Failover) -> None:
+    with failover.watching():
+        await run_loop("failover", failover.step, interval=LOOK_EVERY)
 
 
 def _platform(kernel: Kernel) -> None:

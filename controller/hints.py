@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from mesh.loops import Wake
 
 _REPLICAS = "replicas"
+_FLEET = "fleet"
 
 
 class Hints:
@@ -23,6 +24,10 @@ class Hints:
         """The instances that may receive traffic changed."""
         self._wake((_REPLICAS, ""))
 
+    def fleet_changed(self) -> None:
+        """A node came or went, or room was made on one."""
+        self._wake((_FLEET, ""))
+
     @contextmanager
     def watching_node(self, node_id: str) -> Iterator[Wake]:
         """A wake of the watcher's own for one node."""
@@ -33,6 +38,12 @@ class Hints:
     def watching_replicas(self) -> Iterator[Wake]:
         """A wake of the watcher's own for the instances that may receive traffic."""
         with self._watching((_REPLICAS, "")) as wake:
+            yield wake
+
+    @contextmanager
+    def watching_fleet(self) -> Iterator[Wake]:
+        """A wake of the watcher's own for nodes that come and go and for room on them."""
+        with self._watching((_FLEET, "")) as wake:
             yield wake
 
     def _wake(self, topic: tuple[str, str]) -> None:

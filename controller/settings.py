@@ -31,6 +31,9 @@ class Settings:
     observability: Observability
     lease: timedelta
     heartbeat: timedelta
+    # When at least so many nodes and more than such a share of them fall silent together, none is declared lost.
+    mass_least: int
+    mass_percent: int
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -53,4 +56,6 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         observability=observability(environment),
         lease=timedelta(seconds=whole(environment, "AIOPS_NODE_LEASE_SECONDS", 15)),
         heartbeat=timedelta(seconds=whole(environment, "AIOPS_NODE_HEARTBEAT_SECONDS", 5)),
+        mass_least=whole(environment, "AIOPS_MASS_LOSS_NODES", 3),
+        mass_percent=whole(environment, "AIOPS_MASS_LOSS_PERCENT", 50),
     )

@@ -72,6 +72,7 @@ def deployment_to_proto(deployment: Deployment) -> pb.Deployment:
         log_tail=observed.log_tail,
         epoch=deployment.epoch,
         restarts=observed.restarts,
+        status_reason=deployment.status_reason,
     )
 
 
@@ -178,6 +179,9 @@ def _status_changed(event: DeploymentStatusChanged) -> events_pb.DeploymentStatu
         progress=deployment.observed.progress,
         error=deployment.observed.error_message,
         endpoint=deployment.endpoint if runs else "",
+        reason=deployment.status_reason,
+        node_id=deployment.node_id,
+        epoch=deployment.epoch,
         timestamp=unix_ms(event.at),
     )
 

@@ -102,7 +102,9 @@ class Deployment:
 
     `revision` is that of the node's desired state that this deployment last changed, `request_id` names that change to
     the node, which acknowledges it. `memory_allocated` is what it claims, in megabytes over all its devices. `ended_at`
-    is when the node told that nothing of it runs any more.
+    is when the node told that nothing of it runs any more. `pinned`: whoever deployed it chose the node, so it never
+    leaves it. `requested_devices` are the ones that they chose. `status_reason` says why it stands where it stands, and
+    `waiting_since` is set while it waits for a place, or for its node.
     """
 
     deployment_id: DeploymentId
@@ -124,7 +126,11 @@ class Deployment:
     changed_at: datetime
     epoch: int = 1
     goal: Goal = Goal.RUN
+    pinned: bool = False
+    requested_devices: tuple[str, ...] = ()
     status: DeploymentStatus = DeploymentStatus.DEPLOYING
+    status_reason: str = ""
+    waiting_since: datetime | None = None
     observed: Observation = field(default_factory=Observation)
     deployed_at: datetime | None = None
     stopped_at: datetime | None = None
@@ -168,12 +174,58 @@ class Deployment:
         return replace(
             self,
             status=DeploymentStatus.STOPPED,
+            status_reason="",
+            waiting_since=None,
             goal=Goal.END,
             request_id=request_id,
             revision=revision,
             stopped_at=now,
             changed_at=now,
         )
+
+    def wait(self, reason: str, now: datetime) -> "Deployment":
+        """Its node is gone and it has no other place yet. A pinned one may well go on there, unseen."""
+        if self.waiting_since is not None and self.status_reason == reason:
+            return self
+        phase, progress = (self.observed.phase, self.observed.progress) if self.pinned else ("", 0)
+        return replace(
+            self,
+            status=self.status if self.pinned else DeploymentStatus.DEPLOYING,
+            status_reason=reason,
+            waiting_since=self.waiting_since or now,
+            observed=replace(self.observed, phase=phase, progress=progress, health_status=HealthStatus.UNKNOWN),
+            changed_at=now,
+        )
+
+    def move(self, place: "Place", reason: str, now: datetime) -> "Deployment":
+        """It goes to another node under the next epoch; whatever still runs of this one gets no traffic any more."""
+        return replace(
+            self,
+            node_id=place.node_id,
+            image=place.image,
+            gpu_devices=place.gpu_devices,
+            memory_allocated=place.memory_allocated,
+            request_id=place.request_id,
+            revision=place.revision,
+            epoch=self.epoch + 1,
+            status=DeploymentStatus.DEPLOYING,
+            status_reason=reason,
+            waiting_since=None,
+            observed=Observation(),
+            changed_at=now,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a deployment goes, and the change of that node's desired state that tells it."""
+
+    node_id: NodeId
+    image: str
+    gpu_devices: tuple[str, ...]
+    memory_allocated: int
+    request_id: str
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,9 @@ def observe(before: Deployment, report: WorkloadReport, now: datetime) -> Deploy
     after = replace(
         before,
         status=status,
+        # Why it moved is worth knowing until it runs; that it waited ends with its node's first word.
+        status_reason=before.status_reason if _is_under_way(before, status) else "",
+        waiting_since=None,
         observed=_observed(before, report, now),
         deployed_at=now if started_running else before.deployed_at,
     )
@@ -67,7 +70,14 @@ def unheard_of(before: Deployment, session_epoch: int, now: datetime) -> Deploym
         health_status=HealthStatus.UNKNOWN,
         container_id="",
     )
-    return replace(before, status=DeploymentStatus.DEPLOYING, observed=gone, changed_at=now)
+    return replace(
+        before,
+        status=DeploymentStatus.DEPLOYING,
+        status_reason="",
+        waiting_since=None,
+        observed=gone,
+        changed_at=now,
+    )
 
 
 def told(
@@ -106,6 +116,10 @@ def remember_told(before: Observation, after: Deployment, now: datetime) -> Depl
     if not _is_worth_telling(before, after.observed, now):
         return after
     return replace(after, observed=replace(after.observed, told_progress=after.observed.progress, told_at=now))
+
+
+def _is_under_way(before: Deployment, status: DeploymentStatus) -> bool:
+    return status is DeploymentStatus.DEPLOYING and before.waiting_since is None
 
 
 def _is_of_older_session(report: WorkloadReport, seen: Observation) -> bool:

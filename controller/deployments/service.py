@@ -17,6 +17,7 @@ from controller.deployments.model import (
     GpuDeviceNotFoundError,
     Holding,
     NoPlacementError,
+    Place,
     PortInUseError,
     Replica,
     Usage,
@@ -51,6 +52,7 @@ class DeploymentStore(Protocol):
     async def holdings(self, org_id: OrgId, node_id: NodeId | None = None) -> tuple[Holding, ...]: ...
     async def on_node(self, node_id: NodeId, *, lock: bool = False) -> tuple[Deployment, ...]: ...
     async def changed_since(self, node_id: NodeId, revision: int) -> tuple[Deployment, ...]: ...
+    async def stranded(self) -> tuple[DeploymentId, ...]: ...
     async def count_active_on(self, node_id: NodeId) -> int: ...
     async def replicas(self) -> tuple[Replica, ...]: ...
 
@@ -140,6 +142,7 @@ class Deployments:
             if after is not before:
                 await work.commit(*events)
         self._hints.replicas_changed()
+        self._hints.fleet_changed()
         self._hints.node_changed(after.node_id)
         return after
 
@@ -163,15 +166,34 @@ class Deployments:
             if booked != deployment_id:
                 return await work.deployments.get(DeploymentId(booked), caller)
             model = await work.models.get(wish.model, caller, lock=True)
-            planned = _placed(model, await _plan(work, caller, wish, model))
-            node = await work.nodes.get(planned.node_id, caller, lock=True)
-            placement = await _plan_again(work, planned, wish, model, node)
-            if placement is None:
+            place = await find_place(work, caller, wish, model, request_id)
+            if place is None:
                 return None
-            deployment = await _deployment(work, caller, deployment_id, model, placement, node, request_id)
+            deployment = await _deployment(work, caller, deployment_id, model, wish, place)
             await work.deployments.add(deployment)
-            await work.commit(DeploymentCreated(deployment, deployment.created_at), _assigned(deployment, model))
+            now = deployment.created_at
+            await work.commit(DeploymentCreated(deployment, now), assigned(deployment, model, now))
             return deployment
+
+
+async def find_place(work: Work, caller: Caller, wish: Wish, model: Model, request_id: str = "") -> Place | None:
+    """A place that is claimed with the commit of `work`; None when somebody else took it between plan and claim.
+
+    Lock the model before. NoPlacementError, PortInUseError or GpuDeviceNotFoundError when no node can take it.
+    """
+    planned = _placed(model, await _plan(work, caller, wish, model))
+    node = await work.nodes.get(planned.node_id, caller, lock=True)
+    placement = await _plan_again(work, planned, wish, model, node)
+    if placement is None:
+        return None
+    return Place(
+        node_id=placement.node_id,
+        image="" if "process" in node.runtimes else _IMAGES.get(model.framework.value, ""),
+        gpu_devices=placement.gpu_devices,
+        memory_allocated=placement.memory_mb,
+        request_id=request_id or new_id("req"),
+        revision=await work.nodes.next_revision(placement.node_id),
+    )
 
 
 async def stopped(work: Work, before: Deployment) -> tuple[Deployment, Sequence[object]]:
@@ -217,9 +239,8 @@ async def _deployment(
     caller: Caller,
     deployment_id: DeploymentId,
     model: Model,
-    placement: Placement,
-    node: Node,
-    request_id: str,
+    wish: Wish,
+    place: Place,
 ) -> Deployment:
     now = await work.nodes.now()
     return Deployment(
@@ -231,13 +252,15 @@ async def _deployment(
         model_name=model.name,
         framework=model.framework.value,
         task=model.task.value,
-        node_id=placement.node_id,
-        image="" if "process" in node.runtimes else _IMAGES.get(model.framework.value, ""),
-        gpu_devices=placement.gpu_devices,
-        memory_allocated=placement.memory_mb,
-        requested_port=placement.port,
-        request_id=request_id or new_id("req"),
-        revision=await work.nodes.next_revision(placement.node_id),
+        node_id=place.node_id,
+        image=place.image,
+        gpu_devices=place.gpu_devices,
+        memory_allocated=place.memory_allocated,
+        pinned=wish.node_id is not None,
+        requested_devices=wish.gpu_devices,
+        requested_port=wish.port,
+        request_id=place.request_id,
+        revision=place.revision,
         created_at=now,
         changed_at=now,
     )
@@ -301,7 +324,8 @@ def _placed(model: Model, planned: Placement | Refusal) -> Placement:
     raise NoPlacementError(message, model_id=model.model_id)
 
 
-def _assigned(deployment: Deployment, model: Model) -> WorkloadAssigned:
+def assigned(deployment: Deployment, model: Model, now: datetime) -> WorkloadAssigned:
+    """Its node is told to run it."""
     port = deployment.requested_port
     return WorkloadAssigned(
         node_id=deployment.node_id,
@@ -315,7 +339,7 @@ def _assigned(deployment: Deployment, model: Model) -> WorkloadAssigned:
         gpu_device=deployment.gpu_device,
         memory_limit=f"{deployment.memory_limit_mb}m",
         ports=f"{port}:{port}" if port else "",
-        at=deployment.created_at,
+        at=now,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ColumnElement,
     Index,
@@ -63,7 +64,11 @@ deployments = Table(
     Column("revision", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("goal", Text, nullable=False),
+    Column("pinned", Boolean, nullable=False),
+    Column("requested_devices", ARRAY(Text), nullable=False),
     Column("status", Text, nullable=False),
+    Column("status_reason", Text, nullable=False),
+    moment("waiting_since", nullable=True),
     Column("observed", JSONB, nullable=False),
     moment("deployed_at", nullable=True),
     moment("stopped_at", nullable=True),
@@ -158,6 +163,18 @@ class SqlDeploymentStore:
         count: int = (await self._connection.execute(query)).scalar_one()
         return count
 
+    async def stranded(self) -> tuple[DeploymentId, ...]:
+        """What is to run and is on a node that is gone, but for pinned ones that know it."""
+        unaware = or_(deployments.c.pinned.is_(False), deployments.c.waiting_since.is_(None))
+        query = (
+            select(deployments.c.deployment_id)
+            .join(nodes, nodes.c.node_id == deployments.c.node_id)
+            .where(_IS_ACTIVE, deployments.c.goal == Goal.RUN.value, nodes.c.status == NodeStatus.OFFLINE.value)
+            .where(unaware)
+        )
+        rows = await self._connection.execute(query.order_by(deployments.c.deployment_id))
+        return tuple(DeploymentId(each) for each in rows.scalars())
+
     async def replicas(self) -> tuple[Replica, ...]:
         """The instances that run on nodes that are there."""
         query = (
@@ -226,6 +243,7 @@ def _deployment(row: Row[Any]) -> Deployment:
         model_id=ModelId(row.model_id),
         node_id=NodeId(row.node_id),
         gpu_devices=tuple(row.gpu_devices),
+        requested_devices=tuple(row.requested_devices),
         goal=Goal(row.goal),
         status=DeploymentStatus(row.status),
         observed=_observation(row.observed),
@@ -237,6 +255,7 @@ def _row(deployment: Deployment) -> dict[str, Any]:
     return {
         **{name: getattr(deployment, name) for name in (*_PLAIN, *_IDS)},
         "gpu_devices": list(deployment.gpu_devices),
+        "requested_devices": list(deployment.requested_devices),
         "goal": deployment.goal.value,
         "status": deployment.status.value,
         "observed": _observation_row(deployment.observed),
@@ -247,7 +266,7 @@ _IDS = ("deployment_id", "instance_id", "org_id", "user_id", "model_id", "node_i
 _PLAIN = tuple(
     each.name
     for each in fields(Deployment)
-    if each.name not in _IDS and each.name not in ("gpu_devices", "goal", "status", "observed")
+    if each.name not in _IDS and each.name not in ("gpu_devices", "requested_devices", "goal", "status", "observed")
 )
 _MOMENTS = ("started_at", "measured_at", "told_at")
 

@@ -10,6 +10,7 @@ from controller.nodes.events import (
     CommandAcknowledged,
     ContainerChanged,
     DeploymentProgressed,
+    FleetGuardChanged,
     NodeCameOnline,
     NodeDisconnected,
     NodeMaintenanceChanged,
@@ -86,6 +87,17 @@ def _went_offline(event: NodeWentOffline) -> pb.NodeOffline:
         node_id=event.node.node_id,
         reason=event.cause,
         last_seen=unix_ms(seen) if seen else 0.0,
+        timestamp=unix_ms(event.at),
+    )
+
+
+def _guard_changed(event: FleetGuardChanged) -> pb.FleetGuard:
+    guard = event.guard
+    return pb.FleetGuard(
+        type="system.fleet.guard",
+        held=guard is not None,
+        silent=guard.silent if guard else 0,
+        leased=guard.leased if guard else 0,
         timestamp=unix_ms(event.at),
     )
 
@@ -188,6 +200,7 @@ EVENTS: Encodings = {
     NodeDisconnected: Encoding("system.node.disconnect", TOPIC, _by_node_id, _disconnected),
     NodeCameOnline: Encoding("system.node.online", TOPIC, _of_node, _came_online),
     NodeWentOffline: Encoding("system.node.offline", TOPIC, _of_node, _went_offline),
+    FleetGuardChanged: Encoding("system.fleet.guard", TOPIC, lambda _: "fleet", _guard_changed),
     NodeMaintenanceChanged: Encoding("system.node.maintenance", TOPIC, _by_node_id, _maintenance_changed),
     NodeRemoved: Encoding("system.node.removed", TOPIC, _by_node_id, _removed),
     WorkloadAssigned: Encoding("system.node.deployModel", TOPIC, _by_node_id, _assigned),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from controller.nodes.model import Node, NodeId
+from controller.nodes.model import FleetGuard, Node, NodeId
 from mesh.identity import OrgId, UserId
 
 
@@ -48,6 +48,14 @@ class NodeWentOffline:
 
     node: Node
     cause: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FleetGuardChanged:
+    """So many nodes fell silent together that none is declared lost; without a guard, that is over."""
+
+    guard: FleetGuard | None
     at: datetime
 
 
@@ -148,6 +156,7 @@ NodeEvent = (
     | NodeDisconnected
     | NodeCameOnline
     | NodeWentOffline
+    | FleetGuardChanged
     | NodeMaintenanceChanged
     | NodeRemoved
     | WorkloadAssigned

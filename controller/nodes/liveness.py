@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from controller.hints import Hints
 from controller.nodes.events import (
     CommandAcknowledged,
+    FleetGuardChanged,
     NodeCameOnline,
     NodeDisconnected,
     NodeReadingTaken,
@@ -16,6 +17,7 @@ from controller.nodes.events import (
 )
 from controller.nodes.model import (
     Container,
+    FleetGuard,
     Gauges,
     Greeting,
     Node,
@@ -23,6 +25,7 @@ from controller.nodes.model import (
     NodeNotFoundError,
     NodeRemovedError,
     NodeStatus,
+    SessionExpiredError,
     SessionSupersededError,
 )
 from controller.nodes.service import UnitOfWork, Work
@@ -35,8 +38,8 @@ log = logging.getLogger(__name__)
 class LivenessRules:
     """How long a silent node counts as there, and when losing nodes looks like our own fault.
 
-    When at least `mass_least` nodes and more than `mass_share` of the fleet fall silent together, the controller is the
-    one that is cut off: nobody is declared lost until some are heard again.
+    When at least `mass_least` nodes and more than `mass_percent` of the fleet fall silent together, the controller is
+    the one that is cut off: nobody is declared lost until some are heard again.
     """
 
     lease: timedelta = timedelta(seconds=15)
@@ -46,7 +49,7 @@ class LivenessRules:
     # A session shorter than this ends without an event: a flapping link is no news.
     lasting: timedelta = timedelta(seconds=5)
     mass_least: int = 3
-    mass_share: float = 0.5
+    mass_percent: int = 50
 
 
 class Liveness:
@@ -67,6 +70,7 @@ class Liveness:
             first = [NodeRegistered(after, now)] if before.session_epoch == 0 else []
             await work.commit(*first, *_returned(before, after, now))
         self._hints.replicas_changed()
+        self._hints.fleet_changed()
         return after
 
     async def heartbeat(
@@ -79,17 +83,19 @@ class Liveness:
         *,
         tell: bool,
     ) -> Node:
-        """Renews the lease; `tell` writes the reading as an event too. SessionSupersededError, NodeRemovedError."""
+        """Renews the lease; `tell` writes the reading as an event too.
+
+        SessionSupersededError, NodeRemovedError, and SessionExpiredError when the lease had run out before.
+        """
         async with self._unit_of_work(SYSTEM) as work:
             before = await _held(work, node_id, session_epoch)
+            if not before.live:
+                raise SessionExpiredError(node_id)
             now = await work.nodes.now()
             after = before.heartbeat(gauges, applied_revision, now, now + self.rules.lease)
             await work.nodes.save(after)
             await work.nodes.save_containers(after, containers, now)
-            reading = [NodeReadingTaken(after, now)] if tell else []
-            await work.commit(*_returned(before, after, now), *reading)
-        if not before.live:
-            self._hints.replicas_changed()
+            await work.commit(*([NodeReadingTaken(after, now)] if tell else []))
         return after
 
     async def check_session(self, node_id: NodeId, session_epoch: int) -> Node:
@@ -128,20 +134,29 @@ class Liveness:
         async with self._unit_of_work(SYSTEM) as work:
             now = await work.nodes.now()
             lost = await work.nodes.lost(now)
-            if not lost or not sure:
+            if not sure:
                 return ()
-            if self._looks_like_us(len(lost), await work.nodes.count_leased()):
-                log.warning("%d nodes went silent together; taking none of them away", len(lost))
-                return ()
+            guard = self._guard(len(lost), await work.nodes.count_leased(), now) if lost else None
+            changed = await work.nodes.guard(guard)
+            if guard is not None:
+                lost = ()
             for node in lost:
                 await work.nodes.save(node.lose())
-            await work.commit(*(NodeWentOffline(node, "the lease ran out", now) for node in lost))
-        log.warning("nodes went offline: %s", ", ".join(node.node_id for node in lost))
-        self._hints.replicas_changed()
+            if not lost and not changed:
+                return ()
+            events = [NodeWentOffline(node, "the lease ran out", now) for node in lost]
+            await work.commit(*([FleetGuardChanged(guard, now)] if changed else []), *events)
+        if changed:
+            log.warning(_told(guard))
+        if lost:
+            log.warning("nodes went offline: %s", ", ".join(node.node_id for node in lost))
+            self._hints.replicas_changed()
+            self._hints.fleet_changed()
         return tuple(node.node_id for node in lost)
 
-    def _looks_like_us(self, lost: int, leased: int) -> bool:
-        return lost >= self.rules.mass_least and lost > leased * self.rules.mass_share
+    def _guard(self, lost: int, leased: int, now: datetime) -> FleetGuard | None:
+        alarming = lost >= self.rules.mass_least and lost * 100 > leased * self.rules.mass_percent
+        return FleetGuard(lost, leased, now) if alarming else None
 
 
 async def _kept(work: Work, node_id: NodeId, *, lock: bool = True) -> Node:
@@ -156,6 +171,12 @@ async def _held(work: Work, node_id: NodeId, session_epoch: int, *, lock: bool =
     if node.session_epoch != session_epoch:
         raise SessionSupersededError(node_id)
     return node
+
+
+def _told(guard: FleetGuard | None) -> str:
+    if guard is None:
+        return "nodes are heard again; who is silent now is taken away"
+    return f"{guard.silent} of {guard.leased} nodes fell silent together; taking none of them away"
 
 
 def _returned(before: Node, after: Node, now: datetime) -> list[NodeCameOnline]:

@@ -99,6 +99,15 @@ class SessionSupersededError(DomainError):
         super().__init__(f"node {node_id} has a newer session; this one ends", node_id=node_id)
 
 
+class SessionExpiredError(DomainError):
+    """The lease ran out while the node was silent; what it runs may have moved, so it has to introduce itself anew."""
+
+    kind, reason = Kind.ABORTED, "SESSION_EXPIRED"
+
+    def __init__(self, node_id: str) -> None:
+        super().__init__(f"node {node_id} was silent for longer than its lease; open a new session", node_id=node_id)
+
+
 class NodeMismatchError(DomainError):
     """The certificate belongs to another node than the message names."""
 
@@ -178,6 +187,15 @@ class LogPage:
     next_offset: int
     end: bool
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetGuard:
+    """So many of the nodes with a lease fell silent together that it must be us: nobody is declared lost."""
+
+    silent: int
+    leased: int
+    held_since: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.nodes.model import (
     Container,
+    FleetGuard,
     Gauges,
     GpuDevice,
     Node,
@@ -93,6 +94,16 @@ node_containers = Table(
     Column("org_id", Text, nullable=False),
     moment("created_at"),
     Column("content", JSONB, nullable=False),
+)
+
+# At most one row: there while the platform believes that it is itself the one that is cut off.
+fleet_guard = Table(
+    "fleet_guard",
+    metadata,
+    Column("one", Boolean, primary_key=True),
+    Column("silent", Integer, nullable=False),
+    Column("leased", Integer, nullable=False),
+    moment("held_since"),
 )
 
 join_tokens = Table(
@@ -173,6 +184,17 @@ class SqlNodeStore:
         query = select(func.count()).where(_KEPT, nodes.c.lease_expires_at.is_not(None))
         count: int = (await self._connection.execute(query)).scalar_one()
         return count
+
+    async def guard(self, guard: FleetGuard | None) -> bool:
+        """Remembers whether the guard is held; answers whether that is new, to one of several controllers only."""
+        if guard is None:
+            dropped = await self._connection.execute(delete(fleet_guard).returning(fleet_guard.c.one))
+            return dropped.first() is not None
+        row = {"one": True, **asdict(guard)}
+        held = await self._connection.execute(
+            insert(fleet_guard).values(row).on_conflict_do_nothing().returning(fleet_guard.c.one)
+        )
+        return held.first() is not None
 
     async def save_containers(self, node: Node, containers: Sequence[Container], now: datetime) -> None:
         """What runs on the node, instead of what was said before."""

@@ -47,6 +47,8 @@ class Vitals:
     publish_error: str
     nodes: int
     nodes_offline: int
+    # Nodes that fell silent together, so many that none of them is declared lost; 0 when there is no such alarm.
+    nodes_guarded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,12 @@ def _events(vitals: Vitals) -> ComponentHealth:
 
 
 def _nodes(vitals: Vitals) -> ComponentHealth:
+    if vitals.nodes_guarded:
+        message = (
+            f"{vitals.nodes_guarded} of {vitals.nodes} nodes fell silent together, as if this platform were cut off: "
+            "none is declared lost and nothing is moved until some are heard again"
+        )
+        return ComponentHealth("nodes", HealthLevel.DEGRADED, message)
     if vitals.nodes_offline:
         message = f"{vitals.nodes_offline} of {vitals.nodes} nodes are offline"
         return ComponentHealth("nodes", HealthLevel.DEGRADED, message)

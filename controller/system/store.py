@@ -8,7 +8,7 @@ from controller.deployments.store import deployments
 from controller.iam.store import users
 from controller.models.store import models
 from controller.nodes.model import NodeStatus
-from controller.nodes.store import nodes
+from controller.nodes.store import fleet_guard, nodes
 from controller.system.model import Stats, Vitals
 from mesh.events.outbox import outbox
 from mesh.identity import Caller
@@ -34,9 +34,10 @@ class SqlSystemStore:
             failed.order_by(outbox.c.id).limit(1).scalar_subquery().label("error"),
             _count(nodes, kept).label("nodes"),
             _count(nodes, kept & ~_THERE).label("offline"),
+            func.coalesce(select(fleet_guard.c.silent).scalar_subquery(), 0).label("guarded"),
         )
         row = (await self._connection.execute(query)).one()
-        return Vitals(row.now, row.waiting, row.oldest, row.error or "", row.nodes, row.offline)
+        return Vitals(row.now, row.waiting, row.oldest, row.error or "", row.nodes, row.offline, row.guarded)
 
     async def stats(self, caller: Caller) -> Stats:
         """What the caller sees, counted."""

@@ -9,6 +9,7 @@ from aiops.nodes.v1 import node_service_pb2
 from controller.nodes.model import NodeStatus
 from tests.fakes.agent import Machine
 from tests.fixtures.fleet import OWNER, Fleet
+from tests.fixtures.iam import refusal
 
 LEASE = timedelta(seconds=15)
 AT_ONCE = timedelta(0)
@@ -47,17 +48,20 @@ async def test_a_node_that_misses_its_lease_is_offline_and_out_of_the_routes_at_
     assert event["lastSeen"] < event["timestamp"]
 
 
-async def test_an_offline_node_is_told_once_and_returns_with_a_heartbeat(fleet: Fleet) -> None:
+async def test_an_offline_node_is_told_once_and_returns_with_a_new_session_only(fleet: Fleet) -> None:
     machine = await fleet.machine()
     async with machine.session(fleet.mesh) as stream:
         welcome = await stream.welcome()
         await watch(fleet)
         await fleet.pass_time(LEASE + timedelta(seconds=1))
         await watch(fleet, timedelta(seconds=3))
-        with fleet.hints.watching_replicas() as routes:
-            await stream.beat(welcome)
+        assert (await refusal(stream.beat(welcome))).reason == "SESSION_EXPIRED"
+        assert (await fleet.node(machine.node_id)).status is NodeStatus.OFFLINE
+    with fleet.hints.watching_replicas() as routes, fleet.hints.watching_fleet() as room:
+        async with present(fleet, machine):
             assert await routes.wait(AT_ONCE)
-        assert (await fleet.node(machine.node_id)).status is NodeStatus.ONLINE
+            assert await room.wait(AT_ONCE)
+            assert (await fleet.node(machine.node_id)).status is NodeStatus.ONLINE
     assert len(await fleet.told("system.node.offline")) == 1
     assert len(await fleet.told("system.node.online")) == 2
 
@@ -89,11 +93,16 @@ async def test_when_most_of_the_fleet_falls_silent_together_nobody_is_taken_away
         for machine in machines[:3]:
             await fleet.pass_time(LEASE + timedelta(seconds=1), for_node=machine.node_id)
         await fleet.reaper.step()
+        await fleet.reaper.step()
         assert not await fleet.told("system.node.offline")
+        (held,) = await fleet.told("system.fleet.guard")
+        assert (held["held"], held["silent"], held["leased"]) == (True, 3, 4)
         async with machines[2].session(fleet.mesh) as stream:
             await stream.welcome()
             await fleet.reaper.step()
+            await fleet.reaper.step()
     assert len(await fleet.told("system.node.offline")) == 2
+    assert [each["held"] for each in await fleet.told("system.fleet.guard")] == [True, False]
 
 
 async def test_both_nodes_of_a_small_fleet_can_go(fleet: Fleet) -> None:
@@ -113,13 +122,12 @@ async def test_a_node_that_never_connected_has_no_lease_to_lose(fleet: Fleet) ->
 
 async def test_a_silent_node_in_maintenance_goes_offline_and_returns_into_maintenance(fleet: Fleet) -> None:
     machine = await fleet.machine()
-    async with machine.session(fleet.mesh) as stream:
-        welcome = await stream.welcome()
+    async with present(fleet, machine):
         request = node_service_pb2.EnterMaintenanceRequest(node_id=machine.node_id)
         await fleet.nodes.EnterMaintenance(request, metadata=OWNER)
         await watch(fleet)
         await fleet.pass_time(LEASE + timedelta(seconds=1))
         await fleet.reaper.step()
         assert (await fleet.node(machine.node_id)).status is NodeStatus.OFFLINE
-        await stream.beat(welcome)
+    async with present(fleet, machine):
         assert (await fleet.node(machine.node_id)).status is NodeStatus.MAINTENANCE

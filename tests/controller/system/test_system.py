@@ -9,6 +9,7 @@ from sqlalchemy import update
 
 from controller.deployments.workload import WorkloadState
 from controller.encodings import EVENTS
+from controller.nodes.model import FleetGuard
 from controller.system.model import HealthLevel
 from controller.system.service import HEALTH_KEPT, System
 from controller.work import UnitOfWork
@@ -50,6 +51,25 @@ async def test_a_node_that_is_away_degrades_the_platform(rooms: Rooms) -> None:
     await rooms.lose(lost)
     status, parts = await health(rooms)
     assert (status, parts["nodes"]) == (DEGRADED, (DEGRADED, "1 of 2 nodes are offline"))
+
+
+async def test_nodes_that_fell_silent_together_degrade_the_platform_and_it_says_what_it_makes_of_that(
+    rooms: Rooms,
+) -> None:
+    for number in range(4):
+        await rooms.join(f"node-{number}")
+    async with rooms.unit_of_work(SYSTEM) as work:
+        assert await work.nodes.guard(FleetGuard(3, 4, rooms.clock.now()))
+        assert not await work.nodes.guard(FleetGuard(4, 4, rooms.clock.now()))
+        await work.commit()
+    level, message = (await health(rooms))[1]["nodes"]
+    assert level == DEGRADED
+    assert message.startswith("3 of 4 nodes fell silent together")
+    async with rooms.unit_of_work(SYSTEM) as work:
+        assert await work.nodes.guard(None)
+        assert not await work.nodes.guard(None)
+        await work.commit()
+    assert (await health(rooms))[1]["nodes"][0] == HEALTHY
 
 
 async def test_events_that_nobody_takes_degrade_the_platform_and_say_why(rooms: Rooms) -> None:

@@ -66,6 +66,9 @@ class DeploymentStatus(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     deployment_id: _builtins.str
     status: _builtins.str
@@ -77,6 +80,10 @@ class DeploymentStatus(_message.Message):
     """Unix milliseconds."""
     endpoint: _builtins.str
     """Set when the deployment runs: /models/{model}/{instance}/v1/inference"""
+    reason: _builtins.str
+    """Why it stands where it stands: what it waits for, or why it moved."""
+    node_id: _builtins.str
+    epoch: _builtins.int
     def __init__(
         self,
         *,
@@ -87,10 +94,13 @@ class DeploymentStatus(_message.Message):
         error: _builtins.str = ...,
         timestamp: _builtins.float = ...,
         endpoint: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "error", b"error", "progress", b"progress", "status", b"status", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "epoch", b"epoch", "error", b"error", "node_id", b"node_id", "progress", b"progress", "reason", b"reason", "status", b"status", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
     _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015

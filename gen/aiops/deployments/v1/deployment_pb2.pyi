@@ -95,6 +95,7 @@ class Deployment(_message.Message):
     LOG_TAIL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
+    STATUS_REASON_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     model_id: _builtins.str
@@ -133,6 +134,8 @@ class Deployment(_message.Message):
     epoch: _builtins.int
     """Grows when the workload is placed anew; an older epoch gets no traffic."""
     restarts: _builtins.int
+    status_reason: _builtins.str
+    """Why it stands where it stands: what it waits for, or why it moved. Empty when there is nothing to say."""
     @_builtins.property
     def last_request_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -182,10 +185,11 @@ class Deployment(_message.Message):
         log_tail: _builtins.str = ...,
         epoch: _builtins.int = ...,
         restarts: _builtins.int = ...,
+        status_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_stopped_at", b"_stopped_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "last_request_at", b"last_request_at", "owner", b"owner", "stopped_at", b"stopped_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_stopped_at", b"_stopped_at", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "epoch", b"epoch", "error_message", b"error_message", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "progress", b"progress", "request_count", b"request_count", "restarts", b"restarts", "status", b"status", "stopped_at", b"stopped_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_stopped_at", b"_stopped_at", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "epoch", b"epoch", "error_message", b"error_message", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "progress", b"progress", "request_count", b"request_count", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015

@@ -62,6 +62,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     CERTIFICATE_REQUEST_INVALID: _Reason.ValueType  # 207
     NODE_UNREACHABLE: _Reason.ValueType  # 208
     NODE_MISMATCH: _Reason.ValueType  # 209
+    SESSION_EXPIRED: _Reason.ValueType  # 290
     MODEL_NOT_FOUND: _Reason.ValueType  # 300
     """Models."""
     MODEL_EXISTS: _Reason.ValueType  # 301
@@ -129,6 +130,7 @@ SESSION_SUPERSEDED: Reason.ValueType  # 206
 CERTIFICATE_REQUEST_INVALID: Reason.ValueType  # 207
 NODE_UNREACHABLE: Reason.ValueType  # 208
 NODE_MISMATCH: Reason.ValueType  # 209
+SESSION_EXPIRED: Reason.ValueType  # 290
 MODEL_NOT_FOUND: Reason.ValueType  # 300
 """Models."""
 MODEL_EXISTS: Reason.ValueType  # 301

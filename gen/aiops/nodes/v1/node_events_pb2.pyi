@@ -267,6 +267,43 @@ class NodeOffline(_message.Message):
 Global___NodeOffline: _TypeAlias = NodeOffline  # noqa: Y015
 
 @_typing.final
+class FleetGuard(_message.Message):
+    """`system.fleet.guard`; key = "fleet". So many nodes fell silent together that the platform takes itself for the one that
+    is cut off: while `held`, no node is declared lost and nothing is moved.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
+    LEASED_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    held: _builtins.bool
+    silent: _builtins.int
+    leased: _builtins.int
+    """Nodes that held a lease."""
+    timestamp: _builtins.float
+    """Unix milliseconds."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        held: _builtins.bool = ...,
+        silent: _builtins.int = ...,
+        leased: _builtins.int = ...,
+        timestamp: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "leased", b"leased", "silent", b"silent", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetGuard: _TypeAlias = FleetGuard  # noqa: Y015
+
+@_typing.final
 class NodeMaintenance(_message.Message):
     """`system.node.maintenance`: the node left or entered placement."""
 

@@ -1,0 +1,126 @@
+"""The loop that gives deployments of lost nodes another place: the same deployment, the next epoch."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from controller.deployments.model import Deployment, DeploymentId, DeploymentStatusChanged, Wish
+from controller.deployments.service import PARALLEL_PLACEMENTS, UnitOfWork, Work, assigned, find_place
+from controller.deployments.workload import Goal
+from controller.hints import Hints
+from controller.models.model import Model, ModelNotFoundError
+from controller.nodes.model import Node, NodeStatus
+from mesh.clock import Clock
+from mesh.errors import ConflictError, DomainError, Kind
+from mesh.identity import SYSTEM
+from mesh.loops import Backoff, Wake
+from mesh.sql.database import retry_conflicts
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = timedelta(seconds=1)
+# What found no place is tried again after so long, and whenever the fleet has changed.
+PATIENCE = Backoff(first=timedelta(seconds=2), limit=timedelta(seconds=15))
+
+
+class Failover:
+    """Looks for deployments whose node is offline. Safe to run twice, late, and in several controllers at once.
+
+    Whether a node is gone is decided with its lease, in one place; here its row is locked, so that a node that returns
+    meanwhile keeps what it has.
+    """
+
+    def __init__(self, unit_of_work: UnitOfWork, hints: Hints, clock: Clock) -> None:
+        self._unit_of_work, self._hints, self._clock = unit_of_work, hints, clock
+        self._wake = Wake()
+        # How often each was refused a place, and when it is tried again.
+        self._refused: dict[DeploymentId, tuple[int, float]] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator["Failover"]:
+        """Looks at once when the fleet changes, while the block lasts."""
+        with self._hints.watching_fleet() as self._wake:
+            yield self
+
+    async def step(self) -> timedelta:
+        """Waits for a change of the fleet or for time to pass, then looks."""
+        if await self._wake.wait(LOOK_EVERY):
+            self._refused.clear()
+        await self.look()
+        return timedelta(0)
+
+    async def look(self) -> None:
+        """Moves what can be moved now."""
+        async with self._unit_of_work.reading(SYSTEM) as work:
+            stranded = await work.deployments.stranded()
+        self._refused = {each: known for each, known in self._refused.items() if each in stranded}
+        now = self._clock.monotonic()
+        due = [each for each in stranded if self._refused.get(each, (0, now))[1] <= now]
+        for start in range(0, len(due), PARALLEL_PLACEMENTS):
+            await asyncio.gather(*(self._settle(each) for each in due[start : start + PARALLEL_PLACEMENTS]))
+
+    async def _settle(self, deployment_id: DeploymentId) -> None:
+        try:
+            after = await retry_conflicts(lambda: self._move(deployment_id))
+        except ConflictError:
+            return
+        if after is None:
+            return
+        if after.waiting_since is None:
+            log.warning("%s: %s", deployment_id, after.status_reason)
+            self._hints.node_changed(after.node_id)
+        else:
+            failures = self._refused.get(deployment_id, (0, 0.0))[0] + 1
+            pause = PATIENCE.pause(failures).total_seconds()
+            self._refused[deployment_id] = failures, self._clock.monotonic() + pause
+        self._hints.replicas_changed()
+
+    async def _move(self, deployment_id: DeploymentId) -> Deployment | None:
+        """The deployment in its new place, or waiting for one; None when nothing is to be done, or not now."""
+        async with self._unit_of_work(SYSTEM) as work:
+            before = await work.deployments.get(deployment_id, SYSTEM, lock=True)
+            # The model before the nodes, as whoever deploys locks them.
+            model = await _model(work, before)
+            home = await work.nodes.get(before.node_id, SYSTEM, lock=True)
+            if not before.active or before.goal is not Goal.RUN or home.status is not NodeStatus.OFFLINE:
+                return None
+            now = await work.nodes.now()
+            after = await _settled(work, before, home, model, now)
+            if after is None or after is before:
+                return after
+            await work.deployments.save(after)
+            # That it waits is told once; each refusal is in its reason.
+            told = before.waiting_since is None or after.waiting_since is None
+            events: list[object] = [DeploymentStatusChanged(after, now)] if told else []
+            if model is not None and after.waiting_since is None:
+                events.append(assigned(after, model, now))
+            await work.commit(*events)
+            return after
+
+
+async def _model(work: Work, deployment: Deployment) -> Model | None:
+    try:
+        return await work.models.get(deployment.model_id, SYSTEM, lock=True)
+    except ModelNotFoundError:
+        return None
+
+
+async def _settled(work: Work, before: Deployment, home: Node, model: Model | None, now: datetime) -> Deployment | None:
+    gone = f"node {home.name} went offline"
+    if before.pinned:
+        return before.wait(f"{gone}; this deployment was put there by hand and waits for the node's return", now)
+    if model is None:
+        return before.wait(f"{gone}, and the model was deleted, so no other node can fetch it", now)
+    wish = Wish(before.model_id, None, before.requested_devices, before.requested_port)
+    try:
+        place = await find_place(work, SYSTEM, wish, model)
+    except DomainError as refusal:
+        if refusal.kind is not Kind.PRECONDITION:
+            raise
+        return before.wait(f"{gone}; waiting for another place: {refusal.message}", now)
+    if place is None:
+        return None
+    target = await work.nodes.get(place.node_id, SYSTEM)
+    return before.move(place, f"moved to {target.name} as epoch {before.epoch + 1}: {gone}", now)
