@@ -21,6 +21,7 @@ import httpx
 import psutil
 
 from benchmarks.load import generate
+from stack.home import Home, read_state
 from stack.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,28 +79,34 @@ def platform() -> Iterator[tuple[str, dict[str, str], float]]:
         with (Path(home) / "up.log").open("wb") as log:
             process = subprocess.Popen([str(AIOPS), "up"], env=environment, stdout=log, stderr=log)
         try:
-            wait_healthy(url, process)
+            wait_healthy(url, process, Home(Path(home)))
             yield url, environment, time.monotonic() - began
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
 
 
-def wait_healthy(url: str, process: "subprocess.Popen[bytes]") -> None:
-    """Returns when the platform says that it is healthy and a node is online."""
+def wait_healthy(url: str, process: "subprocess.Popen[bytes]", home: Home) -> None:
+    """Returns when the platform says that it is healthy and a node is online; else ends with what was not, and why."""
     deadline = time.monotonic() + START_LIMIT_S
+    said = "nothing answered"
     while time.monotonic() < deadline:
         if process.poll() is not None:
             sys.exit(f"aiops up ended with {process.returncode}")
         try:
             answer = httpx.get(f"{url}/system/health", timeout=5, trust_env=False)
-        except httpx.TransportError:
+        except httpx.TransportError as error:
+            said = f"{type(error).__name__}: {error}"
             time.sleep(0.05)
             continue
-        if answer.status_code == httpx.codes.OK and answer.json()["status"] == "healthy":
+        state = read_state(home)
+        if answer.is_success and answer.json()["status"] == "healthy" and state is not None and state.ready:
             return
+        said = answer.text
         time.sleep(0.05)
-    sys.exit(f"the platform was not healthy after {START_LIMIT_S} s")
+    state = read_state(home)
+    services = "the supervisor has said nothing" if state is None else state.unhealthy() or "every service is healthy"
+    sys.exit(f"not healthy after {START_LIMIT_S} s; GET /system/health: {said}\n{services}")
 
 
 def print_memory() -> float:

@@ -169,14 +169,14 @@ def _until_settled(session: "Session", deployment: "Deployment") -> "Deployment"
     """Follow the deployment until it runs. Raises CliError with the end of the log when it fails."""
     from rich.console import Console
 
-    console, shown = Console(stderr=True), ""
+    console, shown = Console(stderr=True), ("", "")
     with console.status(_progress(deployment)) as status:
         while deployment.status == deployment.Status.Value("deploying"):
             time.sleep(POLL_S)
             deployment = _get(session, deployment.deployment_id)
             status.update(_progress(deployment))
-            if not console.is_terminal and deployment.phase != shown:
-                shown = deployment.phase
+            if not console.is_terminal and (deployment.phase, deployment.error_message) != shown:
+                shown = (deployment.phase, deployment.error_message)
                 note(_progress(deployment))
     if deployment.status == deployment.Status.Value("running"):
         return deployment
@@ -188,7 +188,9 @@ def _until_settled(session: "Session", deployment: "Deployment") -> "Deployment"
 
 
 def _progress(deployment: "Deployment") -> str:
-    return f"{deployment.deployment_id} {deployment.phase or 'waiting'} {deployment.progress} %"
+    doing = deployment.phase or f"waits for node {deployment.node_id or 'to be chosen'} to take it up"
+    why = f": {deployment.error_message}" if deployment.error_message else ""
+    return f"{deployment.deployment_id} {doing} {deployment.progress} %{why}"
 
 
 def _get(session: "Session", deployment_id: str) -> "Deployment":

@@ -9,7 +9,7 @@ from cli.connect import settings_of
 from cli.exits import CliError, Exit
 from cli.output import Format, Output, show_json, show_table
 
-COLUMNS = ("service", "state", "address", "pid", "restarts", "memory")
+COLUMNS = ("service", "state", "address", "pid", "restarts", "memory", "waits")
 
 
 def up(nodes: Annotated[int, typer.Option(min=0, max=32, help="How many node agents to run.")] = 1) -> None:
@@ -55,7 +55,7 @@ def status(context: typer.Context, output: Output = Format.TABLE) -> None:
         show_json(asdict(state))
         return
     rows = (
-        _texts(report.name, report.state, report.address, report.pid, report.restarts, _memory(report.pid))
+        _texts(report.name, report.state, report.address, report.pid, report.restarts, _memory(report.pid), report.note)
         for report in state.services
     )
     show_table(COLUMNS, rows)

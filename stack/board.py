@@ -25,15 +25,17 @@ class Board(Protocol):
 
 
 class PlainBoard:
-    """Prints a line whenever a service changes its state."""
+    """Prints a line whenever a service changes its state, or what it waits for."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._shown: dict[str, tuple[State, int | None]] = {}
+        self._shown: dict[str, tuple[State, int | None, str]] = {}
 
     def show(self, report: Report) -> None:
-        if report.state is not State.WAITING and self._shown.get(report.name) != (report.state, report.pid):
-            self._shown[report.name] = (report.state, report.pid)
+        note = report.note if report.state in _EXPLAINED else ""
+        shown = (report.state, report.pid, note)
+        if report.state is not State.WAITING and self._shown.get(report.name) != shown:
+            self._shown[report.name] = shown
             self.note(line(report))
 
     def note(self, text: str) -> None:
@@ -89,6 +91,10 @@ _COLOURS = {
     State.UNHEALTHY: "red",
     State.STOPPED: "dim",
 }
+
+
+# States whose note says why the service is not healthy; an installation's note is progress, too much for lines.
+_EXPLAINED = {State.STARTING, State.UNHEALTHY}
 
 
 def line(report: Report) -> str:

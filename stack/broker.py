@@ -44,18 +44,19 @@ class Broker:
     def environment(self) -> dict[str, str]:
         return {"PATH": os.defpath, "RUST_LOG": "warn", "NO_COLOR": "1", "MALLOC_ARENA_MAX": "2"}
 
-    async def healthy(self) -> bool:
-        """Whether the broker answers a Kafka metadata request and names itself as a broker."""
+    async def missing(self) -> str:
+        """What the broker lacks until it answers a Kafka metadata request and names itself as a broker."""
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
-            return False
+            return f"nothing listens on {self.bootstrap_servers}"
         try:
             writer.write(metadata_request())
             size = struct.unpack(">i", await reader.readexactly(4))[0]
-            return broker_count(await reader.readexactly(size)) > 0
+            brokers = broker_count(await reader.readexactly(size))
+            return "" if brokers else "the broker answers, but names no broker yet"
         except (OSError, asyncio.IncompleteReadError):
-            return False
+            return f"{self.bootstrap_servers} does not answer as Kafka does"
         finally:
             writer.close()
 

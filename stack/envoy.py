@@ -30,10 +30,14 @@ class Envoy:
     def environment(self) -> dict[str, str]:
         return {"PATH": os.defpath}
 
-    async def healthy(self) -> bool:
-        """Whether Envoy has its configuration and accepts connections on the public port."""
-        status, _ = await http_get(self.admin_port, "/ready")
-        return status == 200 and await listens(self.port)
+    async def missing(self) -> str:
+        """What Envoy lacks until it serves: its configuration, and connections on the public port."""
+        status, body = await http_get(self.admin_port, "/ready")
+        if not status:
+            return f"Envoy's admin does not answer on 127.0.0.1:{self.admin_port}"
+        if status != 200:
+            return f"Envoy waits for the gateway's configuration ({body.decode(errors='replace').strip()})"
+        return "" if await listens(self.port) else f"nothing listens on 127.0.0.1:{self.port}"
 
 
 async def drain(admin_port: int, seconds: float) -> None:

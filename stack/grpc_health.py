@@ -17,24 +17,27 @@ EMPTY_MESSAGE = b"\x00\x00\x00\x00\x00"
 SERVING = b"\x08\x01"
 
 
-async def serving(port: int, tls: ssl.SSLContext | None = None) -> bool:
-    """Whether the gRPC server on the loopback port says that it serves."""
+async def serving_missing(port: int, tls: ssl.SSLContext | None = None) -> str:
+    """What is missing until the gRPC server on the loopback port says that it serves; empty when it does."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
-    except (OSError, ssl.SSLError):
-        return False
+    except ssl.SSLError as error:
+        return f"127.0.0.1:{port} refuses the mesh's certificate: {error.reason}"
+    except OSError:
+        return f"nothing listens on 127.0.0.1:{port}"
     try:
         writer.write(_request("https" if tls else "http"))
         async for kind, flags, payload in _frames(reader):
             if kind == DATA:
-                return payload[len(EMPTY_MESSAGE) :] == SERVING
+                serves = payload[len(EMPTY_MESSAGE) :] == SERVING
+                return "" if serves else f"127.0.0.1:{port} says that it does not serve"
             if kind in {RST_STREAM, GOAWAY} or (kind == HEADERS and flags & END_STREAM):
-                return False
-        return False
+                break
     except (OSError, asyncio.IncompleteReadError):
-        return False
+        pass  # said below
     finally:
         writer.close()
+    return f"127.0.0.1:{port} does not answer a gRPC health check"
 
 
 def client_tls(pki: Path) -> ssl.SSLContext:
@@ -80,7 +83,10 @@ async def _frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, int,
 def main(arguments: list[str]) -> int:
     """`python -m stack.grpc_health PORT [PKI]`: exit status 0 when the server serves, for health checks."""
     tls = client_tls(Path(arguments[1])) if len(arguments) > 1 else None
-    return 0 if asyncio.run(serving(int(arguments[0]), tls)) else 1
+    missing = asyncio.run(serving_missing(int(arguments[0]), tls))
+    if missing:
+        sys.stderr.write(f"{missing}\n")
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":

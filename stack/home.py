@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from stack.files import write_private
-from stack.service import Report
+from stack.service import Report, State
 
 
 class AlreadyRunningError(RuntimeError):
@@ -89,6 +89,11 @@ class Snapshot:
 
     def service(self, name: str) -> Report:
         return next(report for report in self.services if report.name == name)
+
+    def unhealthy(self) -> str:
+        """The services that are not healthy and why, a line each; empty when all are."""
+        away = (each for each in self.services if each.state not in {State.HEALTHY, State.READY})
+        return "\n".join(f"{each.name} is {each.state}" + (f": {each.note}" if each.note else "") for each in away)
 
 
 def read_state(home: Home) -> Snapshot | None:

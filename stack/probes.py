@@ -1,4 +1,7 @@
-"""Small health questions over loopback, without the libraries that the services themselves use."""
+"""Small health questions over loopback, without the libraries that the services themselves use.
+
+A question of health answers what is still missing, as words for the one who waits; nothing missing is the empty string.
+"""
 
 import asyncio
 import re
@@ -33,7 +36,9 @@ async def http_get(port: int, path: str) -> tuple[int, bytes]:
         writer.close()
 
 
-async def has_session(metrics_port: int) -> bool:
-    """Whether a node's agent says on /metrics that its session with the controller is open."""
+async def session_missing(metrics_port: int) -> str:
+    """What keeps a node from work: its agent says on /metrics whether its session with the controller is open."""
     status, body = await http_get(metrics_port, "/metrics")
-    return status == 200 and SESSION_OPEN.search(body) is not None
+    if status != 200:
+        return f"the agent does not answer on 127.0.0.1:{metrics_port}"
+    return "" if SESSION_OPEN.search(body) else "the agent has no session with the controller"

@@ -20,6 +20,8 @@ WATCH_S = 5.0
 PROBE_TIMEOUT_S = 3.0
 BACKOFF = Backoff(first=timedelta(milliseconds=200), limit=timedelta(seconds=10))
 STEADY_S = 30.0
+# A start that takes longer says what it waits for.
+EXPLAIN_AFTER_S = 3.0
 FIRST_ATTEMPTS = 3
 
 
@@ -33,13 +35,15 @@ class Runner:
     def __init__(self, service: Service, log: Path, directory: Path, show: Callable[[Report], None]) -> None:
         self.service = service
         self.log = log
-        self.report = Report(name=service.name, state=State.WAITING, address=service.address)
+        needs = f"for {' and '.join(service.needs)}" if service.needs else ""
+        self.report = Report(name=service.name, state=State.WAITING, address=service.address, note=needs)
         self.healthy = asyncio.Event()
         self._directory = directory
         self._show = show
         self._stop = asyncio.Event()
         self._child: Child | None = None
         self._ever_healthy = False
+        self._missing = ""
 
     @property
     def pid(self) -> int | None:
@@ -102,7 +106,7 @@ class Runner:
                 await self._watch(ended)
             elif not ended.done() and not self._stop.is_set():
                 await self._end_child()
-                return f"was not healthy within {self.service.start_timeout_s:.0f} s"
+                return f"was not healthy within {self.service.start_timeout_s:.0f} s: {self._missing}"
             return _ending(await ended)
         finally:
             ended.cancel()
@@ -121,10 +125,12 @@ class Runner:
             )
 
     async def _becomes_healthy(self, ended: asyncio.Future[int]) -> bool:
-        deadline = time.monotonic() + self.service.start_timeout_s
-        while time.monotonic() < deadline and not ended.done() and not self._stop.is_set():
+        began = time.monotonic()
+        while time.monotonic() - began < self.service.start_timeout_s and not ended.done() and not self._stop.is_set():
             if await self._probe():
                 return True
+            if time.monotonic() - began > EXPLAIN_AFTER_S and self._missing != self.report.note:
+                self._change(State.STARTING, note=self._missing)
             await asyncio.wait([ended], timeout=POLL_S)
         return False
 
@@ -133,13 +139,17 @@ class Runner:
         while not (await asyncio.wait([ended], timeout=WATCH_S))[0]:
             state = State.HEALTHY if await self._probe() else State.UNHEALTHY
             if state is not self.report.state and self.report.state in {State.HEALTHY, State.UNHEALTHY}:
-                self._change(state)
+                self._change(state, note=self._missing)
 
     async def _probe(self) -> bool:
+        """Whether nothing is missing; what is, is kept in words."""
         try:
-            return await asyncio.wait_for(self.service.healthy(), PROBE_TIMEOUT_S)
-        except OSError:  # a timeout is one too
-            return False
+            self._missing = await asyncio.wait_for(self.service.missing(), PROBE_TIMEOUT_S)
+        except TimeoutError:
+            self._missing = f"no answer to a health check within {PROBE_TIMEOUT_S:.0f} s"
+        except OSError as error:
+            self._missing = f"the health check failed: {error}"
+        return not self._missing
 
     async def _pause(self, failures: int, problem: str) -> None:
         delay = BACKOFF.pause(failures).total_seconds()

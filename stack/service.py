@@ -27,6 +27,7 @@ async def nothing() -> None:
 class Service:
     """One process to keep running.
 
+    `missing` answers what the started process still lacks, in words, and nothing once it is healthy.
     `needs` names services that must be healthy before the first start; those of a higher `stage` stop first.
     `prepare` runs before each start, `settle` each time the service has become healthy and before anything that needs
     it starts, `wind_down` before a wanted stop.
@@ -35,7 +36,7 @@ class Service:
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    healthy: Callable[[], Awaitable[bool]]
+    missing: Callable[[], Awaitable[str]]
     address: str
     stage: int
     needs: tuple[str, ...] = ()

@@ -11,10 +11,10 @@ from pathlib import Path
 from stack.broker import Broker
 from stack.enrollment import enroll
 from stack.envoy import Envoy, drain
-from stack.grpc_health import client_tls, serving
+from stack.grpc_health import client_tls, serving_missing
 from stack.home import Home
 from stack.postgres import Postgres
-from stack.probes import has_session
+from stack.probes import session_missing
 from stack.service import Service, nothing
 from stack.settings import Settings
 
@@ -51,7 +51,7 @@ class Stack:
             stage=CONTROLLER,
             command=_module("controller"),
             environment=self._environment(ports.controller_metrics),
-            healthy=partial(serving, ports.controller_api),
+            missing=partial(serving_missing, ports.controller_api),
             address=f"127.0.0.1:{ports.controller_api}",
             needs=("postgres",) if self.settings.embedded_database else (),
             prepare=self.prepared,
@@ -64,7 +64,7 @@ class Stack:
             stage=ROUTER,
             command=_module("inference_router"),
             environment=self._environment(ports.router_metrics),
-            healthy=partial(_serving_mesh, ports.router_mesh, self.home.pki),
+            missing=partial(_mesh_missing, ports.router_mesh, self.home.pki),
             address=f"127.0.0.1:{ports.router_mesh}",
             prepare=self.prepared,
         )
@@ -76,7 +76,7 @@ class Stack:
             stage=GATEWAY,
             command=_module("gateway"),
             environment=self._environment(ports.gateway_metrics),
-            healthy=partial(serving, ports.xds),
+            missing=partial(serving_missing, ports.xds),
             address=f"127.0.0.1:{ports.xds}",
             prepare=self.prepared,
         )
@@ -89,7 +89,7 @@ class Stack:
             stage=EDGE,
             command=tuple(envoy.command()),
             environment=envoy.environment(),
-            healthy=envoy.healthy,
+            missing=envoy.missing,
             address=self.settings.url,
             needs=("gateway",),
             prepare=self.prepared,
@@ -109,7 +109,7 @@ class Stack:
             stage=NODES,
             command=_module("node_agent"),
             environment=environment,
-            healthy=partial(has_session, metrics_port),
+            missing=partial(session_missing, metrics_port),
             address=f"127.0.0.1:{metrics_port}",
             needs=("controller",),
             prepare=partial(enroll, name, self.home, environment),
@@ -125,15 +125,15 @@ def _postgres(postgres: Postgres) -> Service:
         await asyncio.to_thread(postgres.ensure_role)
         await asyncio.to_thread(postgres.ensure_database)
 
-    async def healthy() -> bool:
-        return postgres.ready()
+    async def missing() -> str:
+        return "" if postgres.ready() else "PostgreSQL does not accept connections yet"
 
     return Service(
         name="postgres",
         stage=STORES,
         command=tuple(postgres.command()),
         environment=postgres.environment(),
-        healthy=healthy,
+        missing=missing,
         address="unix socket",
         prepare=partial(asyncio.to_thread, postgres.initialise),
         settle=settle,
@@ -149,7 +149,7 @@ def _broker(broker: Broker) -> Service:
         stage=STORES,
         command=tuple(broker.command()),
         environment=broker.environment(),
-        healthy=broker.healthy,
+        missing=broker.missing,
         address=broker.bootstrap_servers,
     )
 
@@ -158,6 +158,6 @@ def _module(name: str) -> tuple[str, ...]:
     return (sys.executable, "-m", name)
 
 
-async def _serving_mesh(port: int, pki: Path) -> bool:
-    """Health of a listener that asks for a certificate of the mesh."""
-    return await serving(port, client_tls(pki))
+async def _mesh_missing(port: int, pki: Path) -> str:
+    """What a listener lacks that asks for a certificate of the mesh."""
+    return await serving_missing(port, client_tls(pki))

@@ -39,14 +39,20 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What health is judged by: the nodes, events that wait since `oldest_event_at`, and why nobody took them."""
+    """What health is judged by: events that wait since `oldest_event_at` and why nobody took them, and the nodes.
+
+    Of the nodes, `nodes_lost` have worked and are offline, the first of them since `lost_since`; `nodes_expected` are
+    registered and have never connected.
+    """
 
     now: datetime
     waiting_events: int
     oldest_event_at: datetime | None
     publish_error: str
     nodes: int
-    nodes_offline: int
+    nodes_lost: int
+    lost_since: datetime | None
+    nodes_expected: int
     # Nodes that fell silent together, so many that none of them is declared lost; 0 when there is no such alarm.
     nodes_guarded: int = 0
 
@@ -105,10 +111,14 @@ def _nodes(vitals: Vitals) -> ComponentHealth:
             "none is declared lost and nothing is moved until some are heard again"
         )
         return ComponentHealth("nodes", HealthLevel.DEGRADED, message)
-    if vitals.nodes_offline:
-        message = f"{vitals.nodes_offline} of {vitals.nodes} nodes are offline"
-        return ComponentHealth("nodes", HealthLevel.DEGRADED, message)
-    return ComponentHealth("nodes", HealthLevel.HEALTHY, f"{_words(vitals.nodes)} there")
+    there = f"{_words(vitals.nodes - vitals.nodes_lost - vitals.nodes_expected)} online"
+    lost = f"{_words(vitals.nodes_lost)} offline"
+    if vitals.lost_since:
+        lost += f", not heard of for {(vitals.now - vitals.lost_since).total_seconds():.0f} s"
+    expected = f"{vitals.nodes_expected} registered and never connected: is the agent started?"
+    words = [there, *([lost] if vitals.nodes_lost else []), *([expected] if vitals.nodes_expected else [])]
+    level = HealthLevel.DEGRADED if vitals.nodes_lost else HealthLevel.HEALTHY
+    return ComponentHealth("nodes", level, "; ".join(words))
 
 
 def _words(count: int) -> str:

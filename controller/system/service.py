@@ -1,17 +1,14 @@
 """What the platform says of itself, and what that needs from storage."""
 
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
 from typing import Protocol
 
 from controller.system.model import Announced, ComponentHealth, Health, Stats, Vitals, judge, without_database
 from mesh.clock import Clock
 from mesh.errors import UnavailableError
 from mesh.identity import SYSTEM, Caller, new_id
+from mesh.sharing import SharedReads
 from mesh.sql.idempotency import RequestIds, digest_of
-
-# Health is open to everybody, so however often it is asked for, the database is asked once a second.
-HEALTH_KEPT = timedelta(seconds=1)
 
 
 class SystemStore(Protocol):
@@ -42,14 +39,14 @@ class System:
     def __init__(self, unit_of_work: UnitOfWork, clock: Clock) -> None:
         self._unit_of_work = unit_of_work
         self._clock = clock
-        self._health: Health | None = None
+        self._reads = SharedReads[Health]()
 
     async def health(self) -> Health:
-        """Whether it works, at most a second old. Answers also when the database does not."""
-        now = self._clock.now()
-        if self._health is None or now - self._health.checked_at >= HEALTH_KEPT:
-            self._health = Health(await self._parts(), now)
-        return self._health
+        """Whether it works, seen after the call. Answers also when the database does not.
+
+        Health is open to everybody: however many ask, the database is asked by one of them at a time.
+        """
+        return await self._reads.get("health", self._look)
 
     async def stats(self, caller: Caller) -> Stats:
         """How much of everything the caller sees."""
@@ -64,6 +61,9 @@ class System:
             booked = await work.requests.claim(caller.org_id, "Broadcast", request_id, asked, announcement_id)
             if booked == announcement_id:
                 await work.commit(Announced(message, severity, self._clock.now()))
+
+    async def _look(self) -> Health:
+        return Health(await self._parts(), self._clock.now())
 
     async def _parts(self) -> tuple[ComponentHealth, ...]:
         try:

@@ -15,6 +15,7 @@ from mesh.identity import Caller
 
 _WAITS: ColumnElement[bool] = outbox.c.published_at.is_(None)
 _THERE: ColumnElement[bool] = nodes.c.status != NodeStatus.OFFLINE.value
+_LOST: ColumnElement[bool] = ~_THERE & nodes.c.last_heartbeat.is_not(None)
 
 
 class SqlSystemStore:
@@ -29,15 +30,17 @@ class SqlSystemStore:
         failed = select(outbox.c.last_error).where(_WAITS, outbox.c.last_error.is_not(None))
         query = select(
             func.clock_timestamp().label("now"),
-            _count(outbox, _WAITS).label("waiting"),
-            select(func.min(outbox.c.created_at)).where(_WAITS).scalar_subquery().label("oldest"),
-            failed.order_by(outbox.c.id).limit(1).scalar_subquery().label("error"),
+            _count(outbox, _WAITS).label("waiting_events"),
+            select(func.min(outbox.c.created_at)).where(_WAITS).scalar_subquery().label("oldest_event_at"),
+            failed.order_by(outbox.c.id).limit(1).scalar_subquery().label("publish_error"),
             _count(nodes, kept).label("nodes"),
-            _count(nodes, kept & ~_THERE).label("offline"),
-            func.coalesce(select(fleet_guard.c.silent).scalar_subquery(), 0).label("guarded"),
+            _count(nodes, kept & _LOST).label("nodes_lost"),
+            select(func.min(nodes.c.last_heartbeat)).where(kept, _LOST).scalar_subquery().label("lost_since"),
+            _count(nodes, kept & ~_THERE & nodes.c.last_heartbeat.is_(None)).label("nodes_expected"),
+            func.coalesce(select(fleet_guard.c.silent).scalar_subquery(), 0).label("nodes_guarded"),
         )
         row = (await self._connection.execute(query)).one()
-        return Vitals(row.now, row.waiting, row.oldest, row.error or "", row.nodes, row.offline, row.guarded)
+        return Vitals(**{**row._mapping, "publish_error": row.publish_error or ""})
 
     async def stats(self, caller: Caller) -> Stats:
         """What the caller sees, counted."""

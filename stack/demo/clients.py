@@ -57,12 +57,19 @@ class Client:
         """POST over REST."""
         return _json(await self._rest.post(f"{self._url}{path}", json=body, headers=self._headers))
 
-    async def until(self, path: str, done: Callable[[dict[str, Any]], object], timeout_s: float) -> dict[str, Any]:
-        """GET until the answer is as wanted."""
+    async def until(
+        self,
+        path: str,
+        done: Callable[[dict[str, Any]], object],
+        timeout_s: float,
+        awaits: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """GET until the answer is as wanted, telling of each that is not."""
         deadline = time.monotonic() + timeout_s
         while not done(answer := await self.get(path)):
             if time.monotonic() > deadline:
                 raise DemoFailedError(f"GET {path} still answers {json.dumps(answer)[:2000]} after {timeout_s:.0f} s")
+            awaits(answer)
             await asyncio.sleep(POLL_S)
         return answer
 

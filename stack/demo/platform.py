@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import DEVNULL, STDOUT, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -37,15 +37,17 @@ class Platform:
             raise DemoFailedError(f"the platform has not written {self.home.state}")
         return state
 
-    async def healthy(self) -> Snapshot:
-        """Wait until every service is healthy. Raises DemoFailedError with the end of the log."""
+    async def healthy(self, awaits: Callable[[str], None]) -> Snapshot:
+        """Wait until every service is healthy, telling which are not. Raises DemoFailedError with the log's end."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self._child.returncode is None:
             state = read_state(self.home)
-            if state is not None and state.pid == self._child.pid and state.ready:
-                return state
+            if state is not None and state.pid == self._child.pid:
+                if state.ready:
+                    return state
+                awaits(state.unhealthy())
             await asyncio.sleep(POLL_S)
-        raise DemoFailedError(f"the platform did not become healthy:\n{logs.tail(self.home.log('up'), 40)}")
+        raise DemoFailedError(f"{self._why_not_healthy()}\n{logs.tail(self.home.log('up'), 40)}")
 
     async def kill_agent(self, name: str) -> int:
         """SIGKILL a node's agent; answers its pid."""
@@ -64,7 +66,7 @@ class Platform:
             if report.state == State.HEALTHY and report.pid is not None and report.pid != killed:
                 return report.pid
             await asyncio.sleep(POLL_S)
-        raise DemoFailedError(f"{name} is not back after {START_TIMEOUT_S:.0f} s")
+        raise DemoFailedError(f"{name} is not back after {START_TIMEOUT_S:.0f} s:\n{self.state.unhealthy()}")
 
     async def stop(self) -> list[Identity]:
         """SIGTERM; answers every process that the platform had. Raises DemoFailedError unless it ends well."""
@@ -73,7 +75,8 @@ class Platform:
         try:
             code = await asyncio.wait_for(self._child.wait(), STOP_TIMEOUT_S)
         except TimeoutError:
-            raise DemoFailedError("the platform did not stop") from None
+            still = f"the platform did not stop within {STOP_TIMEOUT_S:.0f} s:\n{self.state.unhealthy()}"
+            raise DemoFailedError(still) from None
         expect(code == 0, f"the platform ended with exit code {code}:\n{logs.tail(self.home.log('up'))}")
         return processes
 
@@ -85,6 +88,13 @@ class Platform:
         port = int(self.state.url.rpartition(":")[2])
         listening = [f"port {port}"] if _accepts(port) else []
         return [*(f"process {pid}" for pid in sorted(pids)), *(f"socket {path}" for path in sockets), *listening]
+
+    def _why_not_healthy(self) -> str:
+        if self._child.returncode is not None:
+            return f"the platform ended with exit code {self._child.returncode} before it was healthy:"
+        state = read_state(self.home)
+        missing = "it has not said anything" if state is None else state.unhealthy()
+        return f"the platform was not healthy within {START_TIMEOUT_S:.0f} s:\n{missing}\nThe end of its log:"
 
 
 @asynccontextmanager

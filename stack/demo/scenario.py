@@ -54,7 +54,7 @@ async def _tell(story: Story) -> None:
 
 async def _show(story: Story, platform: Platform, environment: dict[str, str]) -> None:
     with story.step("stack healthy") as step:
-        state = await platform.healthy()
+        state = await platform.healthy(story.awaits)
         step.tell(*(_line(report) for report in state.services))
     async with httpx.AsyncClient(timeout=60) as rest:
         client = await Client.login(state.url, ADMIN_EMAIL, admin_password(platform.home.admin_password), rest)
@@ -86,9 +86,13 @@ async def _model(story: Story, environment: dict[str, str]) -> None:
 
 async def _replicas(story: Story, client: Client, nodes: list[dict[str, Any]]) -> None:
     with story.step("two replicas running on two nodes") as step:
+
+        def awaits(deployment: dict[str, Any]) -> None:
+            story.awaits(_progress(deployment))
+
         made = [await client.post("/deployments", {"modelId": MODEL, "nodeId": node["nodeId"]}) for node in nodes]
         paths = [f"/deployments/{deployment['deploymentId']}" for deployment in made]
-        settled = [await client.until(path, _settled, DEPLOY_TIMEOUT_S) for path in paths]
+        settled = [await client.until(path, _settled, DEPLOY_TIMEOUT_S, awaits) for path in paths]
         for deployment in settled:
             expect(deployment["status"] == "running", f"{deployment['errorMessage']}\n{deployment.get('logTail', '')}")
             step.tell(f"{deployment['nodeId']}  {deployment['engine']}  {deployment['endpoint']}")
@@ -151,6 +155,11 @@ def _engines(answer: dict[str, Any]) -> list[int]:
 
 def _settled(deployment: dict[str, Any]) -> bool:
     return str(deployment["status"]) != "deploying"
+
+
+def _progress(deployment: dict[str, Any]) -> str:
+    doing = deployment.get("phase") or "not yet taken up by its node"
+    return f"{deployment['deploymentId']} is {doing}, {deployment.get('progress', 0)} %"
 
 
 def _line(report: Report) -> str:

@@ -10,18 +10,23 @@ class DemoFailedError(Exception):
     """A step did not hold; the message says which and why."""
 
 
+# A step that takes longer says what it waits for.
+EXPLAIN_AFTER_S = 5.0
+
+
 class Story:
     """Prints steps to standard output."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._began = self._step_began = time.monotonic()
+        self._awaited = ""
 
     @contextmanager
     def step(self, title: str) -> Iterator["Step"]:
         """Announce a step, then tick it with its details, or cross it when it raises."""
         step = Step()
         self.say(f"  … {title}")
-        began = time.monotonic()
+        self._step_began = began = time.monotonic()
         held = False
         try:
             yield step
@@ -35,6 +40,12 @@ class Story:
         """Print a line."""
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
+
+    def awaits(self, what: str) -> None:
+        """Tell what a step waits for, once it has taken a while and whenever that is something else."""
+        if what != self._awaited and time.monotonic() - self._step_began > EXPLAIN_AFTER_S:
+            self._awaited = what
+            self.say("\n".join(f"      waits: {line}" for line in what.splitlines()))
 
     @property
     def seconds(self) -> float:

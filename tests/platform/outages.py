@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 
-from mesh.loops import Wake
 from stack.postgres import Postgres
 from stack.probes import listens
 from stack.processes import Process, descendants
-from stack.service import State
+from tests.fakes.eventually import eventually
 from tests.fixtures.platform import Platform
 
 # A server listens soon after its start, and must be caught before.
@@ -54,11 +53,11 @@ async def _held_successor(platform: Platform, name: str, before: int) -> list[Pr
 
 
 async def _next_pid(platform: Platform, name: str, before: int) -> int:
-    async with asyncio.timeout(60):
-        while (pid := platform.state.service(name).pid) in {None, before}:
-            await Wake().wait(CATCH_EVERY)
-    assert pid is not None
-    return pid
+    async def started_anew() -> bool:
+        return platform.state.service(name).pid not in {None, before}
+
+    await eventually(started_anew, 60, every=CATCH_EVERY)
+    return pid_of(platform, name)
 
 
 async def _accepts(platform: Platform, name: str) -> bool:
@@ -81,8 +80,7 @@ def pid_of(platform: Platform, name: str) -> int:
 
 def unwell(platform: Platform) -> list[str]:
     """What the supervisor does not find in order."""
-    fine = (State.HEALTHY, State.READY)
-    return [f"{report.name} is {report.state}" for report in platform.state.services if report.state not in fine]
+    return platform.state.unhealthy().splitlines()
 
 
 def _signal(processes: list[Process], number: int) -> None:

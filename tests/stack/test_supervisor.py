@@ -79,15 +79,15 @@ def service(home: Home, name: str, program: str = SERVE, **changes: object) -> S
     async def remove() -> None:
         file.unlink(missing_ok=True)
 
-    async def healthy() -> bool:
-        return file.exists()
+    async def missing() -> str:
+        return "" if file.exists() else f"{file.name} has not made its file"
 
     plain = Service(
         name=name,
         stage=0,
         command=(sys.executable, "-c", program, str(file)),
         environment={},
-        healthy=healthy,
+        missing=missing,
         address="",
         prepare=remove,
         grace_s=5,
@@ -163,6 +163,27 @@ async def test_a_service_that_never_starts_fails_with_the_end_of_its_log(home: H
     other = service(home, "other")
     supervisor = Supervisor(home, [other, broken], Record(), "")
     with pytest.raises(ServiceFailedError, match="no such setting"):
+        await asyncio.wait_for(supervisor.run(), TIMEOUT_S)
+
+
+async def test_a_start_that_takes_long_says_what_it_waits_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stack.runner.EXPLAIN_AFTER_S", 0.0)
+    slow = service(home, "slow", "import time; time.sleep(60)")
+    above = service(home, "above", stage=1, needs=("slow",))
+    async with running(home, slow, above) as board:
+        await board.until(lambda seen: any(report.note for report in seen.reports))
+        state = read_state(home)
+    assert state is not None
+    assert state.unhealthy().splitlines() == [
+        "slow is starting: slow has not made its file",
+        "above is waiting: for slow",
+    ]
+
+
+async def test_a_start_that_takes_too_long_fails_with_what_was_missing(home: Home) -> None:
+    slow = service(home, "slow", "import time; time.sleep(60)", start_timeout_s=0.1)
+    supervisor = Supervisor(home, [slow], Record(), "")
+    with pytest.raises(ServiceFailedError, match=r"was not healthy within 0 s: slow has not made its file"):
         await asyncio.wait_for(supervisor.run(), TIMEOUT_S)
 
 

@@ -1,5 +1,6 @@
 """The platform says how it is, counts what the caller sees, and tells everybody something once."""
 
+import re
 from datetime import timedelta
 
 import grpc
@@ -11,7 +12,7 @@ from controller.deployments.workload import WorkloadState
 from controller.encodings import EVENTS
 from controller.nodes.model import FleetGuard
 from controller.system.model import HealthLevel
-from controller.system.service import HEALTH_KEPT, System
+from controller.system.service import System
 from controller.work import UnitOfWork
 from mesh.events.outbox import outbox
 from mesh.identity import SYSTEM
@@ -29,7 +30,6 @@ HEALTHY, DEGRADED, UNHEALTHY = (
 
 
 async def health(rooms: Rooms) -> tuple[int, dict[str, tuple[int, str]]]:
-    rooms.clock.advance(HEALTH_KEPT)
     answer = await rooms.system.GetHealth(pb.GetHealthRequest())
     assert answer.version == "1.2.3"
     assert answer.HasField("checked_at")
@@ -50,7 +50,27 @@ async def test_a_node_that_is_away_degrades_the_platform(rooms: Rooms) -> None:
     assert (await health(rooms))[0] == HEALTHY
     await rooms.lose(lost)
     status, parts = await health(rooms)
-    assert (status, parts["nodes"]) == (DEGRADED, (DEGRADED, "1 of 2 nodes are offline"))
+    level, message = parts["nodes"]
+    assert (status, level) == (DEGRADED, DEGRADED)
+    assert re.fullmatch(r"1 node is online; 1 node is offline, not heard of for -?\d+ s", message)
+
+
+async def test_a_node_that_never_connected_is_awaited_and_not_missed(rooms: Rooms) -> None:
+    await rooms.join("node-1")
+    await rooms.register("node-2")
+    status, parts = await health(rooms)
+    assert (status, parts["nodes"]) == (
+        HEALTHY,
+        (HEALTHY, "1 node is online; 1 registered and never connected: is the agent started?"),
+    )
+
+
+async def test_health_is_as_fresh_as_the_question(rooms: Rooms) -> None:
+    node = await rooms.join("node-1")
+    await rooms.lose(node)
+    assert (await health(rooms))[0] == DEGRADED
+    await rooms.greet(node)
+    assert (await health(rooms))[0] == HEALTHY
 
 
 async def test_nodes_that_fell_silent_together_degrade_the_platform_and_it_says_what_it_makes_of_that(
