@@ -1,6 +1,5 @@
 """Consumers: each event has its effect once, and one that cannot be handled stops nobody."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from mesh.events.kafka import BrokerError, ConsumerRecord, Kafka, Record, TopicP
 from mesh.events.publisher import KafkaPublisher
 from mesh.identity import SYSTEM
 from mesh.loops import Backoff, Wake, attempt, run_loop
+from mesh.patience import within
 from mesh.sql.database import Database
 from mesh.telemetry import Telemetry
 
@@ -183,7 +183,8 @@ class Consumer:
         """The handler's effect and the memory of it, in one transaction."""
         limit = self._settings.handler_timeout.total_seconds()
         with self._messages.consuming(topic, self.group, event.traceparent):
-            async with asyncio.timeout(limit), self._database.writing(SYSTEM) as connection:
+            unfinished = f"the handler of {event.type} did not end"
+            async with within(limit, unfinished), self._database.writing(SYSTEM) as connection:
                 new = await ConsumedEvents(connection).remember(self.group, event.event_id)
                 if new:
                     await handler(connection, event)

@@ -11,6 +11,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.partitioner import DefaultPartitioner
 
+from mesh.patience import within
+
 log = logging.getLogger(__name__)
 
 PARTITIONS = 4
@@ -114,7 +116,7 @@ class Kafka:
         """Makes the topics that are missing. Raises BrokerError."""
         admin = await self._open_admin()
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            async with within(CALL_TIMEOUT_S, "the broker did not answer"):
                 missing = sorted(set(names) - set(await admin.list_topics()))
                 if missing:
                     await self._create(admin, missing)

@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from mesh.events.kafka import CALL_TIMEOUT_S, BrokerError, Kafka, Record, close_producer
+from mesh.patience import within
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ class KafkaPublisher:
         """
         delivery = Delivery()
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            async with within(CALL_TIMEOUT_S, f"the broker did not take {len(records)} events"):
                 producer = await self._open({record.topic for record in records})
                 by_partition = await self._sorted(producer, records)
                 rows = (self._send(producer, row, records, delivery) for row in by_partition.items())

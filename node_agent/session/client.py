@@ -11,6 +11,7 @@ from aiops.nodes.v1.node_session_service_pb2_grpc import NodeSessionServiceStub
 
 from mesh.clock import Clock
 from mesh.loops import Backoff, run_loop
+from mesh.patience import within
 from mesh.rpc.channel import open_channel
 from mesh.rpc.status import error_from_rpc
 from node_agent.enrollment.identity import IdentityStore
@@ -82,7 +83,7 @@ class SessionClient:
 
     async def _hold(self, stream: Stream) -> None:
         await stream.write(pb.ConnectRequest(hello=await self._hello()))
-        async with asyncio.timeout(_WELCOME_TIMEOUT_S):
+        async with within(_WELCOME_TIMEOUT_S, "the controller did not say welcome"):
             first = await stream.read()
         if not isinstance(first, pb.ConnectResponse) or not first.HasField("welcome"):
             raise SessionEndedError("the controller did not say welcome")

@@ -99,9 +99,12 @@ async def test_an_engine_that_dies_is_started_again_on_the_same_port(
     assert again.container.restarts == 1
 
 
-@pytest.mark.parametrize(("mode", "progress"), [("unready", 60), ("silent", 10)])
+@pytest.mark.parametrize(
+    ("mode", "progress", "missing"),
+    [("unready", 60, "POST /v1/chat/completions answered 503"), ("silent", 10, "GET /health failed: ")],
+)
 async def test_an_engine_that_never_becomes_ready_is_ended_and_fails_after_its_time(
-    agent: AgentProcess, controller: FakeController, workload: Workload, mode: str, progress: int
+    agent: AgentProcess, controller: FakeController, workload: Workload, mode: str, progress: int, missing: str
 ) -> None:
     agent.environment["AIOPS_NODE_START_LIMIT_S"] = "1"
     await agent.start()
@@ -110,6 +113,7 @@ async def test_an_engine_that_never_becomes_ready_is_ended_and_fails_after_its_t
     failed = await controller.until_status("dep-1", "failed")
     assert max(each.progress for each in controller.statuses if each.state == pb.WorkloadStatus.starting) == progress
     assert (failed.error_reason, "within 1 s" in failed.error) == ("ENGINE_FAILED", True)
+    assert missing in failed.error
     assert "engine starts as demo" in failed.log_tail
     assert not agent.engines()
 

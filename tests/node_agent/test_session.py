@@ -56,7 +56,7 @@ async def test_hello_and_heartbeats_tell_of_the_machine_and_of_what_runs(
 
     def measured() -> list[pb.Heartbeat]:
         beats = [each.heartbeat for each in controller.received if each.WhichOneof("message") == "heartbeat"]
-        return [each for each in beats if each.containers and each.containers[0].memory_mb]
+        return [each for each in beats if any(it.memory_mb and it.status == "running" for it in each.containers)]
 
     await controller.until(lambda _: measured())
     beat = measured()[-1]
