@@ -18,6 +18,7 @@ from stack.service import Report, Service, State, StepFailedError
 from stack.supervisor import Supervisor, end_leftovers
 
 SERVE = "import pathlib, signal, sys; pathlib.Path(sys.argv[1]).touch(); signal.pause()"
+IDLE = "import signal; signal.pause()"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SERVE
 ESCAPES = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); " + SERVE
 TIMEOUT_S = 20
@@ -168,7 +169,7 @@ async def test_a_service_that_never_starts_fails_with_the_end_of_its_log(home: H
 
 async def test_a_start_that_takes_long_says_what_it_waits_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stack.runner.EXPLAIN_AFTER_S", 0.0)
-    slow = service(home, "slow", "import time; time.sleep(60)")
+    slow = service(home, "slow", IDLE)
     above = service(home, "above", stage=1, needs=("slow",))
     async with running(home, slow, above) as board:
         await board.until(lambda seen: any(report.note for report in seen.reports))
@@ -181,7 +182,7 @@ async def test_a_start_that_takes_long_says_what_it_waits_for(home: Home, monkey
 
 
 async def test_a_start_that_takes_too_long_fails_with_what_was_missing(home: Home) -> None:
-    slow = service(home, "slow", "import time; time.sleep(60)", start_timeout_s=0.1)
+    slow = service(home, "slow", IDLE, start_timeout_s=0.1)
     supervisor = Supervisor(home, [slow], Record(), "")
     with pytest.raises(ServiceFailedError, match=r"was not healthy within 0 s: slow has not made its file"):
         await asyncio.wait_for(supervisor.run(), TIMEOUT_S)
