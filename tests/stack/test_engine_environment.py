@@ -1,15 +1,23 @@
 """The engines' environment is made once, whole, and from exactly the lock, whoever asks and however often."""
 
 import hashlib
+import os
 import subprocess
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from stack.engine_environment import EngineEnvironmentError, engine_executable, ensure_engine_environment
+from stack.engine_environment import (
+    RECIPES,
+    TRANSFORMERS,
+    EngineEnvironmentError,
+    Recipe,
+    engine_executable,
+    ensure_engine_environment,
+)
 
 WHEELS = {
     "torch": {"torch.py": ""},
@@ -34,10 +42,14 @@ class Requirements:
     def ensure(self) -> tuple[Path, list[str]]:
         """The executable, and what was told while it was made."""
         told: list[str] = []
-        return ensure_engine_environment(self.cache, told.append, self.lock, self.pins), told
+        return ensure_engine_environment(self.cache, told.append, self.recipe), told
 
     def executable(self) -> Path:
-        return engine_executable(self.cache, self.lock, self.pins)
+        return engine_executable(self.cache, self.recipe)
+
+    @property
+    def recipe(self) -> Recipe:
+        return replace(TRANSFORMERS, lock=self.lock, pins=self.pins)
 
 
 @pytest.fixture
@@ -118,3 +130,12 @@ def test_another_lock_is_another_environment(requirements: Requirements) -> None
     before = requirements.executable()
     requirements.lock.write_text(requirements.lock.read_text() + "# changed\n")
     assert requirements.executable() != before
+
+
+def test_every_engine_has_a_script_a_lock_with_hashes_and_a_setting_of_its_own() -> None:
+    assert (
+        len({recipe.setting for recipe in RECIPES}) == len({recipe.fingerprint for recipe in RECIPES}) == len(RECIPES)
+    )
+    for recipe in RECIPES:
+        assert os.access(recipe.script, os.X_OK)
+        assert "--hash=sha256:" in recipe.lock.read_text()
