@@ -37,7 +37,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
     """The settings as `environment` has them. Raises ValueError naming the variable that is no number."""
     home = environment.get("AIOPS_NODE_HOME") or str(Path(environment.get("AIOPS_HOME", ".aiops")) / "node")
     transformers = environment.get("AIOPS_ENGINE_TRANSFORMERS", "")
-    vllm = shutil.which("vllm", path=environment.get("PATH", os.defpath))
+    vllm = environment.get("AIOPS_ENGINE_VLLM") or shutil.which("vllm", path=environment.get("PATH", os.defpath))
     return AgentSettings(
         home=Path(home).absolute(),
         name=environment.get("AIOPS_NODE_NAME") or socket.gethostname(),
@@ -45,7 +45,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
         session_address=environment.get("AIOPS_CONTROLLER_MESH", ""),
         keep_workloads=environment.get("AIOPS_NODE_KEEP_WORKLOADS", "1") not in {"0", "false", "no"},
         transformers=Path(transformers).absolute() if transformers else None,
-        vllm=Path(vllm) if vllm else None,
+        vllm=Path(vllm).absolute() if vllm else None,
         cache_mb=whole(environment, "AIOPS_NODE_CACHE_MB", 0),
         restart_limit=whole(environment, "AIOPS_NODE_RESTART_LIMIT", 5),
         start_limit=timedelta(seconds=whole(environment, "AIOPS_NODE_START_LIMIT_S", 3600)),

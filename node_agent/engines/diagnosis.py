@@ -7,7 +7,12 @@ from typing import NamedTuple
 from node_agent.engines.engine import Diagnosis, FailureReason
 
 _SMALLER = (
-    "Choose a node with more free memory, a smaller or quantised model or a shorter context, or stop another one."
+    "Choose a node with more free memory, a quantised or smaller revision of the model, a shorter context_length or a "
+    "lower max_concurrency, or stop another deployment."
+)
+_SHORTER = (
+    "Deploy with a shorter context_length or a lower max_concurrency, take a quantised revision of the model, or a node "
+    "with more memory."
 )
 
 
@@ -25,7 +30,8 @@ def _sign(pattern: str, reason: FailureReason, message: str, suggestion: str) ->
 # What PyTorch, safetensors, Transformers, vLLM and uvicorn print, most telling first.
 _SIGNS = (
     _sign(
-        r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|Free memory on device .* less than desired",
+        r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+        r"|Free memory on device .* less than desired",
         FailureReason.OUT_OF_MEMORY,
         "the graphics card has not enough free memory for this model",
         _SMALLER,
@@ -34,11 +40,12 @@ _SIGNS = (
         r"No available memory for the cache blocks"
         r"|larger than the (available KV cache memory|maximum number of tokens)",
         FailureReason.OUT_OF_MEMORY,
-        "after loading the model no memory is left for the context it should keep",
-        _SMALLER,
+        "after loading the model too little memory is left for the context it should keep",
+        _SHORTER,
     ),
     _sign(
-        r"\bMemoryError\b|cannot allocate memory|can't allocate memory|std::bad_alloc",
+        r"\bMemoryError\b|cannot allocate memory|can't allocate memory|std::bad_alloc"
+        r"|Available memory on node .* less than desired",
         FailureReason.OUT_OF_MEMORY,
         "the node has not enough free memory for this model",
         _SMALLER,
@@ -54,6 +61,12 @@ _SIGNS = (
         FailureReason.DISK_FULL,
         "the node's disk is full",
         "Free space on the node, or deploy on another node.",
+    ),
+    _sign(
+        r"max_model_len .* is greater than the derived max_model_len",
+        FailureReason.ENGINE_FAILED,
+        "the model has no room for a context as long as the deployment asks for",
+        "Deploy with a shorter context_length.",
     ),
     _sign(
         r"SafetensorError|error while deserializing header|did not match the original empty weight shapes",

@@ -10,13 +10,28 @@ from mesh.errors import DomainError, Kind
 
 
 @dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What a deployment asks of its engine; zero and empty leave it to the engine and the model.
+
+    `context_length` is in tokens of prompt and answer, `max_concurrency` the requests answered at once, `max_adapters`
+    the LoRA adapters that may be loaded at once. `extra` are options of the engine's own, by name without dashes.
+    """
+
+    context_length: int = 0
+    max_concurrency: int = 0
+    tool_parser: str = ""
+    max_adapters: int = 0
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """One replica of a model on this node, as an engine needs to know it.
 
     `run_dir` is this replica's own writable directory; `model_dir` is shared, verified and never written to.
     `gpu_devices` are NVML indexes or UUIDs, empty on a CPU node. `memory_mb` is what the placement claimed
-    (device memory with a GPU, otherwise RAM; 0 = not said) of `device_memory_mb`. `context` 0 means the model's own.
-    `environment` is what the deployment asks for on top of the node's own.
+    (device memory with a GPU, otherwise RAM; 0 = not said) of `device_memory_mb`. `options` and `environment` are what
+    the deployment asks for on top of the node's own.
     """
 
     served_name: str
@@ -27,7 +42,7 @@ class EngineSpec:
     gpu_devices: tuple[str, ...] = ()
     memory_mb: int = 0
     device_memory_mb: int = 0
-    context: int = 0
+    options: EngineOptions = EngineOptions()
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -108,6 +123,12 @@ class ServedNameError(DomainError):
     kind, reason = Kind.INVALID, "INVALID_REQUEST"
 
 
+class EngineOptionError(DomainError):
+    """The deployment asks for an option that this engine does not have, or that nobody may choose."""
+
+    kind, reason = Kind.INVALID, "ENGINE_OPTION_INVALID"
+
+
 class Engine(Protocol):
     """An engine adapter: functions of the specification, without a process of their own."""
 
@@ -117,7 +138,10 @@ class Engine(Protocol):
         ...
 
     def plan(self, spec: EngineSpec) -> LaunchPlan:
-        """Says how to run the replica; reads the model's directory, writes nothing. Raises ServedNameError."""
+        """Says how to run the replica; reads the model's directory, writes nothing.
+
+        Raises ServedNameError and EngineOptionError.
+        """
         ...
 
     def diagnose(self, returncode: int | None, log_tail: str) -> Diagnosis:

@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
 
-from node_agent.engines.engine import EngineSpec, Probe, ServedNameError
+from node_agent.engines.engine import EngineOptionError, EngineSpec, Probe, ServedNameError
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -27,6 +28,28 @@ def require_servable(name: str) -> None:
         raise ServedNameError(
             f"a model cannot be served as {name!r}: use letters, digits, '.', '_' and '-', "
             "with at most one '/' between two names"
+        )
+
+
+def extra_options(spec: EngineSpec, engine: str, allowed: Collection[str]) -> tuple[str, ...]:
+    """The deployment's further options as arguments: `--name=value`, or `--name` alone for an empty value.
+
+    Raises EngineOptionError for a name that is not allowed.
+    """
+    for name in spec.options.extra:
+        if name not in allowed:
+            known = f"; there are {', '.join(sorted(allowed))}" if allowed else ""
+            raise EngineOptionError(f"a deployment cannot choose the option {name!r} of {engine}{known}", option=name)
+    # One word, so that no value is taken for an option.
+    return tuple(f"--{name}={value}" if value else f"--{name}" for name, value in sorted(spec.options.extra.items()))
+
+
+def require_known(spec: EngineSpec, engine: str, *known: str) -> None:
+    """Raises EngineOptionError when the deployment chose an option of its own that this engine does not have."""
+    names = (each.name for each in fields(spec.options) if each.name not in known and getattr(spec.options, each.name))
+    for name in names:
+        raise EngineOptionError(
+            f"{engine} has no option {name}; deploy without it, or on a node with vLLM", option=name, engine=engine
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from node_agent.engines import launch
+from node_agent.engines.chat_template import chat_template, mentions
 from node_agent.engines.diagnosis import diagnose
 from node_agent.engines.engine import Diagnosis, EngineSpec, LaunchPlan, UnsupportedField
 
@@ -57,6 +58,7 @@ class Transformers:
         links to the model's files; the body of a request reaches the engine as the client wrote it.
         """
         launch.require_servable(spec.served_name)
+        launch.require_known(spec, "transformers serve")
         models = spec.run_dir / "models"
         view = models / spec.served_name
         override = _sampling_override(spec.model_dir)
@@ -114,15 +116,6 @@ def _sampling_override(model_dir: Path) -> dict[str, str]:
 
 def _tool_fields(model_dir: Path) -> tuple[UnsupportedField, ...]:
     """A chat template that does not mention tools drops them; one that does decides alone when they are used."""
-    if "tools" in _chat_template(model_dir):
+    if mentions(chat_template(model_dir), "tools"):
         return (UnsupportedField("tool_choice", ('"auto"',)),)
     return (UnsupportedField("tool_choice", ('"auto"', '"none"')), UnsupportedField("tools"))
-
-
-def _chat_template(model_dir: Path) -> str:
-    template = model_dir / "chat_template.jinja"
-    if template.is_file():
-        return template.read_text(encoding="utf-8")
-    tokenizer = model_dir / "tokenizer_config.json"
-    # The older place; the whole file may stand for the template, for only the word matters.
-    return tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else ""

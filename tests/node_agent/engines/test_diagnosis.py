@@ -1,5 +1,7 @@
 """What an operator is told about an engine that ended, from what the engines really print."""
 
+import re
+
 import pytest
 from aiops.errors.v1 import reason_pb2
 
@@ -9,6 +11,27 @@ from node_agent.engines.engine import FailureReason
 LOGS = [
     ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", 1, FailureReason.OUT_OF_MEMORY),
     ("ValueError: No available memory for the cache blocks.", 1, FailureReason.OUT_OF_MEMORY),
+    (
+        "ValueError: To serve at least one request with the model's max seq len (32768), (4.0 GiB KV cache is needed, "
+        "which is larger than the available KV cache memory (1.0 GiB). Try increasing `gpu_memory_utilization`",
+        1,
+        FailureReason.OUT_OF_MEMORY,
+    ),
+    (
+        "ValueError: Free memory on device cuda:0 (1/80 GiB) on startup is less than desired GPU memory utilization",
+        1,
+        FailureReason.OUT_OF_MEMORY,
+    ),
+    (
+        "ValueError: Available memory on node 0 (1/23 GiB) on startup is less than desired CPU memory utilization",
+        1,
+        FailureReason.OUT_OF_MEMORY,
+    ),
+    (
+        "max_model_len (4096) is greater than the derived max_model_len (max_position_embeddings=2048)",
+        1,
+        FailureReason.ENGINE_FAILED,
+    ),
     ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory", 1, FailureReason.OUT_OF_MEMORY),
     ("cannot allocate memory for thread-local data: ABORT", 127, FailureReason.OUT_OF_MEMORY),
     ("numpy.core._exceptions._ArrayMemoryError\nMemoryError", 1, FailureReason.OUT_OF_MEMORY),
@@ -39,6 +62,8 @@ def test_the_cause_is_recognised(log: str, returncode: int | None, reason: Failu
 
 def test_out_of_memory_suggests_what_would_fit() -> None:
     assert "smaller" in diagnose(-9, "").suggestion
+    cache = diagnose(1, "4.0 GiB KV cache is needed, which is larger than the available KV cache memory (1.0 GiB)")
+    assert {"context_length", "max_concurrency", "quantised"} <= set(re.findall(r"\w+", cache.suggestion))
 
 
 def test_an_unknown_end_is_told_with_the_last_error_line() -> None:

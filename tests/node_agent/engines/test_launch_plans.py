@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node_agent.engines.engine import EngineSpec, LaunchPlan, ServedNameError
+from node_agent.engines.engine import EngineOptionError, EngineOptions, EngineSpec, LaunchPlan, ServedNameError
 from node_agent.engines.prepare import prepare
 from node_agent.engines.transformers import Transformers
 from node_agent.engines.vllm import Vllm
@@ -168,7 +168,7 @@ def test_a_model_that_samples_keeps_its_own_settings(spec: EngineSpec) -> None:
 
 
 def test_vllm_serves_under_the_served_name_on_the_nodes_address_only(spec: EngineSpec) -> None:
-    plan = VLLM.plan(replace(spec, context=4096))
+    plan = VLLM.plan(replace(spec, options=EngineOptions(context_length=4096)))
     assert plan.argv[:3] == ("/opt/vllm/bin/vllm", "serve", str(spec.model_dir))
     assert options(plan) | {"--served-model-name": "demo", "--host": "127.0.0.1", "--max-model-len": "4096"} == options(
         plan
@@ -188,3 +188,71 @@ def test_vllm_on_cards_takes_the_share_that_was_claimed(spec: EngineSpec) -> Non
     assert options(plan)["--tensor-parallel-size"] == "2"
     assert options(plan)["--gpu-memory-utilization"] == "0.250"
     assert "VLLM_CPU_KVCACHE_SPACE" not in plan.env
+
+
+TOOLS = "{% if tools %}{{ tools | tojson }} <tool_call>{% endif %}"
+
+
+def test_vllm_takes_what_the_deployment_chose(spec: EngineSpec) -> None:
+    chosen = EngineOptions(2048, 8, "pythonic", 2, {"dtype": "float32", "enable-prefix-caching": ""})
+    plan = VLLM.plan(replace(spec, options=chosen))
+    assert options(plan)["--max-model-len"] == "2048"
+    assert options(plan)["--max-num-seqs"] == "8"
+    assert options(plan)["--tool-call-parser"] == "pythonic"
+    assert (options(plan)["--max-loras"], options(plan)["--max-lora-rank"]) == ("2", "64")
+    assert plan.env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert plan.argv[-2:] == ("--dtype=float32", "--enable-prefix-caching")
+
+
+@pytest.mark.parametrize("name", ["trust-remote-code", "model", "api-key", "chat-template", "-dtype", ""])
+def test_an_option_that_leads_elsewhere_is_refused_and_the_others_are_named(spec: EngineSpec, name: str) -> None:
+    with pytest.raises(EngineOptionError, match="enable-prefix-caching"):
+        VLLM.plan(replace(spec, options=EngineOptions(extra={name: "x"})))
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        EngineOptions(context_length=1024),
+        EngineOptions(max_concurrency=2),
+        EngineOptions(max_adapters=1),
+        EngineOptions(tool_parser="hermes"),
+        EngineOptions(extra={"dtype": "auto"}),
+    ],
+)
+def test_transformers_refuses_options_that_it_would_ignore(spec: EngineSpec, chosen: EngineOptions) -> None:
+    with pytest.raises(EngineOptionError, match="has no option"):
+        TRANSFORMERS.plan(replace(spec, options=chosen))
+
+
+def test_without_adapters_nothing_can_be_loaded_into_vllm(spec: EngineSpec) -> None:
+    plan = VLLM.plan(spec)
+    assert "--enable-lora" not in plan.argv
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in plan.env
+    assert {"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters"} <= set(plan.private_paths)
+
+
+@pytest.mark.parametrize(
+    ("template", "parser"),
+    [
+        (TOOLS, "hermes"),
+        (TOOLS + "<function=", "qwen3_coder"),
+        ("{{ tools }} [TOOL_CALLS]", "mistral"),
+        ("{{ tools }} <|python_tag|>", "llama3_json"),
+        ("{{ tools }} in words of its own", None),
+        ("no word of them <tool_call>", None),
+    ],
+)
+def test_the_parser_of_tool_calls_is_the_one_of_the_chat_template(
+    spec: EngineSpec, template: str, parser: str | None
+) -> None:
+    (spec.model_dir / "chat_template.jinja").write_text(template)
+    plan = VLLM.plan(spec)
+    assert options(plan).get("--tool-call-parser") == parser
+    assert ("--enable-auto-tool-choice" in plan.argv) is (parser is not None)
+
+
+def test_vllm_names_what_a_chat_template_would_drop(spec: EngineSpec) -> None:
+    assert unsupported(VLLM.plan(spec)).keys() >= {"tools", "reasoning_effort"}
+    (spec.model_dir / "chat_template.jinja").write_text(TOOLS + "{{ reasoning_effort }}")
+    assert not unsupported(VLLM.plan(spec)).keys() & {"tools", "reasoning_effort"}

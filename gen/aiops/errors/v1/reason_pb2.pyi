@@ -85,6 +85,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     OUT_OF_MEMORY: _Reason.ValueType  # 407
     ENGINE_FAILED: _Reason.ValueType  # 408
     DISK_FULL: _Reason.ValueType  # 409
+    ENGINE_OPTION_INVALID: _Reason.ValueType  # 465
     DEAD_LETTER_NOT_FOUND: _Reason.ValueType  # 500
     """Events."""
 
@@ -153,6 +154,7 @@ ENGINE_UNAVAILABLE: Reason.ValueType  # 406
 OUT_OF_MEMORY: Reason.ValueType  # 407
 ENGINE_FAILED: Reason.ValueType  # 408
 DISK_FULL: Reason.ValueType  # 409
+ENGINE_OPTION_INVALID: Reason.ValueType  # 465
 DEAD_LETTER_NOT_FOUND: Reason.ValueType  # 500
 """Events."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
