@@ -1,4 +1,4 @@
-"""The engines' own Python environments: each made once per machine and lock, shared by every home, safe to ask for twice."""
+"""The engines' own Python environments: each made once per machine and lock, shared by all homes, safe to ask for twice."""
 
 import fcntl
 import hashlib

@@ -11,8 +11,8 @@ _SMALLER = (
     "lower max_concurrency, or stop another deployment."
 )
 _SHORTER = (
-    "Deploy with a shorter context_length or a lower max_concurrency, take a quantised revision of the model, or a node "
-    "with more memory."
+    "Deploy with a shorter context_length or a lower max_concurrency, take a quantised revision of the model, "
+    "or a node with more memory."
 )
 
 
