@@ -54,10 +54,10 @@ SYSTEM = Caller(CallerKind.SERVICE, subject="system")
 _READ = frozenset({"view_metrics", "chat"})
 _EDIT = _READ | {"deploy_models", "register_nodes", "create_agents", "deploy_tools"}
 PERMISSIONS_BY_ROLE: dict[str, frozenset[str]] = {
-    "universe.owner": _EDIT | {"manage_users", "manage_organizations"},
+    "universe.owner": _EDIT | {"manage_users", "allow_pickle", "manage_organizations"},
     "universe.editor": _EDIT,
     "universe.viewer": _READ,
-    "organization.owner": _EDIT | {"manage_users"},
+    "organization.owner": _EDIT | {"manage_users", "allow_pickle"},
     "organization.editor": _EDIT,
     "organization.viewer": _READ,
 }

@@ -23,6 +23,7 @@ MATRIX = {
     "chat": set(ROLES),
     "manage_users": {"universe.owner", "organization.owner"},
     "manage_organizations": {"universe.owner"},
+    "allow_pickle": {"universe.owner", "organization.owner"},
 }
 
 

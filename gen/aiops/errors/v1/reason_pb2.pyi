@@ -74,6 +74,13 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     STORAGE_UNAVAILABLE: _Reason.ValueType  # 307
     HUB_DOWNLOAD_UNSUPPORTED: _Reason.ValueType  # 308
     FILE_NOT_ALLOWED: _Reason.ValueType  # 309
+    DOWNLOAD_NOT_FOUND: _Reason.ValueType  # 370
+    HUB_UNAVAILABLE: _Reason.ValueType  # 371
+    HUB_RATE_LIMITED: _Reason.ValueType  # 372
+    HUB_REPO_NOT_FOUND: _Reason.ValueType  # 373
+    HUB_REVISION_NOT_FOUND: _Reason.ValueType  # 374
+    HUB_REPO_GATED: _Reason.ValueType  # 375
+    HUB_TOKEN_REFUSED: _Reason.ValueType  # 376
     DEPLOYMENT_NOT_FOUND: _Reason.ValueType  # 400
     """Deployments."""
     NO_PLACEMENT: _Reason.ValueType  # 401
@@ -143,6 +150,13 @@ UPLOAD_INCOMPLETE: Reason.ValueType  # 306
 STORAGE_UNAVAILABLE: Reason.ValueType  # 307
 HUB_DOWNLOAD_UNSUPPORTED: Reason.ValueType  # 308
 FILE_NOT_ALLOWED: Reason.ValueType  # 309
+DOWNLOAD_NOT_FOUND: Reason.ValueType  # 370
+HUB_UNAVAILABLE: Reason.ValueType  # 371
+HUB_RATE_LIMITED: Reason.ValueType  # 372
+HUB_REPO_NOT_FOUND: Reason.ValueType  # 373
+HUB_REVISION_NOT_FOUND: Reason.ValueType  # 374
+HUB_REPO_GATED: Reason.ValueType  # 375
+HUB_TOKEN_REFUSED: Reason.ValueType  # 376
 DEPLOYMENT_NOT_FOUND: Reason.ValueType  # 400
 """Deployments."""
 NO_PLACEMENT: Reason.ValueType  # 401

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aiops/models/v1/model_events.proto\x12\x0f\x61iops.models.v1\"o\n\x0fModelDownloaded\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07size_mb\x18\x03 \x01(\x01\x12\x18\n\x10\x64uration_seconds\x18\x04 \x01(\x01\x12\x11\n\ttimestamp\x18\x05 \x01(\x01\"U\n\x0cModelDeleted\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x12\n\ndeleted_by\x18\x03 \x01(\t\x12\x11\n\ttimestamp\x18\x04 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aiops/models/v1/model_events.proto\x12\x0f\x61iops.models.v1\"o\n\x0fModelDownloaded\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07size_mb\x18\x03 \x01(\x01\x12\x18\n\x10\x64uration_seconds\x18\x04 \x01(\x01\x12\x11\n\ttimestamp\x18\x05 \x01(\x01\"U\n\x0cModelDeleted\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x12\n\ndeleted_by\x18\x03 \x01(\t\x12\x11\n\ttimestamp\x18\x04 \x01(\x01\"\xce\x01\n\x15ModelDownloadProgress\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x13\n\x0b\x64ownload_id\x18\x02 \x01(\t\x12\x0c\n\x04repo\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x13\n\x0b\x62ytes_total\x18\x05 \x01(\x01\x12\x12\n\nbytes_done\x18\x06 \x01(\x01\x12\x18\n\x10\x62ytes_per_second\x18\x07 \x01(\x01\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12\x10\n\x08model_id\x18\t \x01(\t\x12\x11\n\ttimestamp\x18\n \x01(\x01\"l\n\x12ModelPickleAllowed\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x13\n\x0b\x64ownload_id\x18\x02 \x01(\t\x12\x0c\n\x04repo\x18\x03 \x01(\t\x12\x12\n\nallowed_by\x18\x04 \x01(\t\x12\x11\n\ttimestamp\x18\x05 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,4 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELDOWNLOADED']._serialized_end=166
   _globals['_MODELDELETED']._serialized_start=168
   _globals['_MODELDELETED']._serialized_end=253
+  _globals['_MODELDOWNLOADPROGRESS']._serialized_start=256
+  _globals['_MODELDOWNLOADPROGRESS']._serialized_end=462
+  _globals['_MODELPICKLEALLOWED']._serialized_start=464
+  _globals['_MODELPICKLEALLOWED']._serialized_end=572
 # @@protoc_insertion_point(module_scope)

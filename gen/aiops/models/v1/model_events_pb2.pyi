@@ -80,3 +80,88 @@ class ModelDeleted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelDeleted: _TypeAlias = ModelDeleted  # noqa: Y015
+
+@_typing.final
+class ModelDownloadProgress(_message.Message):
+    """`system.modelDownloadProgress`: a download changed its state, or went on by a tenth. Key = download_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    DOWNLOAD_ID_FIELD_NUMBER: _builtins.int
+    REPO_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    BYTES_DONE_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    download_id: _builtins.str
+    repo: _builtins.str
+    state: _builtins.str
+    """A name of ModelDownload.State."""
+    bytes_total: _builtins.float
+    bytes_done: _builtins.float
+    bytes_per_second: _builtins.float
+    error: _builtins.str
+    """Empty once it is in the registry, or while nothing is wrong."""
+    model_id: _builtins.str
+    timestamp: _builtins.float
+    """Unix milliseconds."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        download_id: _builtins.str = ...,
+        repo: _builtins.str = ...,
+        state: _builtins.str = ...,
+        bytes_total: _builtins.float = ...,
+        bytes_done: _builtins.float = ...,
+        bytes_per_second: _builtins.float = ...,
+        error: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        timestamp: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_per_second", b"bytes_per_second", "bytes_total", b"bytes_total", "download_id", b"download_id", "error", b"error", "model_id", b"model_id", "repo", b"repo", "state", b"state", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelDownloadProgress: _TypeAlias = ModelDownloadProgress  # noqa: Y015
+
+@_typing.final
+class ModelPickleAllowed(_message.Message):
+    """`system.modelPickleAllowed`: an owner let a model have weights that run code when they are loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    DOWNLOAD_ID_FIELD_NUMBER: _builtins.int
+    REPO_FIELD_NUMBER: _builtins.int
+    ALLOWED_BY_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    download_id: _builtins.str
+    repo: _builtins.str
+    allowed_by: _builtins.str
+    timestamp: _builtins.float
+    """Unix milliseconds."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        download_id: _builtins.str = ...,
+        repo: _builtins.str = ...,
+        allowed_by: _builtins.str = ...,
+        timestamp: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_by", b"allowed_by", "download_id", b"download_id", "repo", b"repo", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelPickleAllowed: _TypeAlias = ModelPickleAllowed  # noqa: Y015

@@ -120,6 +120,7 @@ class Model(_message.Message):
     DELETED_AT_FIELD_NUMBER: _builtins.int
     IS_DELETED_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    PICKLE_ALLOWED_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     name: _builtins.str
     """The name that clients send as `model`; unique in its organisation, at most 255 characters."""
@@ -143,6 +144,8 @@ class Model(_message.Message):
     is_deleted: _builtins.bool
     digest: _builtins.str
     """The sha256 of the manifest: the revision of the artefact."""
+    pickle_allowed: _builtins.bool
+    """An owner allowed weights that are pickles."""
     @_builtins.property
     def metadata(self) -> Global___ModelMetadata: ...
     @_builtins.property
@@ -176,10 +179,11 @@ class Model(_message.Message):
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
         is_deleted: _builtins.bool = ...,
         digest: _builtins.str = ...,
+        pickle_allowed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "metadata", b"metadata", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "digest", b"digest", "framework", b"framework", "is_deleted", b"is_deleted", "metadata", b"metadata", "min_gpu_memory", b"min_gpu_memory", "min_vram", b"min_vram", "minio_path", b"minio_path", "model_format", b"model_format", "model_id", b"model_id", "name", b"name", "owner", b"owner", "size_mb", b"size_mb", "source", b"source", "source_url", b"source_url", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "digest", b"digest", "framework", b"framework", "is_deleted", b"is_deleted", "metadata", b"metadata", "min_gpu_memory", b"min_gpu_memory", "min_vram", b"min_vram", "minio_path", b"minio_path", "model_format", b"model_format", "model_id", b"model_id", "name", b"name", "owner", b"owner", "pickle_allowed", b"pickle_allowed", "size_mb", b"size_mb", "source", b"source", "source_url", b"source_url", "task", b"task", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015
@@ -194,6 +198,7 @@ class ModelMetadata(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     LANGUAGES_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     parameters: _builtins.float
     """Parameter count from the safetensors headers, e.g. 7000000000."""
     license: _builtins.str
@@ -201,16 +206,21 @@ class ModelMetadata(_message.Message):
     def languages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ISO 639-1."""
 
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the model's card calls it, e.g. "text-generation"."""
+
     def __init__(
         self,
         *,
         parameters: _builtins.float | None = ...,
         languages: _abc.Iterable[_builtins.str] | None = ...,
         license: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_parameters", b"_parameters", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parameters", b"_parameters", "languages", b"languages", "license", b"license", "parameters", b"parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parameters", b"_parameters", "languages", b"languages", "license", b"license", "parameters", b"parameters", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__parameters: _TypeAlias = _typing.Literal["parameters"]  # noqa: Y015
     _WhichOneofArgType__parameters: _TypeAlias = _typing.Literal["_parameters", b"_parameters"]  # noqa: Y015

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from aiops.models.v1 import model_download_pb2 as _model_download_pb2
 from aiops.models.v1 import model_pb2 as _model_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -272,21 +273,37 @@ class DownloadModelRequest(_message.Message):
     REPO_FIELD_NUMBER: _builtins.int
     FRAMEWORK_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    ALLOW_PICKLE_FIELD_NUMBER: _builtins.int
     repo: _builtins.str
     """e.g. openai/whisper-large-v3"""
     framework: _model_pb2.Framework.ValueType
     revision: _builtins.str
     """Branch, tag or commit; empty means main."""
+    request_id: _builtins.str
+    """Repeating a call with the same id answers the first call's job."""
+    name: _builtins.str
+    """What clients send as `model`; the last part of `repo` when empty."""
+    token: _builtins.str
+    """A token of the hub for this job alone: kept sealed until the job ends, and never shown. Empty uses the platform's."""
+    allow_pickle: _builtins.bool
+    """Takes weights that are pickles, which run code when an engine loads them. Owners only; it is recorded."""
     def __init__(
         self,
         *,
         repo: _builtins.str = ...,
         framework: _model_pb2.Framework.ValueType = ...,
         revision: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        token: _builtins.str = ...,
+        allow_pickle: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["framework", b"framework", "repo", b"repo", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_pickle", b"allow_pickle", "framework", b"framework", "name", b"name", "repo", b"repo", "request_id", b"request_id", "revision", b"revision", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,20 +314,154 @@ class DownloadModelResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    DOWNLOAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> _model_pb2.Model: ...
+    def model(self) -> _model_pb2.Model:
+        """Never set: a download answers its job."""
+
+    @_builtins.property
+    def download(self) -> _model_download_pb2.ModelDownload: ...
     def __init__(
         self,
         *,
         model: _model_pb2.Model | None = ...,
+        download: _model_download_pb2.ModelDownload | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["download", b"download", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["download", b"download", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DownloadModelResponse: _TypeAlias = DownloadModelResponse  # noqa: Y015
+
+@_typing.final
+class ListModelDownloadsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    state: _model_download_pb2.ModelDownload.State.ValueType
+    """Only downloads in this state."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        state: _model_download_pb2.ModelDownload.State.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelDownloadsRequest: _TypeAlias = ListModelDownloadsRequest  # noqa: Y015
+
+@_typing.final
+class ListModelDownloadsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOWNLOADS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def downloads(self) -> _containers.RepeatedCompositeFieldContainer[_model_download_pb2.ModelDownload]: ...
+    def __init__(
+        self,
+        *,
+        downloads: _abc.Iterable[_model_download_pb2.ModelDownload] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["downloads", b"downloads", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelDownloadsResponse: _TypeAlias = ListModelDownloadsResponse  # noqa: Y015
+
+@_typing.final
+class GetModelDownloadRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOWNLOAD_ID_FIELD_NUMBER: _builtins.int
+    download_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        download_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["download_id", b"download_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelDownloadRequest: _TypeAlias = GetModelDownloadRequest  # noqa: Y015
+
+@_typing.final
+class GetModelDownloadResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOWNLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def download(self) -> _model_download_pb2.ModelDownload: ...
+    def __init__(
+        self,
+        *,
+        download: _model_download_pb2.ModelDownload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["download", b"download"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["download", b"download"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelDownloadResponse: _TypeAlias = GetModelDownloadResponse  # noqa: Y015
+
+@_typing.final
+class CancelModelDownloadRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOWNLOAD_ID_FIELD_NUMBER: _builtins.int
+    download_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        download_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["download_id", b"download_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelModelDownloadRequest: _TypeAlias = CancelModelDownloadRequest  # noqa: Y015
+
+@_typing.final
+class CancelModelDownloadResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOWNLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def download(self) -> _model_download_pb2.ModelDownload: ...
+    def __init__(
+        self,
+        *,
+        download: _model_download_pb2.ModelDownload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["download", b"download"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["download", b"download"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelModelDownloadResponse: _TypeAlias = CancelModelDownloadResponse  # noqa: Y015
 
 @_typing.final
 class DeleteModelRequest(_message.Message):

@@ -60,6 +60,21 @@ class ModelServiceStub:
                 request_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.DownloadModelRequest.SerializeToString,
                 response_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.DownloadModelResponse.FromString,
                 _registered_method=True)
+        self.ListModelDownloads = channel.unary_unary(
+                '/aiops.models.v1.ModelService/ListModelDownloads',
+                request_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelDownloadsRequest.SerializeToString,
+                response_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelDownloadsResponse.FromString,
+                _registered_method=True)
+        self.GetModelDownload = channel.unary_unary(
+                '/aiops.models.v1.ModelService/GetModelDownload',
+                request_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.GetModelDownloadRequest.SerializeToString,
+                response_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.GetModelDownloadResponse.FromString,
+                _registered_method=True)
+        self.CancelModelDownload = channel.unary_unary(
+                '/aiops.models.v1.ModelService/CancelModelDownload',
+                request_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadRequest.SerializeToString,
+                response_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadResponse.FromString,
+                _registered_method=True)
         self.DeleteModel = channel.unary_unary(
                 '/aiops.models.v1.ModelService/DeleteModel',
                 request_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.DeleteModelRequest.SerializeToString,
@@ -99,7 +114,27 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadModel(self, request, context):
-        """Downloads a model from a Hugging Face hub into the registry.
+        """Begins to download a model from a Hugging Face hub into the registry; the job goes on whoever asks and survives a
+        restart. Asking for the same again answers the job that is there, and takes up one that failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelDownloads(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModelDownload(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelModelDownload(self, request, context):
+        """Ends a download that is on its way; nothing of it stays. Can be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +174,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DownloadModel,
                     request_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.DownloadModelRequest.FromString,
                     response_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.DownloadModelResponse.SerializeToString,
+            ),
+            'ListModelDownloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelDownloads,
+                    request_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelDownloadsRequest.FromString,
+                    response_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelDownloadsResponse.SerializeToString,
+            ),
+            'GetModelDownload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelDownload,
+                    request_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.GetModelDownloadRequest.FromString,
+                    response_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.GetModelDownloadResponse.SerializeToString,
+            ),
+            'CancelModelDownload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelModelDownload,
+                    request_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadRequest.FromString,
+                    response_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadResponse.SerializeToString,
             ),
             'DeleteModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteModel,
@@ -282,6 +332,87 @@ class ModelService:
             '/aiops.models.v1.ModelService/DownloadModel',
             aiops_dot_models_dot_v1_dot_model__service__pb2.DownloadModelRequest.SerializeToString,
             aiops_dot_models_dot_v1_dot_model__service__pb2.DownloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelDownloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.models.v1.ModelService/ListModelDownloads',
+            aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelDownloadsRequest.SerializeToString,
+            aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelDownloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelDownload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.models.v1.ModelService/GetModelDownload',
+            aiops_dot_models_dot_v1_dot_model__service__pb2.GetModelDownloadRequest.SerializeToString,
+            aiops_dot_models_dot_v1_dot_model__service__pb2.GetModelDownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelModelDownload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.models.v1.ModelService/CancelModelDownload',
+            aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadRequest.SerializeToString,
+            aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,7 +42,13 @@ class ModelServiceStub:
     Importing the same files under the same name again answers the model that is there.
     """
     DownloadModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DownloadModelRequest, _model_service_pb2.DownloadModelResponse]
-    """Downloads a model from a Hugging Face hub into the registry."""
+    """Begins to download a model from a Hugging Face hub into the registry; the job goes on whoever asks and survives a
+    restart. Asking for the same again answers the job that is there, and takes up one that failed.
+    """
+    ListModelDownloads: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelDownloadsRequest, _model_service_pb2.ListModelDownloadsResponse]
+    GetModelDownload: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelDownloadRequest, _model_service_pb2.GetModelDownloadResponse]
+    CancelModelDownload: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CancelModelDownloadRequest, _model_service_pb2.CancelModelDownloadResponse]
+    """Ends a download that is on its way; nothing of it stays. Can be repeated."""
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]
     """Deletes a model and its files. Refused while it is deployed."""
 
@@ -60,7 +66,13 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Importing the same files under the same name again answers the model that is there.
     """
     DownloadModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DownloadModelRequest, _model_service_pb2.DownloadModelResponse]  # type: ignore[assignment]
-    """Downloads a model from a Hugging Face hub into the registry."""
+    """Begins to download a model from a Hugging Face hub into the registry; the job goes on whoever asks and survives a
+    restart. Asking for the same again answers the job that is there, and takes up one that failed.
+    """
+    ListModelDownloads: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelDownloadsRequest, _model_service_pb2.ListModelDownloadsResponse]  # type: ignore[assignment]
+    GetModelDownload: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelDownloadRequest, _model_service_pb2.GetModelDownloadResponse]  # type: ignore[assignment]
+    CancelModelDownload: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CancelModelDownloadRequest, _model_service_pb2.CancelModelDownloadResponse]  # type: ignore[assignment]
+    """Ends a download that is on its way; nothing of it stays. Can be repeated."""
     DeleteModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
     """Deletes a model and its files. Refused while it is deployed."""
 
@@ -105,7 +117,31 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.DownloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.DownloadModelResponse, _abc.Awaitable[_model_service_pb2.DownloadModelResponse]]:
-        """Downloads a model from a Hugging Face hub into the registry."""
+        """Begins to download a model from a Hugging Face hub into the registry; the job goes on whoever asks and survives a
+        restart. Asking for the same again answers the job that is there, and takes up one that failed.
+        """
+
+    @_abc_1.abstractmethod
+    def ListModelDownloads(
+        self,
+        request: _model_service_pb2.ListModelDownloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ListModelDownloadsResponse, _abc.Awaitable[_model_service_pb2.ListModelDownloadsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetModelDownload(
+        self,
+        request: _model_service_pb2.GetModelDownloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.GetModelDownloadResponse, _abc.Awaitable[_model_service_pb2.GetModelDownloadResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelModelDownload(
+        self,
+        request: _model_service_pb2.CancelModelDownloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.CancelModelDownloadResponse, _abc.Awaitable[_model_service_pb2.CancelModelDownloadResponse]]:
+        """Ends a download that is on its way; nothing of it stays. Can be repeated."""
 
     @_abc_1.abstractmethod
     def DeleteModel(

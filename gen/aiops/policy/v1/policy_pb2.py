@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61iops/policy/v1/policy.proto\x12\x0f\x61iops.policy.v1\x1a google/protobuf/descriptor.proto\"\x96\x01\n\x06Policy\x12\x10\n\x06\x61nyone\x18\x01 \x01(\x08H\x00\x12\x17\n\rauthenticated\x18\x02 \x01(\x08H\x00\x12\x31\n\npermission\x18\x03 \x01(\x0e\x32\x1b.aiops.policy.v1.PermissionH\x00\x12%\n\x04peer\x18\x04 \x01(\x0e\x32\x15.aiops.policy.v1.PeerH\x00\x42\x07\n\x05\x61llow*\xbc\x01\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x11\n\rdeploy_models\x10\x01\x12\x12\n\x0eregister_nodes\x10\x02\x12\x11\n\rcreate_agents\x10\x03\x12\x10\n\x0cview_metrics\x10\x04\x12\x10\n\x0c\x64\x65ploy_tools\x10\x05\x12\x08\n\x04\x63hat\x10\x06\x12\x10\n\x0cmanage_users\x10\x07\x12\x18\n\x14manage_organizations\x10\x08*3\n\x04Peer\x12\x14\n\x10PEER_UNSPECIFIED\x10\x00\x12\x08\n\x04node\x10\x01\x12\x0b\n\x07service\x10\x02:I\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xe0\x89\x03 \x01(\x0b\x32\x17.aiops.policy.v1.Policyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61iops/policy/v1/policy.proto\x12\x0f\x61iops.policy.v1\x1a google/protobuf/descriptor.proto\"\x96\x01\n\x06Policy\x12\x10\n\x06\x61nyone\x18\x01 \x01(\x08H\x00\x12\x17\n\rauthenticated\x18\x02 \x01(\x08H\x00\x12\x31\n\npermission\x18\x03 \x01(\x0e\x32\x1b.aiops.policy.v1.PermissionH\x00\x12%\n\x04peer\x18\x04 \x01(\x0e\x32\x15.aiops.policy.v1.PeerH\x00\x42\x07\n\x05\x61llow*\xce\x01\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x11\n\rdeploy_models\x10\x01\x12\x12\n\x0eregister_nodes\x10\x02\x12\x11\n\rcreate_agents\x10\x03\x12\x10\n\x0cview_metrics\x10\x04\x12\x10\n\x0c\x64\x65ploy_tools\x10\x05\x12\x08\n\x04\x63hat\x10\x06\x12\x10\n\x0cmanage_users\x10\x07\x12\x18\n\x14manage_organizations\x10\x08\x12\x10\n\x0c\x61llow_pickle\x10\t*3\n\x04Peer\x12\x14\n\x10PEER_UNSPECIFIED\x10\x00\x12\x08\n\x04node\x10\x01\x12\x0b\n\x07service\x10\x02:I\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xe0\x89\x03 \x01(\x0b\x32\x17.aiops.policy.v1.Policyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aiops.policy.v1.policy_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PERMISSION']._serialized_start=237
-  _globals['_PERMISSION']._serialized_end=425
-  _globals['_PEER']._serialized_start=427
-  _globals['_PEER']._serialized_end=478
+  _globals['_PERMISSION']._serialized_end=443
+  _globals['_PEER']._serialized_start=445
+  _globals['_PEER']._serialized_end=496
   _globals['_POLICY']._serialized_start=84
   _globals['_POLICY']._serialized_end=234
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,8 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Manage users of an organisation."""
     manage_organizations: _Permission.ValueType  # 8
     """Manage organisations."""
+    allow_pickle: _Permission.ValueType  # 9
+    """Let a model have weights that are pickles."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """What a role may do: the rows of the permission matrix, and the two that administration needs."""
@@ -63,6 +65,8 @@ manage_users: Permission.ValueType  # 7
 """Manage users of an organisation."""
 manage_organizations: Permission.ValueType  # 8
 """Manage organisations."""
+allow_pickle: Permission.ValueType  # 9
+"""Let a model have weights that are pickles."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Peer:
