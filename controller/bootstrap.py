@@ -28,6 +28,10 @@ from controller.iam.service import Users
 from controller.iam.sessions import Sessions
 from controller.iam.signing import Signers, ensure_seal
 from controller.iam.trust import HOUSEKEEPING, POLL, SigningKeys, TokenTrustFeed
+from controller.models.downloading import POLL as DOWNLOAD_POLL
+from controller.models.downloading import DownloadWorker, Rules
+from controller.models.downloads import Downloads
+from controller.models.hub import Hub
 from controller.models.objects import ObstoreObjects
 from controller.models.reconcile import INTERVAL as SWEEP_INTERVAL
 from controller.models.reconcile import Sweep
@@ -60,6 +64,7 @@ from mesh.telemetry import Telemetry, start_telemetry
 from mesh.tokens import TokenVerifier
 
 Loop = Callable[[], Awaitable[None]]
+PARALLEL_DOWNLOADS = 2
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -149,10 +154,15 @@ async def _identity(kernel: Kernel, stack: AsyncExitStack) -> None:
 
 
 def _registry(kernel: Kernel) -> None:
-    objects, deleted = ObstoreObjects(kernel.settings.storage_url), Wake()
-    kernel.servicers.append(ModelServicer(Models(kernel.unit_of_work, objects, kernel.clock, deleted)))
-    sweep = Sweep(kernel.unit_of_work, objects, kernel.clock)
-    kernel.repeat("objects of models", sweep.step, SWEEP_INTERVAL, wake=deleted)
+    settings, unit_of_work, clock = kernel.settings, kernel.unit_of_work, kernel.clock
+    objects, deleted, due, seal = ObstoreObjects(settings.storage_url), Wake(), Wake(), ensure_seal(settings.pki)
+    models = Models(unit_of_work, objects, clock, deleted)
+    kernel.servicers.append(ModelServicer(models, Downloads(unit_of_work, seal, due)))
+    kernel.repeat("objects of models", Sweep(unit_of_work, objects, clock).step, SWEEP_INTERVAL, wake=deleted)
+    hub, staging = Hub(settings.hub_url, settings.hub_token), settings.home / "downloads"
+    for number in range(PARALLEL_DOWNLOADS):
+        worker = DownloadWorker(unit_of_work, models, hub, seal, clock, staging, Rules())
+        kernel.repeat(f"downloads {number}", worker.step, DOWNLOAD_POLL, wake=due)
 
 
 def _fleet(kernel: Kernel) -> None:

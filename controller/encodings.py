@@ -4,7 +4,15 @@ from controller.deployments import convert as deployments
 from controller.events import Encodings
 from controller.iam import convert as iam
 from controller.models import convert as models
+from controller.models import download_convert as downloads
 from controller.nodes import encodings as nodes
 from controller.system import convert as system
 
-EVENTS: Encodings = {**iam.EVENTS, **nodes.EVENTS, **models.EVENTS, **deployments.EVENTS, **system.EVENTS}
+EVENTS: Encodings = {
+    **iam.EVENTS,
+    **nodes.EVENTS,
+    **models.EVENTS,
+    **downloads.EVENTS,
+    **deployments.EVENTS,
+    **system.EVENTS,
+}

@@ -18,6 +18,8 @@ class Settings:
     database_pool: int
     kafka: str
     storage_url: str
+    hub_url: str
+    hub_token: str = field(repr=False)
     pki: Path
     api_address: str
     mesh_address: str
@@ -45,6 +47,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         database_pool=whole(environment, "AIOPS_DATABASE_POOL", 8),
         kafka=environment.get("AIOPS_KAFKA", "127.0.0.1:9092"),
         storage_url=environment.get("AIOPS_STORAGE_URL", f"file://{home}/objects"),
+        hub_url=environment.get("AIOPS_HUB_URL", "https://huggingface.co"),
+        hub_token=environment.get("AIOPS_HUB_TOKEN", ""),
         pki=Path(environment.get("AIOPS_PKI", str(home / "pki"))),
         api_address=environment.get("AIOPS_CONTROLLER_API", "127.0.0.1:7080"),
         mesh_address=environment.get("AIOPS_CONTROLLER_MESH", "127.0.0.1:7081"),

@@ -10,6 +10,7 @@ from controller.deployments.store import SqlDeploymentStore
 from controller.events import Encodings, envelopes
 from controller.iam.session_store import SqlLoginFailureStore, SqlSessionStore, SqlTokenTrustStore
 from controller.iam.store import SqlApiKeyStore, SqlOrganizationStore, SqlUserStore
+from controller.models.download_store import SqlDownloadStore
 from controller.models.store import SqlModelStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
 from controller.system.store import SqlSystemStore
@@ -70,6 +71,10 @@ class Work:
     @cached_property
     def models(self) -> SqlModelStore:
         return SqlModelStore(self._connection)
+
+    @cached_property
+    def downloads(self) -> SqlDownloadStore:
+        return SqlDownloadStore(self._connection)
 
     @cached_property
     def deployments(self) -> SqlDeploymentStore:

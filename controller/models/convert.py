@@ -64,13 +64,16 @@ def model_to_proto(model: Model) -> pb.Model:
         version=model.version,
         min_gpu_memory=model.min_gpu_memory,
         min_vram=model.min_vram,
-        metadata=pb.ModelMetadata(parameters=model.parameters, languages=model.languages, license=model.license),
+        metadata=pb.ModelMetadata(
+            parameters=model.parameters, languages=model.languages, license=model.license, tags=model.tags
+        ),
         owner=owner_pb2.Owner(org_id=model.org_id, user_id=model.user_id),
         created_at=timestamp(model.created_at),
         changed_at=timestamp(model.changed_at),
         deleted_at=timestamp(model.deleted_at) if model.deleted_at else None,
         is_deleted=model.deleted_at is not None,
         digest=model.digest,
+        pickle_allowed=model.pickle_allowed,
     )
 
 
@@ -82,6 +85,11 @@ def file_to_proto(file: ModelFile) -> pb.ModelFile:
 def framework_from_proto(framework: "pb.Framework.ValueType") -> Framework | None:
     """The framework to filter by; None for every one."""
     return _FRAMEWORKS_READ.get(framework)
+
+
+def framework_to_proto(framework: Framework) -> "pb.Framework.ValueType":
+    """A framework."""
+    return _FRAMEWORKS[framework]
 
 
 def task_from_proto(task: "pb.Model.Task.ValueType") -> Task | None:

@@ -1,10 +1,10 @@
 """Holds the announcement of an upload against what a model may be: paths, kinds of file, and what must be there."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import PurePosixPath
 
-from controller.models.model import FileNotAllowedError, ModelFile, NotAModelError, Upload
+from controller.models.model import FileNotAllowedError, ModelFile, ModelFormat, NotAModelError, Upload
 from mesh.errors import FieldViolation, InvalidRequestError
 
 CONFIG = "config.json"
@@ -16,7 +16,9 @@ LARGEST_DOCUMENT = 8 * 1024 * 1024
 _MOST_VIOLATIONS = 20
 _SEGMENT = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+@=-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_WEIGHTS = {".safetensors"}
+# An ONNX graph, and what it keeps beside itself once it is larger than a protobuf message may be.
+_ONNX = frozenset({".onnx", ".onnx_data"})
+_WEIGHTS = {".safetensors", *_ONNX}
 _DOCUMENTS = {".json", ".jsonl", ".yaml", ".yml", ".txt", ".md", ".jinja", ".gitattributes"}
 _TOKENIZERS = {".model", ".tiktoken", ".vocab", ".spm", ".bpe", ".merges"}
 _ALLOWED = frozenset(_WEIGHTS | _DOCUMENTS | _TOKENIZERS)
@@ -35,7 +37,7 @@ def check(upload: Upload) -> None:
     if violations:
         raise InvalidRequestError(*violations)
     for file in upload.files:
-        _check_kind(file.path)
+        _check_kind(file.path, pickle_allowed=upload.pickle_allowed)
     _check_complete(upload)
 
 
@@ -47,6 +49,28 @@ def is_safetensors(path: str) -> bool:
 def is_weights(path: str) -> bool:
     """Whether the file's weights are loaded: those beside config.json, and not other variants in folders below."""
     return is_safetensors(path) and "/" not in path
+
+
+def is_onnx(path: str) -> bool:
+    """Whether the file is an ONNX graph, or holds numbers of one."""
+    return PurePosixPath(path).suffix.lower() in _ONNX
+
+
+def is_pickle(path: str) -> bool:
+    """Whether the file runs code when it is loaded."""
+    return PurePosixPath(path).suffix.lower() in _PICKLE
+
+
+def problem_of(path: str) -> str:
+    """Why no model may have such a file, pickles apart; empty when it may."""
+    return _path_problem(path) or ("" if is_pickle(path) else _kind_problem(path))
+
+
+def model_format(paths: Collection[str]) -> ModelFormat:
+    """How the weights are written."""
+    if any(is_weights(path) for path in paths) or not any(is_onnx(path) for path in paths):
+        return ModelFormat.PYTORCH
+    return ModelFormat.ONNX
 
 
 def missing_shards(index: object, upload: Upload) -> list[str]:
@@ -93,25 +117,32 @@ def _path_problem(path: str) -> str:
     return ""
 
 
-def _check_kind(path: str) -> None:
+def _check_kind(path: str, *, pickle_allowed: bool) -> None:
+    why = "" if pickle_allowed and is_pickle(path) else _kind_problem(path)
+    if why:
+        raise FileNotAllowedError(f"{path} cannot be imported: {why}", path=path)
+
+
+def _kind_problem(path: str) -> str:
     name = PurePosixPath(path)
     suffix = name.suffix.lower() or (name.name if name.name.startswith(".") else "")
     if suffix in _ALLOWED or name.name.lower() in _ALLOWED_NAMES:
-        return
+        return ""
     if suffix in _PICKLE:
-        why = "it is a pickle, which runs code when it is loaded; convert the weights to safetensors"
-    elif suffix in _PROGRAM:
-        why = "it is a program, and models bring no code of their own"
-    else:
-        why = f"models are made of {', '.join(sorted(_ALLOWED))} files; leave it out"
-    raise FileNotAllowedError(f"{path} cannot be imported: {why}", path=path)
+        return "it is a pickle, which runs code when it is loaded; convert the weights to safetensors"
+    if suffix in _PROGRAM:
+        return "it is a program, and models bring no code of their own"
+    return f"models are made of {', '.join(sorted(_ALLOWED))} files; leave it out"
 
 
 def _check_complete(upload: Upload) -> None:
     paths = [file.path for file in upload.files]
-    missing = [] if CONFIG in paths else [CONFIG]
-    if not any(is_weights(path) for path in paths):
-        missing.append("*.safetensors")
+    weights = any(is_weights(path) or (upload.pickle_allowed and is_pickle(path)) for path in paths)
+    # A graph says all that there is to know of an ONNX model.
+    graphs = any(is_onnx(path) for path in paths)
+    missing = [] if CONFIG in paths or (graphs and not weights) else [CONFIG]
+    if not weights and not graphs:
+        missing.append("*.safetensors or *.onnx")
     if missing:
         raise NotAModelError(
             f"the upload is no model: it has no {' and no '.join(missing)} at its top", missing=", ".join(missing)

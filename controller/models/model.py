@@ -128,18 +128,6 @@ class StorageUnavailableError(DomainError):
     kind, reason = Kind.UNAVAILABLE, "STORAGE_UNAVAILABLE"
 
 
-class HubDownloadUnsupportedError(DomainError):
-    """This version downloads nothing from a hub."""
-
-    kind, reason = Kind.UNIMPLEMENTED, "HUB_DOWNLOAD_UNSUPPORTED"
-
-    def __init__(self, repo: str) -> None:
-        super().__init__(
-            f"this version downloads nothing from a hub; fetch {repo} yourself, then run `aiops models import DIR`",
-            repo=repo,
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class ModelFile:
     """One file of a model. `path` is relative, with forward slashes; `sha256` in lower-case hex."""
@@ -173,10 +161,15 @@ class Upload:
     license: str = ""
     languages: tuple[str, ...] = ()
     source_url: str = ""
+    tags: tuple[str, ...] = ()
+    pickle_allowed: bool = False
+    downloaded: bool = False
 
     @property
     def source(self) -> Source:
-        """Whose model it is: the hub's when its URL says so."""
+        """Whose model it is: the hub's when it came from there, or its URL says so."""
+        if self.downloaded:
+            return Source.HUGGINGFACE
         host = self.source_url.partition("://")[2].partition("/")[0]
         return Source.HUGGINGFACE if host in ("huggingface.co", "hf.co") else Source.CUSTOM
 
@@ -219,6 +212,8 @@ class Model:
     created_at: datetime
     changed_at: datetime
     deleted_at: datetime | None = None
+    tags: tuple[str, ...] = ()
+    pickle_allowed: bool = False
 
     def delete(self, now: datetime) -> "Model":
         """Out of the registry; its files follow."""

@@ -48,7 +48,7 @@ class Contents:
         sizes = Counter[str]()
         for each in self._weights():
             sizes[each.dtype] += each.size_bytes
-        return sizes.most_common(1)[0][0]
+        return sizes.most_common(1)[0][0] if sizes else ""
 
     def _weights(self) -> list[Tensors]:
         return [each for path, each in self.tensors.items() if is_weights(path)]
@@ -93,7 +93,8 @@ async def _store(file: ModelFile, source: "_Bytes", sink: Sink, contents: Conten
 
 
 def _check_documents(upload: Upload, contents: Contents) -> None:
-    read_config(contents.documents[CONFIG])
+    if CONFIG in contents.documents:
+        read_config(contents.documents[CONFIG])
     if INDEX not in contents.documents:
         return
     try:

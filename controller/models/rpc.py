@@ -13,6 +13,9 @@ from controller.models.convert import (
     task_from_proto,
     upload_from_proto,
 )
+from controller.models.download import DownloadId
+from controller.models.download_convert import download_to_proto, state_from_proto, wanted_from_proto
+from controller.models.downloads import Downloads
 from controller.models.service import Models
 from mesh.identity import Caller
 from mesh.rpc.context import Context, caller
@@ -23,8 +26,9 @@ from mesh.sql.paging import LARGEST_PAGE, PageRequest
 class ModelServicer(ModelServiceServicer):
     """The model registry."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, downloads: Downloads) -> None:
         self._models = models
+        self._downloads = downloads
         self._lists = SharedReads[pb.ListModelsResponse]()
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
@@ -49,7 +53,30 @@ class ModelServicer(ModelServiceServicer):
         return pb.ImportModelResponse(model=model_to_proto(imported.model), existed=imported.existed)
 
     async def DownloadModel(self, request: pb.DownloadModelRequest, context: Context) -> pb.DownloadModelResponse:
-        return pb.DownloadModelResponse(model=model_to_proto(self._models.download(caller(context), request.repo)))
+        wanted = wanted_from_proto(request)
+        download = await self._downloads.begin(caller(context), wanted, request.request_id)
+        return pb.DownloadModelResponse(download=download_to_proto(download))
+
+    async def ListModelDownloads(
+        self, request: pb.ListModelDownloadsRequest, context: Context
+    ) -> pb.ListModelDownloadsResponse:
+        asked = PageRequest(request.page_size, request.page_token)
+        page = await self._downloads.page(caller(context), asked, state_from_proto(request.state))
+        return pb.ListModelDownloadsResponse(
+            downloads=map(download_to_proto, page.items), next_page_token=page.next_token
+        )
+
+    async def GetModelDownload(
+        self, request: pb.GetModelDownloadRequest, context: Context
+    ) -> pb.GetModelDownloadResponse:
+        download = await self._downloads.get(caller(context), DownloadId(request.download_id))
+        return pb.GetModelDownloadResponse(download=download_to_proto(download))
+
+    async def CancelModelDownload(
+        self, request: pb.CancelModelDownloadRequest, context: Context
+    ) -> pb.CancelModelDownloadResponse:
+        download = await self._downloads.cancel(caller(context), DownloadId(request.download_id))
+        return pb.CancelModelDownloadResponse(download=download_to_proto(download))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
         await self._models.delete(caller(context), request.model_id)

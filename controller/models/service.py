@@ -12,13 +12,11 @@ from controller.models.architecture import architecture_of, read_config
 from controller.models.model import (
     Architecture,
     Framework,
-    HubDownloadUnsupportedError,
     Model,
     ModelDeleted,
     ModelDownloaded,
     ModelExistsError,
     ModelFile,
-    ModelFormat,
     ModelId,
     ModelInUseError,
     ModelNotFoundError,
@@ -137,10 +135,6 @@ class Models:
         async with self._places:
             return await self._store(caller, model_id, upload, chunks)
 
-    def download(self, caller: Caller, repo: str) -> Model:
-        """Refuses: HubDownloadUnsupportedError says what to do instead."""
-        raise HubDownloadUnsupportedError(repo)
-
     async def delete(self, caller: Caller, model: str) -> None:
         """Takes a model out of the registry; its objects follow. ModelInUseError while it is deployed."""
         async with self._unit_of_work(caller) as work:
@@ -187,6 +181,7 @@ class Models:
     def _describe(self, caller: Caller, model_id: ModelId, upload: Upload, contents: Contents) -> Model:
         now = self._clock.now()
         architecture = _architecture(contents)
+        weights_bytes = contents.weights_bytes or _unread_weights_bytes(upload)
         return Model(
             model_id=model_id,
             name=upload.name,
@@ -196,21 +191,23 @@ class Models:
             source=upload.source,
             source_url=upload.source_url,
             framework=upload.framework,
-            model_format=ModelFormat.PYTORCH,
+            model_format=manifest.model_format([file.path for file in upload.files]),
             task=upload.task,
             minio_path=self._objects.url_of(f"{FOLDER}/{model_id}"),
             size_mb=megabytes(sum(file.size_bytes for file in upload.files)),
             version=upload.version,
-            min_gpu_memory=memory.min_gpu_memory_mb(contents.weights_bytes, architecture),
-            min_vram=memory.min_vram_mb(contents.weights_bytes),
+            min_gpu_memory=memory.min_gpu_memory_mb(weights_bytes, architecture),
+            min_vram=memory.min_vram_mb(weights_bytes),
             parameters=contents.parameters,
             languages=upload.languages,
             license=upload.license,
             digest=upload.digest,
-            weights_bytes=contents.weights_bytes,
+            weights_bytes=weights_bytes,
             architecture=architecture,
             created_at=now,
             changed_at=now,
+            tags=upload.tags,
+            pickle_allowed=upload.pickle_allowed,
         )
 
 
@@ -220,7 +217,14 @@ def _same(model: Model, upload: Upload) -> Imported:
     return Imported(model, existed=True)
 
 
+def _unread_weights_bytes(upload: Upload) -> int:
+    """Weights of which only the size is known: ONNX graphs with their numbers, and pickles."""
+    return sum(file.size_bytes for file in upload.files if manifest.is_onnx(file.path) or manifest.is_pickle(file.path))
+
+
 def _architecture(contents: Contents) -> Architecture | None:
+    if manifest.CONFIG not in contents.documents:
+        return None
     found = architecture_of(read_config(contents.documents[manifest.CONFIG]))
     if found is None or found.dtype:
         return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ColumnElement,
     ForeignKey,
@@ -69,6 +70,8 @@ models = Table(
     Column("digest", Text, nullable=False),
     Column("weights_bytes", BigInteger, nullable=False),
     Column("architecture", JSONB(none_as_null=True), nullable=True),
+    Column("tags", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("pickle_allowed", Boolean, nullable=False, server_default="false"),
     # Set once the objects of a deleted model are gone.
     moment("purged_at", nullable=True),
 )
@@ -205,13 +208,14 @@ def _model(row: Any) -> Model:
     (
         model_id, name, org_id, user_id, description, source, source_url, framework, model_format, task, minio_path,
         size_mb, version, min_gpu_memory, min_vram, parameters, languages, license_name, digest, weights_bytes,
-        architecture, created_at, changed_at, deleted_at,
+        architecture, created_at, changed_at, deleted_at, tags, pickle_allowed,
     ) = row  # fmt: skip
     return Model(
         ModelId(model_id), name, OrgId(org_id), UserId(user_id), description, Source(source), source_url,
         Framework(framework), ModelFormat(model_format), Task(task), minio_path, size_mb, version, min_gpu_memory,
         min_vram, parameters, tuple(languages), license_name, digest, weights_bytes,
         Architecture(**architecture) if architecture else None, created_at, changed_at, deleted_at,
+        tuple(tags), pickle_allowed,
     )  # fmt: skip
 
 
@@ -223,6 +227,7 @@ def _row(model: Model) -> dict[str, Any]:
         "model_format": model.model_format.value,
         "task": model.task.value,
         "languages": list(model.languages),
+        "tags": list(model.tags),
         "architecture": asdict(model.architecture) if model.architecture else None,
     }
 

@@ -1,0 +1,84 @@
+"""Which files of a repository make the model: its weights in one format, and what belongs to them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from controller.models.download import HubFile, Repository, Wanted
+from controller.models.manifest import (
+    INDEX,
+    LARGEST_DOCUMENT,
+    is_onnx,
+    is_pickle,
+    is_safetensors,
+    is_weights,
+    problem_of,
+)
+from controller.models.model import FileNotAllowedError, Framework, NotAModelError
+
+# Pickles that training leaves behind and nobody serves.
+_TRAINING = ("optimizer", "scheduler", "training_args", "rng_state", "scaler", "trainer_state")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is downloaded and what is left out."""
+
+    files: tuple[HubFile, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the files to download."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def select(repository: Repository, wanted: Wanted) -> Selection:
+    """The files to download. FileNotAllowedError for weights that are pickles alone, NotAModelError without any."""
+    holds = _weights_test(repository, wanted)
+    files = [file for file in repository.files if holds(file.path) or (_belongs(file) and not _is_index(file, holds))]
+    chosen = {file.path for file in files}
+    skipped = tuple(file.path for file in repository.files if file.path not in chosen)
+    return Selection(tuple(sorted(files, key=lambda file: file.path)), skipped)
+
+
+def _weights_test(repository: Repository, wanted: Wanted) -> Callable[[str], bool]:
+    """What tells the weights to take: safetensors first, or ONNX for Triton, and pickles last."""
+    paths = [file.path for file in repository.files if not _hidden(file.path) and not problem_of(file.path)]
+    formats = [is_onnx, is_weights] if wanted.framework is Framework.TRITON else [is_weights, is_onnx]
+    for holds in formats:
+        if any(holds(path) for path in paths):
+            return holds
+    if not any(_is_served_pickle(path) for path in paths):
+        raise NotAModelError(
+            f"{repository.repo} has no weights that can be served: no *.safetensors and no *.onnx; choose a repository "
+            "that has them",
+            repo=repository.repo,
+        )
+    if not wanted.allow_pickle:
+        raise FileNotAllowedError(
+            f"{repository.repo} has its weights as pickles alone, which run code when they are loaded; choose a "
+            "repository with safetensors, or let an owner download it with allow_pickle",
+            repo=repository.repo,
+        )
+    return _is_served_pickle
+
+
+def _belongs(file: HubFile) -> bool:
+    """Whether a file that holds no weights is part of the model: configuration, tokenizer, card."""
+    weights = is_safetensors(file.path) or is_onnx(file.path) or is_pickle(file.path)
+    document = file.path.endswith(".json") and file.size_bytes > 8 * LARGEST_DOCUMENT
+    return not weights and not document and not _hidden(file.path) and not problem_of(file.path)
+
+
+def _is_index(file: HubFile, holds: Callable[[str], bool]) -> bool:
+    """Whether it lists shards of weights that are left out."""
+    return file.path == INDEX and holds is not is_weights
+
+
+def _is_served_pickle(path: str) -> bool:
+    return is_pickle(path) and "/" not in path and not path.startswith(_TRAINING)
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(path).parts)
