@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import account, chat, deployments, events, models, nodes, programs, stack
+from cli import account, chat, deployments, downloads, events, models, nodes, programs, stack
 from cli.exits import CliError, Exit
 from cli.settings import read
 
@@ -27,6 +27,9 @@ app.add_typer(nodes.joining, name="node")
 app.add_typer(models.app, name="models")
 app.add_typer(deployments.app, name="deployments")
 app.add_typer(events.app, name="events")
+models.app.command()(downloads.download)
+models.app.command()(downloads.downloads)
+models.app.command("cancel-download")(downloads.cancel_download)
 app.command()(stack.up)
 app.command()(stack.demo)
 app.command()(stack.status)
