@@ -21,8 +21,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import DomainError, Kind, UnauthenticatedError
+from mesh.names import TRUST_DOMAIN
 
-TRUST_DOMAIN = "aiops"
 AUTHORITY_LIFETIME = timedelta(days=3650)
 SERVICE_LIFETIME = timedelta(days=90)
 NODE_LIFETIME = timedelta(hours=24)
@@ -95,7 +95,9 @@ class Authority:
         """Sign `key` for `identity`, as a client everywhere and as a server on `hosts` when there are any."""
         now = self.clock.now()
         expires_at = (now + lifetime).replace(microsecond=0)
-        usages = [ExtendedKeyUsageOID.CLIENT_AUTH] + ([ExtendedKeyUsageOID.SERVER_AUTH] if hosts else [])
+        # A node answers the gateway's requests over the connection that it has opened itself: it is a server there.
+        serves = bool(hosts) or identity.kind == "node"
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH] + ([ExtendedKeyUsageOID.SERVER_AUTH] if serves else [])
         names = [x509.UniformResourceIdentifier(str(identity)), *(_host_name(host) for host in hosts)]
         certificate = (
             _builder(identity.name, key, now - SKEW, expires_at)

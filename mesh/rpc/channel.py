@@ -43,3 +43,8 @@ def open_channel(
         certificate_chain=tls.certificate.read_bytes() if tls.certificate else None,
     )
     return grpc.aio.secure_channel(target, credentials, options=settings)
+
+
+def called(name: str) -> list[tuple[str, str | int]]:
+    """Options for a server that calls itself `name` in its certificate, whatever address it is dialled at."""
+    return [("grpc.ssl_target_name_override", name)]
