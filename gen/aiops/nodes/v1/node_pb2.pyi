@@ -107,6 +107,7 @@ class Node(_message.Message):
     ENGINES_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    TUNNEL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     name: _builtins.str
     """Display name, at most 255 characters."""
@@ -156,6 +157,10 @@ class Node(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def tunnel(self) -> Global___Tunnel:
+        """How the gateway reaches the node when it does not dial it; absent for a node that it dials."""
+
     def __init__(
         self,
         *,
@@ -183,21 +188,63 @@ class Node(_message.Message):
         engines: _abc.Iterable[_builtins.str] | None = ...,
         agent_version: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tunnel: Global___Tunnel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_last_heartbeat", b"_last_heartbeat", "changed_at", b"changed_at", "config", b"config", "created_at", b"created_at", "deleted_at", b"deleted_at", "last_heartbeat", b"last_heartbeat", "owner", b"owner"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_last_heartbeat", b"_last_heartbeat", "_tunnel", b"_tunnel", "changed_at", b"changed_at", "config", b"config", "created_at", b"created_at", "deleted_at", b"deleted_at", "last_heartbeat", b"last_heartbeat", "owner", b"owner", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_last_heartbeat", b"_last_heartbeat", "agent_version", b"agent_version", "changed_at", b"changed_at", "config", b"config", "cpu_cores", b"cpu_cores", "created_at", b"created_at", "deleted_at", b"deleted_at", "disk_free", b"disk_free", "disk_total", b"disk_total", "engines", b"engines", "gpu_devices", b"gpu_devices", "is_deleted", b"is_deleted", "is_local", b"is_local", "labels", b"labels", "last_heartbeat", b"last_heartbeat", "name", b"name", "node_id", b"node_id", "owner", b"owner", "ram_free", b"ram_free", "ram_total", b"ram_total", "role", b"role", "runtimes", b"runtimes", "status", b"status", "vpn_ip", b"vpn_ip", "websocket_connected", b"websocket_connected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_last_heartbeat", b"_last_heartbeat", "_tunnel", b"_tunnel", "agent_version", b"agent_version", "changed_at", b"changed_at", "config", b"config", "cpu_cores", b"cpu_cores", "created_at", b"created_at", "deleted_at", b"deleted_at", "disk_free", b"disk_free", "disk_total", b"disk_total", "engines", b"engines", "gpu_devices", b"gpu_devices", "is_deleted", b"is_deleted", "is_local", b"is_local", "labels", b"labels", "last_heartbeat", b"last_heartbeat", "name", b"name", "node_id", b"node_id", "owner", b"owner", "ram_free", b"ram_free", "ram_total", b"ram_total", "role", b"role", "runtimes", b"runtimes", "status", b"status", "tunnel", b"tunnel", "vpn_ip", b"vpn_ip", "websocket_connected", b"websocket_connected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015
     _WhichOneofReturnType__last_heartbeat: _TypeAlias = _typing.Literal["last_heartbeat"]  # noqa: Y015
     _WhichOneofArgType__last_heartbeat: _TypeAlias = _typing.Literal["_last_heartbeat", b"_last_heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType__tunnel: _TypeAlias = _typing.Literal["tunnel"]  # noqa: Y015
+    _WhichOneofArgType__tunnel: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deleted_at) -> _WhichOneofReturnType__deleted_at | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_heartbeat) -> _WhichOneofReturnType__last_heartbeat | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tunnel) -> _WhichOneofReturnType__tunnel | None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class Tunnel(_message.Message):
+    """The connections that a node keeps open to the gateway, so that it needs no port open to anyone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    GATEWAY_ADDRESS_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    """starting connected disconnected failed"""
+    version: _builtins.str
+    """Version of the node's Envoy."""
+    error: _builtins.str
+    """Why it is not connected, empty when it is."""
+    connections: _builtins.int
+    gateway_address: _builtins.str
+    """Where the node dials, host:port."""
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+        version: _builtins.str = ...,
+        error: _builtins.str = ...,
+        connections: _builtins.int = ...,
+        gateway_address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "error", b"error", "gateway_address", b"gateway_address", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tunnel: _TypeAlias = Tunnel  # noqa: Y015
 
 @_typing.final
 class GpuDevice(_message.Message):

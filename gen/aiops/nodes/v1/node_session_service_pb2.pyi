@@ -54,6 +54,7 @@ class JoinResponse(_message.Message):
     AUTHORITY_FIELD_NUMBER: _builtins.int
     SESSION_ADDRESS_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    TUNNEL_ADDRESS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     certificate: _builtins.str
     """X.509, PEM, with the URI SAN spiffe://aiops/node/<node_id>."""
@@ -61,6 +62,8 @@ class JoinResponse(_message.Message):
     """The authority's certificate, PEM."""
     session_address: _builtins.str
     """host:port of the mesh listener."""
+    tunnel_address: _builtins.str
+    """host:port where tunnels to the gateway begin; empty where there are none."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -71,10 +74,11 @@ class JoinResponse(_message.Message):
         authority: _builtins.str = ...,
         session_address: _builtins.str = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        tunnel_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "certificate", b"certificate", "expires_at", b"expires_at", "node_id", b"node_id", "session_address", b"session_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "certificate", b"certificate", "expires_at", b"expires_at", "node_id", b"node_id", "session_address", b"session_address", "tunnel_address", b"tunnel_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -107,10 +111,13 @@ class RenewCertificateResponse(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     AUTHORITY_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    TUNNEL_ADDRESS_FIELD_NUMBER: _builtins.int
     certificate: _builtins.str
     """X.509, PEM."""
     authority: _builtins.str
     """The authority's certificate, PEM."""
+    tunnel_address: _builtins.str
+    """host:port where tunnels to the gateway begin; empty where there are none."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -119,10 +126,11 @@ class RenewCertificateResponse(_message.Message):
         certificate: _builtins.str = ...,
         authority: _builtins.str = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        tunnel_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "certificate", b"certificate", "expires_at", b"expires_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "certificate", b"certificate", "expires_at", b"expires_at", "tunnel_address", b"tunnel_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,6 +235,7 @@ class Hello(_message.Message):
     WORKLOADS_FIELD_NUMBER: _builtins.int
     LAST_REVISION_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    TUNNEL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     boot_id: _builtins.str
     """Changes when the machine boots."""
@@ -249,6 +258,10 @@ class Hello(_message.Message):
     def workloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkloadStatus]:
         """What runs now, with its epochs."""
 
+    @_builtins.property
+    def tunnel(self) -> _node_pb2.Tunnel:
+        """The gateway reaches this node's engines through the node's tunnel, not by `address`."""
+
     def __init__(
         self,
         *,
@@ -261,12 +274,15 @@ class Hello(_message.Message):
         workloads: _abc.Iterable[Global___WorkloadStatus] | None = ...,
         last_revision: _builtins.int = ...,
         address: _builtins.str = ...,
+        tunnel: _node_pb2.Tunnel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "inventory", b"inventory", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "engines", b"engines", "inventory", b"inventory", "last_revision", b"last_revision", "node_id", b"node_id", "runtimes", b"runtimes", "workloads", b"workloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "engines", b"engines", "inventory", b"inventory", "last_revision", b"last_revision", "node_id", b"node_id", "runtimes", b"runtimes", "tunnel", b"tunnel", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tunnel: _TypeAlias = _typing.Literal["tunnel"]  # noqa: Y015
+    _WhichOneofArgType__tunnel: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tunnel) -> _WhichOneofReturnType__tunnel | None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
@@ -785,6 +801,7 @@ class Heartbeat(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     CONTAINERS_FIELD_NUMBER: _builtins.int
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
+    TUNNEL_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     applied_revision: _builtins.int
     """The last desired-state revision that the agent applied."""
@@ -792,6 +809,10 @@ class Heartbeat(_message.Message):
     def metrics(self) -> _node_pb2.NodeMetrics: ...
     @_builtins.property
     def containers(self) -> _containers.RepeatedCompositeFieldContainer[_node_pb2.Container]: ...
+    @_builtins.property
+    def tunnel(self) -> _node_pb2.Tunnel:
+        """As it is now; absent for a node that the gateway dials."""
+
     def __init__(
         self,
         *,
@@ -799,12 +820,15 @@ class Heartbeat(_message.Message):
         metrics: _node_pb2.NodeMetrics | None = ...,
         containers: _abc.Iterable[_node_pb2.Container] | None = ...,
         applied_revision: _builtins.int = ...,
+        tunnel: _node_pb2.Tunnel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "metrics", b"metrics", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "containers", b"containers", "metrics", b"metrics", "session_epoch", b"session_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "applied_revision", b"applied_revision", "containers", b"containers", "metrics", b"metrics", "session_epoch", b"session_epoch", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tunnel: _TypeAlias = _typing.Literal["tunnel"]  # noqa: Y015
+    _WhichOneofArgType__tunnel: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tunnel) -> _WhichOneofReturnType__tunnel | None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
