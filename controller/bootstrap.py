@@ -56,6 +56,7 @@ from mesh.events.kafka import Kafka
 from mesh.events.publisher import KafkaPublisher
 from mesh.events.relay import Relay
 from mesh.loops import Backoff, Wake, run_loop
+from mesh.names import JOIN_NAME, SESSION_NAME
 from mesh.pki import ensure_authority, issue_service
 from mesh.rpc.authenticator import PeerAuthenticator, TokenAuthenticator
 from mesh.rpc.server import Listener, ServerTls, serve
@@ -201,9 +202,11 @@ def _platform(kernel: Kernel) -> None:
 
 
 def _endpoints(settings: Settings) -> Endpoints:
+    outside = settings.public_node_address
     return Endpoints(
-        join_url=settings.public_join_url or f"https://{settings.join_address}",
-        session_address=settings.public_mesh_address or settings.mesh_address,
+        join_url=settings.public_join_url or f"https://{outside or settings.join_address}",
+        session_address=settings.public_mesh_address or outside or settings.mesh_address,
+        tunnel_address=outside,
     )
 
 
@@ -226,7 +229,7 @@ def _listeners(settings: Settings) -> list[Listener]:
     hosts = [address.rpartition(":")[0] for address in (settings.mesh_address, settings.join_address)]
     hosts += [settings.public_mesh_address.rpartition(":")[0]] if settings.public_mesh_address else []
     hosts += [urlsplit(settings.public_join_url).hostname or ""] if settings.public_join_url else []
-    certificate, key = issue_service(settings.pki, "controller", hosts)
+    certificate, key = issue_service(settings.pki, "controller", [*hosts, SESSION_NAME, JOIN_NAME])
     return [
         Listener(settings.api_address),
         Listener(settings.mesh_address, ServerTls(certificate, key, authority=settings.pki / "ca.crt")),

@@ -27,6 +27,8 @@ class Settings:
     # What nodes are told to dial; the listening addresses when empty.
     public_mesh_address: str
     public_join_url: str
+    # host:port of the gateway's port for nodes: one address for joining, sessions and tunnels.
+    public_node_address: str
     admin_password: str = field(repr=False)
     # How long a key signs tokens before a new one does.
     signing_key_age: timedelta
@@ -55,6 +57,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         join_address=environment.get("AIOPS_CONTROLLER_JOIN", "127.0.0.1:7082"),
         public_mesh_address=environment.get("AIOPS_PUBLIC_MESH_ADDRESS", ""),
         public_join_url=environment.get("AIOPS_PUBLIC_JOIN_URL", ""),
+        public_node_address=environment.get("AIOPS_PUBLIC_NODE_ADDRESS", ""),
         admin_password=environment.get("AIOPS_ADMIN_PASSWORD", ""),
         signing_key_age=timedelta(days=whole(environment, "AIOPS_SIGNING_KEY_DAYS", 90)),
         observability=observability(environment),

@@ -127,6 +127,7 @@ def replica_to_proto(replica: Replica) -> service_pb.Replica:
         ],
         private_paths=replica.private_paths,
         created=replica.created_at.timestamp(),
+        tunnel=replica.tunnel,
     )
 
 

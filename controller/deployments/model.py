@@ -276,6 +276,8 @@ class Replica:
     unsupported_fields: tuple[UnsupportedField, ...]
     private_paths: tuple[str, ...]
     created_at: datetime
+    # Reached through its node's tunnel instead of by address.
+    tunnel: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ class SqlDeploymentStore:
     async def replicas(self) -> tuple[Replica, ...]:
         """The instances that run on nodes that are there."""
         query = (
-            select(deployments, nodes.c.vpn_ip, nodes.c.agent_address)
+            select(deployments, nodes.c.vpn_ip, nodes.c.agent_address, nodes.c.tunnel)
             .join(nodes, nodes.c.node_id == deployments.c.node_id)
             .where(
                 deployments.c.status == DeploymentStatus.RUNNING.value,
@@ -188,7 +188,7 @@ class SqlDeploymentStore:
             .order_by(deployments.c.deployment_id)
         )
         rows = (await self._connection.execute(query)).all()
-        return tuple(_replica(_deployment(row), row.vpn_ip or row.agent_address) for row in rows)
+        return tuple(_replica(_deployment(row), row.vpn_ip or row.agent_address, bool(row.tunnel)) for row in rows)
 
     async def _all(self, query: Select[Any]) -> tuple[Deployment, ...]:
         rows = (await self._connection.execute(query.order_by(deployments.c.deployment_id))).all()
@@ -214,7 +214,7 @@ def _visible(caller: Caller) -> ColumnElement[bool]:
     return kept if caller.sees_all else kept & (deployments.c.org_id == caller.org_id)
 
 
-def _replica(deployment: Deployment, address: str) -> Replica:
+def _replica(deployment: Deployment, address: str, tunnel: bool) -> Replica:
     observed = deployment.observed
     return Replica(
         deployment_id=deployment.deployment_id,
@@ -231,6 +231,7 @@ def _replica(deployment: Deployment, address: str) -> Replica:
         unsupported_fields=observed.unsupported_fields,
         private_paths=observed.private_paths,
         created_at=deployment.created_at,
+        tunnel=tunnel,
     )
 
 

@@ -17,6 +17,7 @@ from controller.nodes.model import (
     NodeConfig,
     NodeRole,
     NodeStatus,
+    Tunnel,
 )
 from controller.nodes.service import Registration
 from mesh.errors import FieldViolation, InvalidRequestError
@@ -75,6 +76,7 @@ def node_to_proto(node: Node) -> pb.Node:
         engines=node.engines,
         agent_version=node.agent_version,
         labels=node.labels,
+        tunnel=tunnel_to_proto(gauges.tunnel) if gauges.tunnel else None,
     )
 
 
@@ -104,6 +106,17 @@ def gpu_to_proto(device: GpuDevice) -> pb.GpuDevice:
         temperature=device.temperature,
         uuid=device.uuid,
         error=device.error,
+    )
+
+
+def tunnel_to_proto(tunnel: Tunnel) -> pb.Tunnel:
+    """A node's connections to the gateway."""
+    return pb.Tunnel(
+        state=tunnel.state,
+        version=tunnel.version,
+        error=tunnel.error,
+        connections=tunnel.connections,
+        gateway_address=tunnel.gateway_address,
     )
 
 

@@ -24,10 +24,11 @@ JOIN_TOKEN_LIFETIME = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What agents dial: the URL to join at, and `host:port` of the sessions."""
+    """What agents dial: the URL to join at, `host:port` of the sessions, and of the tunnels where there are any."""
 
     join_url: str
     session_address: str
+    tunnel_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Enrolled:
     certificate: IssuedCertificate
     authority_pem: bytes
     session_address: str
+    tunnel_address: str
 
 
 class Enrolment:
@@ -89,7 +91,8 @@ class Enrolment:
 
     def _issue(self, node_id: NodeId, request_der: bytes) -> Enrolled:
         certificate = self._authority.issue_from_request(request_der, SpiffeId("node", node_id), NODE_LIFETIME)
-        return Enrolled(node_id, certificate, self._authority.pem, self._endpoints.session_address)
+        endpoints = self._endpoints
+        return Enrolled(node_id, certificate, self._authority.pem, endpoints.session_address, endpoints.tunnel_address)
 
 
 def _hash(secret: str) -> str:

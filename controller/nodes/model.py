@@ -143,8 +143,19 @@ class NodeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Tunnel:
+    """The connections that a node keeps open to the gateway instead of a port; `version` is that of its Envoy."""
+
+    state: str = ""
+    version: str = ""
+    error: str = ""
+    connections: int = 0
+    gateway_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
-    """What moves: a reading of a node, sizes in megabytes."""
+    """What moves: a reading of a node, sizes in megabytes. Without a `tunnel` the gateway dials the node."""
 
     gpu_devices: tuple[GpuDevice, ...] = ()
     cpu_utilization: float = 0.0
@@ -153,6 +164,7 @@ class Gauges:
     disk_total: int = 0
     disk_free: int = 0
     measured_at: datetime | None = None
+    tunnel: Tunnel | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,4 +98,5 @@ class NodeEnrollmentServicer(NodeEnrollmentServiceServicer):
             authority=enrolled.authority_pem.decode(),
             session_address=enrolled.session_address,
             expires_at=timestamp(enrolled.certificate.expires_at),
+            tunnel_address=enrolled.tunnel_address,
         )

@@ -38,6 +38,7 @@ from controller.nodes.model import (
     NodeNotFoundError,
     NodeRole,
     NodeStatus,
+    Tunnel,
 )
 from mesh.identity import Caller, OrgId, UserId
 from mesh.sql.paging import Keyset, Page, PageRequest
@@ -82,6 +83,7 @@ nodes = Table(
     Column("disk_total", BigInteger, nullable=False),
     Column("disk_free", BigInteger, nullable=False),
     moment("measured_at", nullable=True),
+    Column("tunnel", JSONB(none_as_null=True), nullable=True),
 )
 Index(_OF_A_NAME_TAKEN, nodes.c.org_id, nodes.c.name, unique=True, postgresql_where=nodes.c.deleted_at.is_(None))
 Index("ix_nodes_lease_expires_at", nodes.c.lease_expires_at, postgresql_where=nodes.c.lease_expires_at.is_not(None))
@@ -270,6 +272,7 @@ def _node(row: RowMapping) -> Node:
         engines=tuple(row["engines"]),
         gauges=Gauges(
             gpu_devices=tuple(GpuDevice(**_known(GpuDevice, each)) for each in row["gpu_devices"]),
+            tunnel=Tunnel(**_known(Tunnel, row["tunnel"])) if row["tunnel"] else None,
             **{name: row[name] for name in _GAUGES},
         ),
         **{name: row[name] for name in _PLAIN},
@@ -288,12 +291,13 @@ def _row(node: Node) -> dict[str, Any]:
         "runtimes": list(node.runtimes),
         "engines": list(node.engines),
         "gpu_devices": [asdict(each) for each in node.gauges.gpu_devices],
+        "tunnel": asdict(node.gauges.tunnel) if node.gauges.tunnel else None,
         **{name: getattr(node.gauges, name) for name in _GAUGES},
         **{name: getattr(node, name) for name in _PLAIN},
     }
 
 
-_GAUGES = [each.name for each in fields(Gauges) if each.name != "gpu_devices"]
+_GAUGES = [each.name for each in fields(Gauges) if each.name not in {"gpu_devices", "tunnel"}]
 _CONVERTED = {"node_id", "org_id", "user_id", "role", "status", "runtimes", "engines"}
 _PLAIN = [each.name for each in fields(Node) if each.name in nodes.c and each.name not in _CONVERTED]
 

@@ -19,7 +19,7 @@ from controller.deployments.workload import (
 )
 from controller.nodes.convert import timestamp
 from controller.nodes.liveness import LivenessRules
-from controller.nodes.model import Container, Gauges, GpuDevice, Greeting, LogPage, Node, NodeId, check_host
+from controller.nodes.model import Container, Gauges, GpuDevice, Greeting, LogPage, Node, NodeId, Tunnel, check_host
 from controller.sessions.model import Acknowledgement, Decision, Hello, LogRequest, Opened, Reading
 from mesh.errors import FieldViolation, InvalidRequestError
 
@@ -30,6 +30,7 @@ MOST_CONTAINERS = 1024
 MOST_NAMES = 32
 _LARGEST = 2**63 - 1
 _MOST_CORES = 65_535
+_MOST_CONNECTIONS = 65_535
 
 _STATES = {
     pb.WorkloadStatus.downloading: WorkloadState.DOWNLOADING,
@@ -65,6 +66,7 @@ def hello_from_proto(message: pb.Hello) -> Hello:
             ram_free=inventory.ram_free,
             disk_total=inventory.disk_total,
             disk_free=inventory.disk_free,
+            tunnel=_tunnel(message),
         ),
     )
     node_id = NodeId(message.node_id)
@@ -84,6 +86,7 @@ def reading_from_proto(message: pb.Heartbeat) -> Reading:
             ram_free=metrics.ram_free,
             disk_total=metrics.disk_total,
             disk_free=metrics.disk_free,
+            tunnel=_tunnel(message),
         ),
         containers=tuple(_container(each) for each in message.containers[:MOST_CONTAINERS]),
         applied_revision=_count(message.applied_revision),
@@ -223,6 +226,19 @@ def _decision(decision: Decision) -> pb.AdoptionDecision:
         epoch=decision.epoch,
         decision=pb.AdoptionDecision.adopt if decision.adopt else pb.AdoptionDecision.stop,
         reason=decision.cause,
+    )
+
+
+def _tunnel(message: pb.Hello | pb.Heartbeat) -> Tunnel | None:
+    if not message.HasField("tunnel"):
+        return None
+    said = message.tunnel
+    return Tunnel(
+        state=_text(said.state),
+        version=_text(said.version),
+        error=_text(said.error),
+        connections=min(said.connections, _MOST_CONNECTIONS),
+        gateway_address=_text(said.gateway_address),
     )
 
 

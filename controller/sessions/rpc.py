@@ -64,6 +64,7 @@ class NodeSessionServicer(NodeSessionServiceServicer):
             certificate=enrolled.certificate.pem.decode(),
             authority=enrolled.authority_pem.decode(),
             expires_at=timestamp(enrolled.certificate.expires_at),
+            tunnel_address=enrolled.tunnel_address,
         )
 
 

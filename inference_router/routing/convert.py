@@ -23,6 +23,7 @@ def replica_from_proto(message: deployments_pb.Replica) -> Replica:
         ),
         created=message.created,
         private_paths=tuple(message.private_paths),
+        tunnel=message.tunnel,
     )
 
 
@@ -70,6 +71,7 @@ def _target_to_proto(target: Target) -> pb.Target:
         inference_path=target.inference_path,
         weight=target.weight,
         private_paths=target.private_paths,
+        tunnel=target.tunnel,
     )
 
 
@@ -83,4 +85,5 @@ def _target_from_proto(message: pb.Target) -> Target:
         inference_path=message.inference_path,
         weight=message.weight,
         private_paths=tuple(message.private_paths),
+        tunnel=message.tunnel,
     )

@@ -32,10 +32,11 @@ class Replica:
     unsupported_fields: tuple[RefusedField, ...]
     created: float
     private_paths: tuple[str, ...] = ()
+    tunnel: bool = False
 
     def flaw(self) -> str:
         """Why nothing can be routed to it; empty when it can."""
-        if not self.address or not 0 < self.port <= HIGHEST_PORT:
+        if not (self.address or (self.tunnel and self.node_id)) or not 0 < self.port <= HIGHEST_PORT:
             return f"its address is {self.address!r} port {self.port}"
         missing = [name for name in ("deployment_id", "instance_id", "org_id", "model_name") if not getattr(self, name)]
         return f"it has no {', '.join(missing)}" if missing else ""
@@ -53,6 +54,8 @@ class Target:
     inference_path: str
     weight: int
     private_paths: tuple[str, ...] = ()
+    # Reached through the tunnel of `node_id` instead of by address.
+    tunnel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ def _target(replica: Replica) -> Target:
         inference_path=replica.inference_path,
         weight=EQUAL_WEIGHT,
         private_paths=replica.private_paths,
+        tunnel=replica.tunnel,
     )
 
 
