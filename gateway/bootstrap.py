@@ -16,6 +16,8 @@ from gateway.models.publisher import Publisher
 from gateway.models.routes import RouteTable
 from gateway.models.table import from_proto
 from gateway.settings import Settings
+from gateway.tunnels import relay
+from gateway.tunnels.doorway import controller_clusters, node_listener
 from gateway.watch.feed import Feed
 from gateway.watch.trust import publish_trust
 from gateway.web.pages import pages
@@ -50,10 +52,20 @@ def _publisher(cache: Cache, settings: Settings) -> Publisher:
     cache.put(CLUSTERS, {API: resource(api_cluster(settings.controller_api))})
     listener = public_listener(settings.bind, settings.port, settings.tls_certificate, settings.tls_key)
     cache.put(LISTENERS, {NAME: resource(listener)})
+    if settings.node_port:
+        _open_tunnels(cache, settings)
     routes = RouteTable(api_routes(pages()), settings.cors_origins, settings.model_idle)
     publisher = Publisher(cache, routes, SystemClock(), settings.linger)
     publisher.guess()
     return publisher
+
+
+def _open_tunnels(cache: Cache, settings: Settings) -> None:
+    clusters = controller_clusters(settings.controller_mesh, settings.controller_join)
+    clusters[relay.CLUSTER] = relay.tunnel_cluster(settings.pki)
+    doorway = node_listener(settings.node_bind, settings.node_port, settings.pki)
+    cache.put(CLUSTERS, {name: resource(cluster) for name, cluster in clusters.items()})
+    cache.put(LISTENERS, {relay.NAME: resource(relay.relay_listener()), doorway.name: resource(doorway)})
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ class Settings:
     xds: str
     controller_api: str
     controller_mesh: str
+    controller_join: str
     router_mesh: str
     pki: Path
     observability: Observability
@@ -25,6 +26,9 @@ class Settings:
     tls_certificate: str
     tls_key: str
     cors_origins: tuple[str, ...]
+    # Where nodes dial; port 0 is none.
+    node_bind: str
+    node_port: int
     model_idle: timedelta
     linger: timedelta
 
@@ -38,12 +42,15 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         xds=environment.get("AIOPS_XDS", "127.0.0.1:7084"),
         controller_api=environment.get("AIOPS_CONTROLLER_API", "127.0.0.1:7080"),
         controller_mesh=environment.get("AIOPS_CONTROLLER_MESH", "127.0.0.1:7081"),
+        controller_join=environment.get("AIOPS_CONTROLLER_JOIN", "127.0.0.1:7082"),
         router_mesh=environment.get("AIOPS_ROUTER_MESH", "127.0.0.1:7083"),
         pki=Path(environment.get("AIOPS_PKI", str(home / "pki"))),
         observability=observability(environment),
         tls_certificate=environment.get("AIOPS_TLS_CERTIFICATE", ""),
         tls_key=environment.get("AIOPS_TLS_KEY", ""),
         cors_origins=tuple(filter(None, environment.get("AIOPS_CORS_ORIGINS", "*").split(","))),
+        node_bind=environment.get("AIOPS_NODE_BIND") or environment.get("AIOPS_BIND", "127.0.0.1"),
+        node_port=whole(environment, "AIOPS_NODE_PORT", 0),
         model_idle=timedelta(seconds=whole(environment, "AIOPS_MODEL_IDLE_SECONDS", 600)),
         linger=timedelta(seconds=whole(environment, "AIOPS_ROUTE_LINGER_SECONDS", 30)),
     )

@@ -33,6 +33,7 @@ def render(
 
     content = {
         "node": {"id": node_id, "cluster": "aiops-gateway"},
+        "bootstrap_extensions": _tunnel_extensions(),
         "admin": {"address": envoy_address(admin)},
         "dynamic_resources": {"ads_config": ads, "cds_config": source, "lds_config": source},
         "static_resources": {"clusters": [grpc_cluster(XDS, xds)]},
@@ -42,6 +43,19 @@ def render(
     }
     built = message(bootstrap_pb2.Bootstrap, content)
     return json.dumps(json_format.MessageToDict(built, preserving_proto_field_name=True), indent=2)
+
+
+def _tunnel_extensions() -> list[dict[str, object]]:
+    """What nodes' tunnels need of the process: listeners inside it, and sockets that were opened from the other end."""
+    inside = typed("envoy.extensions.bootstrap.internal_listener.v3.InternalListener")
+    sockets = typed(
+        "envoy.extensions.bootstrap.reverse_tunnel.upstream_socket_interface.v3.UpstreamReverseConnectionSocketInterface",
+        stat_prefix="tunnels",
+    )
+    return [
+        {"name": "envoy.bootstrap.internal_listener", "typed_config": inside},
+        {"name": "envoy.bootstrap.reverse_tunnel.upstream_socket_interface", "typed_config": sockets},
+    ]
 
 
 def _overload_manager(max_heap_bytes: int, max_connections: int) -> dict[str, object]:

@@ -9,6 +9,7 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from gateway.edge.messages import message, typed
 from gateway.edge.upstreams import PROTOCOL
 from gateway.models.table import ModelRoute, Target
+from gateway.tunnels import relay
 
 SUBSET = "envoy.lb"
 INSTANCE = "instance"
@@ -47,15 +48,19 @@ def has_endpoints_apart(route: ModelRoute) -> bool:
 
 def _endpoint(target: Target) -> endpoint_components_pb2.LbEndpoint:
     built = endpoint_components_pb2.LbEndpoint()
-    address = built.endpoint.address.socket_address
-    address.address, address.port_value = target.address, target.port
+    if target.tunnel:
+        inside = built.endpoint.address.envoy_internal_address
+        inside.server_listener_name, inside.endpoint_id = relay.NAME, target.tunnel
+    else:
+        address = built.endpoint.address.socket_address
+        address.address, address.port_value = target.address, target.port
     built.load_balancing_weight.value = target.weight
     built.metadata.filter_metadata[SUBSET].update({INSTANCE: target.instance_id})
     return built
 
 
 def _needs_dns(route: ModelRoute) -> bool:
-    return not all(_is_ip(target.address) for target in route.targets)
+    return not all(target.tunnel or _is_ip(target.address) for target in route.targets)
 
 
 def _is_ip(address: str) -> bool:

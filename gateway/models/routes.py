@@ -17,12 +17,14 @@ from gateway.models.answers import model_description, model_list, private_path, 
 from gateway.models.clusters import INSTANCE, SUBSET
 from gateway.models.lookup import KEY, MODEL, ORG, Lookup, action, empty_lookup
 from gateway.models.table import ModelRoute, Target
+from gateway.tunnels.relay import UNREACHED
 
 LONGEST_ANSWER = 4 * 1024 * 1024
 PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 # Only what cannot have reached an engine is tried again.
 RETRY = {
-    "retry_on": "connect-failure,refused-stream,reset-before-request",
+    "retry_on": "connect-failure,refused-stream,reset-before-request,retriable-headers",
+    "retriable_headers": [{"name": UNREACHED, "present_match": True}],
     "num_retries": 3,
     "retry_host_predicate": [
         {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": typed(PREVIOUS_HOSTS)}
@@ -119,7 +121,7 @@ def _configuration(cors: Sequence[str]) -> dict[str, object]:
         "domains": ["*"],
         "retry_policy": RETRY,
         "request_headers_to_remove": [ORG, MODEL, KEY, "x-aiops-token-id"],
-        "response_headers_to_remove": ["x-aiops-engine-status"],
+        "response_headers_to_remove": ["x-aiops-engine-status", UNREACHED],
         "typed_per_filter_config": {"envoy.filters.http.cors": _cors(cors)},
     }
     return {"name": NAME, "max_direct_response_body_size_bytes": LONGEST_ANSWER, "virtual_hosts": [host]}

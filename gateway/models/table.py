@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from aiops.routing.v1 import routing_service_pb2 as pb
 
+from gateway.tunnels.relay import replica_name
+
 log = logging.getLogger(__name__)
 # What fits a header and a path as it is.
 NAME = re.compile(r"[!-~]{1,512}")
@@ -23,6 +25,8 @@ class Target:
     inference_path: str
     weight: int
     private_paths: tuple[str, ...] = ()
+    # The replica's name in its node's tunnel, where that is how it is reached; `address` means nothing then.
+    tunnel: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,8 @@ def _targets(message: pb.ModelRoute) -> tuple[Target, ...]:
 
 
 def _is_reachable(message: pb.Target) -> bool:
-    sound = _is_name(message.instance_id) and _is_name(message.address) and 0 < message.port < 65536
+    named = (message.instance_id, *((message.node_id, message.deployment_id) if message.tunnel else (message.address,)))
+    sound = all(_is_name(each) for each in named) and 0 < message.port < 65536
     if not (sound and PATH.fullmatch(message.inference_path)):
         log.error("instance %r is left out: no request can be sent to it", message.instance_id)
         return False
@@ -100,6 +105,7 @@ def _target(message: pb.Target) -> Target:
         port=message.port,
         inference_path=message.inference_path,
         weight=max(message.weight, 1),
+        tunnel=replica_name(message.node_id, message.deployment_id, message.port) if message.tunnel else "",
         private_paths=tuple(path for path in message.private_paths if PATH.fullmatch(path)),
     )
 
