@@ -27,10 +27,14 @@ from node_agent.runtime.process import ProcessRuntime, boot_id
 from node_agent.session.client import Presence, SessionClient
 from node_agent.session.exchange import Exchange
 from node_agent.session.statuses import StatusQueue
-from node_agent.settings import AgentSettings
+from node_agent.settings import DEFAULT_ADDRESS, AgentSettings
+from node_agent.tunnel.choice import wants_tunnel
+from node_agent.tunnel.model import Ends, Engine, Report
+from node_agent.tunnel.program import find_envoy
+from node_agent.tunnel.service import Tunnel
 from node_agent.workloads.installed import InstalledEngines
 from node_agent.workloads.launcher import Launcher, Site
-from node_agent.workloads.model import Patience
+from node_agent.workloads.model import Patience, State, WorkloadStatus
 from node_agent.workloads.service import Workloads
 
 log = logging.getLogger(__name__)
@@ -73,15 +77,22 @@ class Agent:
         target = settings.session_address or identity.session_address
         self._keep, self._name, self._node_id = settings.keep_workloads, settings.name, identity.node_id
         self.statuses = StatusQueue()
+        self.tunnel = self._tunnel(settings, identity, clock)
         self.machine = Machine(settings.home, Nvml(), clock)
         self.engines = InstalledEngines(
             settings.transformers, settings.vllm, settings.environment, settings.engine_wait
         )
         self.workloads = self._workloads(settings, clock, patience or _patience(settings))
         presence = Presence(
-            identity.node_id, boot_id(), _version(), settings.address, (ProcessRuntime.name,), self.engines.names()
+            identity.node_id,
+            boot_id(),
+            _version(),
+            settings.address or DEFAULT_ADDRESS,
+            (ProcessRuntime.name,),
+            self.engines.names(),
+            self._tunnel_report,
         )
-        exchange = Exchange(identity.node_id, self.workloads, self.statuses, self.machine, clock)
+        exchange = Exchange(identity.node_id, self.workloads, self.statuses, self.machine, clock, self._tunnel_report)
         self.session = SessionClient(target, store, presence, self.workloads, self.machine, exchange, clock)
         self.renewal = Renewal(store, target, clock)
 
@@ -89,26 +100,59 @@ class Agent:
         runtime = ProcessRuntime()
         cache = ModelCache(BlobStore(settings.home / "cache", settings.cache_mb * _MIB))
         owner = f"{settings.home}#"
-        site = Site(settings.home / "runs", bind_host(settings.address), owner)
+        address = DEFAULT_ADDRESS if self.tunnel else settings.address
+        site = Site(settings.home / "runs", bind_host(address or DEFAULT_ADDRESS), owner)
         launcher = Launcher(site, cache, self.engines, runtime, self.machine, clock)
         journal = Journal(settings.home / "journal.json")
-        return Workloads(launcher, runtime, journal, self.statuses.put, owner, patience)
+        return Workloads(launcher, runtime, journal, self._tell, owner, patience)
+
+    def _tunnel(self, settings: AgentSettings, identity: Identity, clock: Clock) -> Tunnel | None:
+        gateway = settings.gateway_address or identity.tunnel_address
+        if not wants_tunnel(settings.tunnel, settings.address, gateway):
+            return None
+        ends = Ends(identity.node_id, gateway, connections=settings.tunnel_connections)
+        program = find_envoy(settings.envoy, settings.environment.get("PATH", os.defpath))
+        return Tunnel(settings.home, ends, program, ProcessRuntime(), self._reachable, clock)
+
+    def _tunnel_report(self) -> Report | None:
+        return self.tunnel.report if self.tunnel else None
+
+    def _reachable(self) -> list[Engine]:
+        """The engines that requests may reach: of this node's workloads, those with a process."""
+        return [
+            Engine(each.key.workload_id, each.process.port)
+            for each in self.workloads.statuses()
+            if each.process and each.state in {State.STARTING, State.RUNNING}
+        ]
+
+    def _tell(self, status: WorkloadStatus) -> None:
+        # The tunnel knows an engine before the controller does, and so before any request for it comes.
+        if self.tunnel:
+            self.tunnel.wake.set()
+        self.statuses.put(status)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until told to stop: the session first, so that nobody takes the stopping of workloads for a wish."""
         log.info("%s is node %s", self._name, self._node_id)
         self.workloads.adopt()
+        if self.tunnel:
+            self.tunnel.adopt()
         async with asyncio.TaskGroup() as group:
             driving = group.create_task(self.workloads.run())
             talking = group.create_task(self.session.run())
             renewing = group.create_task(run_loop("certificate", self.renewal.step, interval=timedelta(minutes=1)))
+            tasks = [talking, renewing, driving]
+            if self.tunnel:
+                tasks.append(group.create_task(self.tunnel.run()))
             await stopping.wait()
-            for task in (talking, renewing, driving):
+            for task in tasks:
                 task.cancel()
         if self._keep:
             log.info("the workloads keep running")
         else:
             await self.workloads.stop_all()
+            if self.tunnel:
+                await self.tunnel.stop()
 
 
 async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from mesh.settings import Observability, observability, whole
+from node_agent.tunnel.choice import Way
 
 DEFAULT_ADDRESS = "127.0.0.1"
 
@@ -19,7 +20,8 @@ class AgentSettings:
 
     home: Path
     name: str
-    address: str = DEFAULT_ADDRESS
+    # What the gateway dials; empty when nobody said.
+    address: str = ""
     session_address: str = ""
     keep_workloads: bool = True
     transformers: Path | None = None
@@ -29,6 +31,11 @@ class AgentSettings:
     start_limit: timedelta = timedelta(hours=1)
     stop_grace: timedelta = timedelta(seconds=10)
     engine_wait: timedelta = timedelta(minutes=15)
+    tunnel: Way = Way.AUTO
+    # Where tunnels begin, host:port; empty means what joining gave.
+    gateway_address: str = ""
+    tunnel_connections: int = 8
+    envoy: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     observability: Observability = field(default_factory=Observability)
 
@@ -37,11 +44,12 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
     """The settings as `environment` has them. Raises ValueError naming the variable that is no number."""
     home = environment.get("AIOPS_NODE_HOME") or str(Path(environment.get("AIOPS_HOME", ".aiops")) / "node")
     transformers = environment.get("AIOPS_ENGINE_TRANSFORMERS", "")
+    envoy = environment.get("AIOPS_NODE_ENVOY", "")
     vllm = environment.get("AIOPS_ENGINE_VLLM") or shutil.which("vllm", path=environment.get("PATH", os.defpath))
     return AgentSettings(
         home=Path(home).absolute(),
         name=environment.get("AIOPS_NODE_NAME") or socket.gethostname(),
-        address=environment.get("AIOPS_NODE_ADDRESS") or DEFAULT_ADDRESS,
+        address=environment.get("AIOPS_NODE_ADDRESS", ""),
         session_address=environment.get("AIOPS_CONTROLLER_MESH", ""),
         keep_workloads=environment.get("AIOPS_NODE_KEEP_WORKLOADS", "1") not in {"0", "false", "no"},
         transformers=Path(transformers).absolute() if transformers else None,
@@ -51,6 +59,16 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
         start_limit=timedelta(seconds=whole(environment, "AIOPS_NODE_START_LIMIT_S", 3600)),
         stop_grace=timedelta(seconds=whole(environment, "AIOPS_NODE_STOP_GRACE_S", 10)),
         engine_wait=timedelta(seconds=whole(environment, "AIOPS_NODE_ENGINE_WAIT_S", 900)),
+        tunnel=_way(environment.get("AIOPS_NODE_TUNNEL") or Way.AUTO),
+        gateway_address=environment.get("AIOPS_NODE_GATEWAY", ""),
+        tunnel_connections=whole(environment, "AIOPS_NODE_TUNNEL_CONNECTIONS", 8),
+        envoy=Path(envoy).absolute() if envoy else None,
         environment=dict(environment),
         observability=observability(environment),
     )
+
+
+def _way(text: str) -> Way:
+    if text not in set(Way):
+        raise ValueError(f"AIOPS_NODE_TUNNEL is {text!r}; it is one of {', '.join(Way)}")
+    return Way(text)

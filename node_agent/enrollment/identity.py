@@ -28,6 +28,8 @@ class Identity:
     authority: str
     issued_at: datetime
     expires_at: datetime
+    # Where tunnels to the gateway begin, host:port; empty where there are none.
+    tunnel_address: str = ""
 
 
 class IdentityStore:
@@ -55,6 +57,7 @@ class IdentityStore:
                 authority=self._authority.read_text(),
                 issued_at=datetime.fromisoformat(document["issued_at"]),
                 expires_at=datetime.fromisoformat(document["expires_at"]),
+                tunnel_address=document.get("tunnel_address", ""),
             )
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise NotJoinedError(
@@ -77,6 +80,7 @@ class IdentityStore:
         document = {
             "node_id": identity.node_id,
             "session_address": identity.session_address,
+            "tunnel_address": identity.tunnel_address,
             "issued_at": identity.issued_at.isoformat(),
             "expires_at": identity.expires_at.isoformat(),
         }

@@ -15,7 +15,8 @@ from aiops.nodes.v1.node_session_service_pb2_grpc import NodeEnrollmentServiceSt
 
 from mesh.clock import Clock
 from mesh.errors import DomainError, FieldViolation, InvalidRequestError, Kind, UnavailableError
-from mesh.rpc.channel import ClientTls, open_channel
+from mesh.names import JOIN_NAME
+from mesh.rpc.channel import ClientTls, called, open_channel
 from mesh.rpc.status import error_from_rpc
 from node_agent.enrollment.identity import Identity, IdentityStore, NotJoinedError
 from node_agent.enrollment.request import authority_pem, certificate_request, new_key
@@ -75,6 +76,7 @@ async def join(store: IdentityStore, controller: str, token_text: str, clock: Cl
         authority=response.authority,
         issued_at=clock.now(),
         expires_at=response.expires_at.ToDatetime(tzinfo=UTC),
+        tunnel_address=response.tunnel_address,
     )
     store.save(identity)
     return identity, True
@@ -100,7 +102,7 @@ async def _call(target: str, token: JoinToken, request: bytes) -> pb.JoinRespons
     with tempfile.TemporaryDirectory() as directory:
         authority = Path(directory) / "ca.crt"
         authority.write_text(token.authority)
-        async with open_channel(target, ClientTls(authority)) as channel:
+        async with open_channel(target, ClientTls(authority), options=called(JOIN_NAME)) as channel:
             try:
                 message = pb.JoinRequest(token=token.secret, certificate_request=request)
                 return await NodeEnrollmentServiceStub(channel).Join(message, timeout=_TIMEOUT_S)

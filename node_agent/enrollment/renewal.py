@@ -9,7 +9,8 @@ from aiops.nodes.v1 import node_session_service_pb2 as pb
 from aiops.nodes.v1.node_session_service_pb2_grpc import NodeSessionServiceStub
 
 from mesh.clock import Clock
-from mesh.rpc.channel import open_channel
+from mesh.names import SESSION_NAME
+from mesh.rpc.channel import called, open_channel
 from node_agent.enrollment.identity import Identity, IdentityStore
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Renewal:
         from node_agent.enrollment.request import certificate_request
 
         request = pb.RenewCertificateRequest(certificate_request=certificate_request(self._store.key_pem() or b""))
-        async with open_channel(self._address, self._store.tls) as channel:
+        async with open_channel(self._address, self._store.tls, options=called(SESSION_NAME)) as channel:
             response = await NodeSessionServiceStub(channel).RenewCertificate(request, timeout=_TIMEOUT_S)
         self._store.save(
             replace(
@@ -57,6 +58,7 @@ class Renewal:
                 authority=response.authority,
                 issued_at=now,
                 expires_at=response.expires_at.ToDatetime(tzinfo=UTC),
+                tunnel_address=response.tunnel_address,
             )
         )
         log.info("the certificate of node %s is renewed", identity.node_id)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,13 +12,15 @@ from aiops.nodes.v1.node_session_service_pb2_grpc import NodeSessionServiceStub
 
 from mesh.clock import Clock
 from mesh.loops import Backoff, run_loop
+from mesh.names import SESSION_NAME
 from mesh.patience import within
-from mesh.rpc.channel import open_channel
+from mesh.rpc.channel import called, open_channel
 from mesh.rpc.status import error_from_rpc
 from node_agent.enrollment.identity import IdentityStore
 from node_agent.inventory.machine import Machine
 from node_agent.session import convert
 from node_agent.session.exchange import Exchange, SessionEndedError, Stream
+from node_agent.tunnel.model import Report, no_tunnel
 from node_agent.workloads.service import Workloads
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class Presence:
     address: str
     runtimes: tuple[str, ...]
     engines: tuple[str, ...]
+    tunnel: Callable[[], Report | None] = no_tunnel
 
 
 class SessionClient:
@@ -70,7 +74,7 @@ class SessionClient:
         """One session; how long to wait before the next."""
         reason = ""
         try:
-            async with open_channel(self._target, self._identity.tls) as channel:
+            async with open_channel(self._target, self._identity.tls, options=called(SESSION_NAME)) as channel:
                 await self._hold(NodeSessionServiceStub(channel).Connect())
         except* grpc.aio.AioRpcError as group:
             reason = _describe(group)
@@ -107,6 +111,7 @@ class SessionClient:
             workloads=[convert.status_to_proto(each) for each in self._workloads.statuses()],
             last_revision=self._workloads.revision,
             address=presence.address,
+            tunnel=convert.tunnel_to_proto(presence.tunnel()),
         )
 
 

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from node_agent.cache.model import Artifact, ArtifactFile
 from node_agent.inventory.model import Gpu, Reading
+from node_agent.tunnel.model import Report
 from node_agent.workloads.model import (
     Acknowledgement,
     Container,
@@ -155,6 +156,19 @@ def metrics_to_proto(reading: Reading, node_id: str) -> node_pb2.NodeMetrics:
         disk_free=reading.disk_free,
         disk_total=reading.disk_total,
         measured_at=measured_at,
+    )
+
+
+def tunnel_to_proto(report: Report | None) -> node_pb2.Tunnel | None:
+    """How the node's tunnel is; None for a node that the gateway dials."""
+    if report is None:
+        return None
+    return node_pb2.Tunnel(
+        state=report.state.value,
+        version=report.version,
+        error=report.error,
+        connections=report.connections,
+        gateway_address=report.gateway_address,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from datetime import timedelta
 
 import grpc
@@ -12,6 +13,7 @@ from mesh.clock import Clock
 from node_agent.inventory.machine import Machine
 from node_agent.session import convert, logs
 from node_agent.session.statuses import StatusQueue
+from node_agent.tunnel.model import Report, no_tunnel
 from node_agent.workloads.model import DesiredStateGapError
 from node_agent.workloads.service import Workloads
 
@@ -31,10 +33,17 @@ class Exchange:
     """Holds one session at a time."""
 
     def __init__(
-        self, node_id: str, workloads: Workloads, statuses: StatusQueue, machine: Machine, clock: Clock
+        self,
+        node_id: str,
+        workloads: Workloads,
+        statuses: StatusQueue,
+        machine: Machine,
+        clock: Clock,
+        tunnel: Callable[[], Report | None] = no_tunnel,
     ) -> None:
         self._node_id = node_id
         self._workloads, self._statuses, self._machine, self._clock = workloads, statuses, machine, clock
+        self._tunnel = tunnel
 
     async def hold(self, stream: Stream, welcome: pb.Welcome) -> None:
         """Takes on what the controller wants and keeps talking until the session ends, by raising."""
@@ -107,6 +116,7 @@ class Exchange:
                 metrics=convert.metrics_to_proto(reading, self._node_id),
                 containers=[convert.container_to_proto(each) for each in containers],
                 applied_revision=self._workloads.revision,
+                tunnel=convert.tunnel_to_proto(self._tunnel()),
             )
             session.beaten(self._clock.monotonic())
             await session.write(pb.ConnectRequest(heartbeat=heartbeat))
