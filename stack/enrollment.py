@@ -31,7 +31,8 @@ async def enroll(name: str, home: Home, environment: Mapping[str, str]) -> None:
     directory.mkdir(mode=0o700, exist_ok=True)
     if _is_enrolled(directory / IDENTITY):
         return
-    command = [sys.executable, "-m", "stack.enrollment", name, str(home.root), environment["AIOPS_CONTROLLER_API"]]
+    addresses = (environment["AIOPS_CONTROLLER_API"], environment["AIOPS_CONTROLLER_JOIN"])
+    command = [sys.executable, "-m", "stack.enrollment", name, str(home.root), *addresses]
     with logs.open_log(home.log(name)) as log:
         child = await asyncio.create_subprocess_exec(
             *command, env=dict(environment), stdin=DEVNULL, stdout=log, stderr=STDOUT, cwd=home.run
@@ -50,8 +51,8 @@ def _is_enrolled(identity: Path) -> bool:
     return expires_at > datetime.now(UTC)
 
 
-async def register(name: str, api: str, password: str) -> tuple[str, str]:
-    """Register a local node as the admin; answers its join URL and one-use token."""
+async def register(name: str, api: str, password: str) -> str:
+    """Register a local node as the admin; answers its one-use token."""
     import grpc
     from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc
     from aiops.nodes.v1 import node_service_pb2, node_service_pb2_grpc
@@ -65,16 +66,17 @@ async def register(name: str, api: str, password: str) -> tuple[str, str]:
             timeout=CALL_TIMEOUT_S,
             metadata=(("authorization", f"Bearer {answer.tokens.access_token}"),),
         )
-    return registered.join_url, registered.join_token
+    return str(registered.join_token)
 
 
-def _register_and_join(name: str, home: Home, api: str) -> int:
+def _register_and_join(name: str, home: Home, api: str, join: str) -> int:
     """Register, then do what the agent's own join command does, with the agent's settings in the environment."""
     from node_agent.__main__ import main as node_agent
 
-    url, token = asyncio.run(register(name, api, admin_password(home.admin_password)))
-    return node_agent(["join", "--controller", url, "--token", token])
+    token = asyncio.run(register(name, api, admin_password(home.admin_password)))
+    # The controller is on this machine: its own listener is there before the gateway's.
+    return node_agent(["join", "--controller", f"https://{join}", "--token", token])
 
 
 if __name__ == "__main__":
-    sys.exit(_register_and_join(sys.argv[1], Home(Path(sys.argv[2])), sys.argv[3]))
+    sys.exit(_register_and_join(sys.argv[1], Home(Path(sys.argv[2])), sys.argv[3], sys.argv[4]))

@@ -14,6 +14,7 @@ CONTROLLER_MESH_PORT = 7081
 CONTROLLER_JOIN_PORT = 7082
 ROUTER_MESH_PORT = 7083
 XDS_PORT = 7084
+NODE_PORT = 8443
 # Listeners that `aiops up` may be told to put elsewhere.
 INNER = {"AIOPS_BROKER", "AIOPS_CONTROLLER_API", "AIOPS_CONTROLLER_MESH", "AIOPS_CONTROLLER_JOIN"}
 INNER |= {"AIOPS_ROUTER_MESH", "AIOPS_XDS"}
@@ -33,6 +34,7 @@ class Ports:
     """The loopback ports of one stack."""
 
     gateway: int
+    nodes: int
     broker: int
     controller_api: int
     controller_mesh: int
@@ -65,6 +67,18 @@ class Settings:
         return f"http://127.0.0.1:{self.ports.gateway}"
 
     @property
+    def public_node_address(self) -> str:
+        """Where machines that join are told to dial."""
+        return self.inherited.get("AIOPS_PUBLIC_NODE_ADDRESS") or f"127.0.0.1:{self.ports.nodes}"
+
+    @property
+    def node_bind(self) -> str:
+        """Whoever names an address for other machines wants to be dialled there."""
+        chosen = self.inherited.get("AIOPS_NODE_BIND") or self.inherited.get("AIOPS_BIND")
+        everywhere = "0.0.0.0"  # noqa: S104 - what listens there asks for certificates
+        return chosen or (everywhere if self.inherited.get("AIOPS_PUBLIC_NODE_ADDRESS") else "127.0.0.1")
+
+    @property
     def service_environment(self) -> dict[str, str]:
         """The environment of every service: what this process has, and the addresses of this stack."""
         ports = self.ports
@@ -72,6 +86,9 @@ class Settings:
             **self.inherited,
             "AIOPS_HOME": str(self.home),
             "AIOPS_PORT": str(ports.gateway),
+            "AIOPS_NODE_PORT": str(ports.nodes),
+            "AIOPS_PUBLIC_NODE_ADDRESS": self.public_node_address,
+            "AIOPS_NODE_BIND": self.node_bind,
             "AIOPS_URL": self.url,
             "AIOPS_KAFKA": self.kafka,
             "AIOPS_DATABASE_URL": self.database_url,
@@ -141,6 +158,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
 def _ports(chosen: "_Choice") -> Ports:
     return Ports(
         gateway=chosen.gateway(),
+        nodes=chosen.nodes(),
         broker=chosen.inner("AIOPS_BROKER", BROKER_PORT),
         controller_api=chosen.inner("AIOPS_CONTROLLER_API", CONTROLLER_API_PORT),
         controller_mesh=chosen.inner("AIOPS_CONTROLLER_MESH", CONTROLLER_MESH_PORT),
@@ -170,6 +188,14 @@ class _Choice:
         if not int(text):
             return self.reserved.take()
         return self._exactly(int(text), "set AIOPS_PORT to another port (0 finds one)")
+
+    def nodes(self) -> int:
+        """The port that nodes dial: as set, or the usual one, or another free one."""
+        text = self.environment.get("AIOPS_NODE_PORT") or "0"
+        if not text.isdigit() or int(text) > 65535:
+            raise SettingError(f"AIOPS_NODE_PORT is {text!r}; give a port number from 1 to 65535, or leave it unset")
+        otherwise = "set AIOPS_NODE_PORT to another port, or leave it unset"
+        return self._exactly(int(text), otherwise) if int(text) else self.reserved.take(NODE_PORT)
 
     def inner(self, name: str, preferred: int) -> int:
         """The port of an inner listener: as set, or the usual one, or another free one."""

@@ -12,6 +12,7 @@ import grpc
 from aiops.nodes.v1 import node_session_service_pb2 as pb
 from aiops.nodes.v1 import node_session_service_pb2_grpc as pb_grpc
 
+from mesh.names import JOIN_NAME, SESSION_NAME
 from mesh.pki import SpiffeId, ensure_authority, issue_service
 from mesh.rpc.call import Context
 from mesh.rpc.server import OPTIONS
@@ -61,7 +62,7 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
 
     async def start(self) -> None:
         """Listens, on the same ports as before if there was a before."""
-        certificate, key = issue_service(self._directory, "controller")
+        certificate, key = issue_service(self._directory, "controller", (SESSION_NAME, JOIN_NAME))
         chain = [(key.read_bytes(), certificate.read_bytes())]
         mutual = grpc.ssl_server_credentials(chain, self._authority.pem, require_client_auth=True)
         self._server = grpc.aio.server(options=OPTIONS)
