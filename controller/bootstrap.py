@@ -44,6 +44,9 @@ from controller.nodes.rpc import NodeEnrollmentServicer, NodeServicer
 from controller.nodes.service import Nodes
 from controller.notifications.consume import notification_consumer
 from controller.notifications.service import Notifications
+from controller.replica_sets.reconcile import Reconciler
+from controller.replica_sets.rpc import ReplicaSetServicer
+from controller.replica_sets.service import ReplicaSets
 from controller.sessions.registry import SessionRegistry
 from controller.sessions.rpc import NodeSessionServicer
 from controller.sessions.service import Sessions as NodeSessions
@@ -171,6 +174,7 @@ def _fleet(kernel: Kernel) -> None:
     workloads, registry = Workloads(unit_of_work, hints), SessionRegistry()
     liveness = Liveness(unit_of_work, hints, _rules(settings))
     failover = Failover(unit_of_work, hints, kernel.clock)
+    reconciler = Reconciler(unit_of_work, hints, kernel.clock)
     enrolment = Enrolment(unit_of_work, ensure_authority(settings.pki), _endpoints(settings))
     kernel.servicers += [
         NodeServicer(Nodes(unit_of_work, enrolment, workloads, hints)),
@@ -178,9 +182,10 @@ def _fleet(kernel: Kernel) -> None:
         NodeSessionServicer(NodeSessions(liveness, workloads), registry, enrolment, hints, kernel.clock),
         DeploymentServicer(Deployments(unit_of_work, hints), Logs(unit_of_work, registry)),
         ReplicaServicer(Replicas(unit_of_work, hints)),
+        ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
     ]
     kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock).step, LONGEST_PAUSE)
-    kernel.loops.append(lambda: _fail_over(failover))
+    kernel.loops += [lambda: _fail_over(failover), lambda: _reconcile(reconciler)]
 
 
 def _rules(settings: Settings) -> LivenessRules:
@@ -195,6 +200,11 @@ def _rules(settings: Settings) -> LivenessRules:
 async def _fail_over(failover: Failover) -> None:
     with failover.watching():
         await run_loop("failover", failover.step, interval=LOOK_EVERY)
+
+
+async def _reconcile(reconciler: Reconciler) -> None:
+    with reconciler.watching():
+        await run_loop("replica sets", reconciler.step, interval=LOOK_EVERY)
 
 
 def _platform(kernel: Kernel) -> None:

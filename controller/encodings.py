@@ -6,6 +6,7 @@ from controller.iam import convert as iam
 from controller.models import convert as models
 from controller.models import download_convert as downloads
 from controller.nodes import encodings as nodes
+from controller.replica_sets import convert as replica_sets
 from controller.system import convert as system
 
 EVENTS: Encodings = {
@@ -14,5 +15,6 @@ EVENTS: Encodings = {
     **models.EVENTS,
     **downloads.EVENTS,
     **deployments.EVENTS,
+    **replica_sets.EVENTS,
     **system.EVENTS,
 }

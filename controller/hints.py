@@ -8,6 +8,7 @@ from mesh.loops import Wake
 
 _REPLICAS = "replicas"
 _FLEET = "fleet"
+_SETS = "sets"
 
 
 class Hints:
@@ -28,6 +29,10 @@ class Hints:
         """A node came or went, or room was made on one."""
         self._wake((_FLEET, ""))
 
+    def sets_changed(self) -> None:
+        """Something else is wanted of a replica set."""
+        self._wake((_SETS, ""))
+
     @contextmanager
     def watching_node(self, node_id: str) -> Iterator[Wake]:
         """A wake of the watcher's own for one node."""
@@ -46,17 +51,25 @@ class Hints:
         with self._watching((_FLEET, "")) as wake:
             yield wake
 
+    @contextmanager
+    def watching_sets(self) -> Iterator[Wake]:
+        """A wake of the watcher's own for all that replica sets depend on: wishes, replicas and the fleet."""
+        with self._watching((_SETS, ""), (_REPLICAS, ""), (_FLEET, "")) as wake:
+            yield wake
+
     def _wake(self, topic: tuple[str, str]) -> None:
         for wake in self._waiting.get(topic, ()):
             wake.set()
 
     @contextmanager
-    def _watching(self, topic: tuple[str, str]) -> Iterator[Wake]:
+    def _watching(self, *topics: tuple[str, str]) -> Iterator[Wake]:
         wake = Wake()
-        self._waiting[topic].add(wake)
+        for topic in topics:
+            self._waiting[topic].add(wake)
         try:
             yield wake
         finally:
-            self._waiting[topic].discard(wake)
-            if not self._waiting[topic]:
-                del self._waiting[topic]
+            for topic in topics:
+                self._waiting[topic].discard(wake)
+                if not self._waiting[topic]:
+                    del self._waiting[topic]

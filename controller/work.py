@@ -13,6 +13,7 @@ from controller.iam.store import SqlApiKeyStore, SqlOrganizationStore, SqlUserSt
 from controller.models.download_store import SqlDownloadStore
 from controller.models.store import SqlModelStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
+from controller.replica_sets.store import SqlReplicaSetStore
 from controller.system.store import SqlSystemStore
 from mesh.clock import Clock
 from mesh.events import outbox
@@ -79,6 +80,10 @@ class Work:
     @cached_property
     def deployments(self) -> SqlDeploymentStore:
         return SqlDeploymentStore(self._connection)
+
+    @cached_property
+    def replica_sets(self) -> SqlReplicaSetStore:
+        return SqlReplicaSetStore(self._connection)
 
     @cached_property
     def system(self) -> SqlSystemStore:

@@ -73,6 +73,9 @@ def deployment_to_proto(deployment: Deployment) -> pb.Deployment:
         epoch=deployment.epoch,
         restarts=observed.restarts,
         status_reason=deployment.status_reason,
+        replica_set_id=deployment.replica_set_id,
+        template_revision=deployment.template_revision,
+        next_attempt_at=_optional(observed.next_attempt_at),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from controller.deployments.model import Deployment, DeploymentId, DeploymentStatusChanged, Wish
+from controller.deployments.model import Deployment, DeploymentId, DeploymentStatusChanged
 from controller.deployments.service import PARALLEL_PLACEMENTS, UnitOfWork, Work, assigned, find_place
 from controller.deployments.workload import Goal
 from controller.hints import Hints
@@ -80,9 +80,9 @@ class Failover:
     async def _move(self, deployment_id: DeploymentId) -> Deployment | None:
         """The deployment in its new place, or waiting for one; None when nothing is to be done, or not now."""
         async with self._unit_of_work(SYSTEM) as work:
+            # Model, deployment, node: everybody locks them in this order.
+            model = await _model(work, await work.deployments.get(deployment_id, SYSTEM))
             before = await work.deployments.get(deployment_id, SYSTEM, lock=True)
-            # The model before the nodes, as whoever deploys locks them.
-            model = await _model(work, before)
             home = await work.nodes.get(before.node_id, SYSTEM, lock=True)
             if not before.active or before.goal is not Goal.RUN or home.status is not NodeStatus.OFFLINE:
                 return None
@@ -113,9 +113,8 @@ async def _settled(work: Work, before: Deployment, home: Node, model: Model | No
         return before.wait(f"{gone}; this deployment was put there by hand and waits for the node's return", now)
     if model is None:
         return before.wait(f"{gone}, and the model was deleted, so no other node can fetch it", now)
-    wish = Wish(before.model_id, None, before.requested_devices, before.requested_port)
     try:
-        place = await find_place(work, SYSTEM, wish, model)
+        place = await find_place(work, SYSTEM, before.wish, model)
     except DomainError as refusal:
         if refusal.kind is not Kind.PRECONDITION:
             raise

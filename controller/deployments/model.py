@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -91,6 +91,7 @@ class Observation:
     cpu_percent: float = 0.0
     started_at: datetime | None = None
     measured_at: datetime | None = None
+    next_attempt_at: datetime | None = None
     told_progress: int = 0
     told_at: datetime | None = None
     container_event: str = ""
@@ -128,6 +129,13 @@ class Deployment:
     goal: Goal = Goal.RUN
     pinned: bool = False
     requested_devices: tuple[str, ...] = ()
+    requested_image: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    # The set that it is a replica of, and the revision of the set's template; empty and 0 when it stands alone.
+    replica_set_id: str = ""
+    template_revision: int = 0
+    # The deployment whose place it takes, because that one's node is to be emptied.
+    replaces: str = ""
     status: DeploymentStatus = DeploymentStatus.DEPLOYING
     status_reason: str = ""
     waiting_since: datetime | None = None
@@ -161,6 +169,17 @@ class Deployment:
     def active(self) -> bool:
         """Whether it claims memory and its port."""
         return self.status in ACTIVE
+
+    @property
+    def wish(self) -> "Wish":
+        """What was asked of it, but for the node."""
+        return Wish(
+            self.model_id,
+            gpu_devices=self.requested_devices,
+            port=self.requested_port,
+            image=self.requested_image,
+            environment=self.environment,
+        )
 
     @property
     def memory_limit_mb(self) -> int:
@@ -236,6 +255,20 @@ class Wish:
     node_id: NodeId | None = None
     gpu_devices: tuple[str, ...] = ()
     port: int = 0
+    image: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a new deployment is part of: a set and a revision of its template, or the deployment that it replaces."""
+
+    replica_set_id: str = ""
+    template_revision: int = 0
+    replaces: str = ""
+
+
+ALONE = Membership()
 
 
 @dataclass(frozen=True, slots=True)

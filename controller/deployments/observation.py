@@ -152,6 +152,7 @@ def _observed(before: Deployment, report: WorkloadReport, now: datetime) -> Obse
     seen, container = before.observed, report.container
     phase = _PHASES.get(report.state, report.state.value)
     runs = report.state is WorkloadState.RUNNING
+    failed = report.state is WorkloadState.FAILED or bool(report.error)
     same_phase = phase == seen.phase and not _is_anew(report, seen)
     after = replace(
         seen,
@@ -162,8 +163,10 @@ def _observed(before: Deployment, report: WorkloadReport, now: datetime) -> Obse
         container_id=report.container_id or (seen.container_id if runs else ""),
         engine=report.engine or seen.engine,
         port=report.port or seen.port,
-        error_message=_failure(report) if report.state is WorkloadState.FAILED else "",
-        log_tail=report.log_tail if report.state is WorkloadState.FAILED else "",
+        # What ended it last stays to be read until it runs again.
+        error_message=_failure(report) if failed else "" if runs else seen.error_message,
+        log_tail=report.log_tail if failed else "" if runs else seen.log_tail,
+        next_attempt_at=now + timedelta(seconds=report.next_attempt_s) if report.next_attempt_s else None,
         restarts=max(seen.restarts, container.restarts if container else 0),
         inference_path=report.inference_path or seen.inference_path,
         unsupported_fields=report.unsupported_fields if report.inference_path else seen.unsupported_fields,

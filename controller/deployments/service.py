@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from controller.deployments.model import (
+    ALONE,
     Deployment,
     DeploymentCreated,
     DeploymentId,
@@ -16,6 +17,7 @@ from controller.deployments.model import (
     DeploymentStatusChanged,
     GpuDeviceNotFoundError,
     Holding,
+    Membership,
     NoPlacementError,
     Place,
     PortInUseError,
@@ -31,7 +33,7 @@ from controller.models.model import Model, ModelFile, ModelId
 from controller.nodes.events import WorkloadAssigned, WorkloadEnded
 from controller.nodes.model import Container, Node, NodeId, NodeNotFoundError
 from mesh.errors import ConflictError
-from mesh.identity import Caller, OrgId, new_id
+from mesh.identity import Caller, OrgId, UserId, new_id
 from mesh.sql.database import retry_conflicts
 from mesh.sql.idempotency import RequestIds, digest_of
 from mesh.sql.paging import Page, PageRequest
@@ -166,14 +168,31 @@ class Deployments:
             if booked != deployment_id:
                 return await work.deployments.get(DeploymentId(booked), caller)
             model = await work.models.get(wish.model, caller, lock=True)
-            place = await find_place(work, caller, wish, model, request_id)
-            if place is None:
+            made = await deployed(work, caller, wish, model, caller.user_id, deployment_id, request_id)
+            if made is None:
                 return None
-            deployment = await _deployment(work, caller, deployment_id, model, wish, place)
-            await work.deployments.add(deployment)
-            now = deployment.created_at
-            await work.commit(DeploymentCreated(deployment, now), assigned(deployment, model, now))
-            return deployment
+            await work.commit(*made[1])
+            return made[0]
+
+
+async def deployed(
+    work: Work,
+    caller: Caller,
+    wish: Wish,
+    model: Model,
+    user_id: UserId,
+    deployment_id: DeploymentId | None = None,
+    request_id: str = "",
+    member: Membership = ALONE,
+) -> tuple[Deployment, Sequence[object]] | None:
+    """Places a new deployment as part of `work`, and says what to tell; as `find_place`."""
+    place = await find_place(work, caller, wish, model, request_id)
+    if place is None:
+        return None
+    now = await work.nodes.now()
+    made = _deployment(deployment_id or DeploymentId(new_id("dep")), user_id, model, wish, place, member, now)
+    await work.deployments.add(made)
+    return made, (DeploymentCreated(made, now), assigned(made, model, now))
 
 
 async def find_place(work: Work, caller: Caller, wish: Wish, model: Model, request_id: str = "") -> Place | None:
@@ -188,7 +207,7 @@ async def find_place(work: Work, caller: Caller, wish: Wish, model: Model, reque
         return None
     return Place(
         node_id=placement.node_id,
-        image="" if "process" in node.runtimes else _IMAGES.get(model.framework.value, ""),
+        image=wish.image or ("" if "process" in node.runtimes else _IMAGES.get(model.framework.value, "")),
         gpu_devices=placement.gpu_devices,
         memory_allocated=placement.memory_mb,
         request_id=request_id or new_id("req"),
@@ -234,20 +253,20 @@ async def _plan_again(work: Work, planned: Placement, wish: Wish, model: Model, 
     return again if isinstance(again, Placement) else None
 
 
-async def _deployment(
-    work: Work,
-    caller: Caller,
+def _deployment(
     deployment_id: DeploymentId,
+    user_id: UserId,
     model: Model,
     wish: Wish,
     place: Place,
+    member: Membership,
+    now: datetime,
 ) -> Deployment:
-    now = await work.nodes.now()
     return Deployment(
         deployment_id=deployment_id,
         instance_id=new_instance_id(),
         org_id=model.org_id,
-        user_id=caller.user_id,
+        user_id=user_id,
         model_id=model.model_id,
         model_name=model.name,
         framework=model.framework.value,
@@ -258,6 +277,11 @@ async def _deployment(
         memory_allocated=place.memory_allocated,
         pinned=wish.node_id is not None,
         requested_devices=wish.gpu_devices,
+        requested_image=wish.image,
+        environment=wish.environment,
+        replica_set_id=member.replica_set_id,
+        template_revision=member.template_revision,
+        replaces=member.replaces,
         requested_port=wish.port,
         request_id=place.request_id,
         revision=place.revision,

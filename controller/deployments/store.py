@@ -66,6 +66,11 @@ deployments = Table(
     Column("goal", Text, nullable=False),
     Column("pinned", Boolean, nullable=False),
     Column("requested_devices", ARRAY(Text), nullable=False),
+    Column("requested_image", Text, nullable=False),
+    Column("environment", JSONB, nullable=False),
+    Column("replica_set_id", Text, nullable=False),
+    Column("template_revision", Integer, nullable=False),
+    Column("replaces", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("status_reason", Text, nullable=False),
     moment("waiting_since", nullable=True),
@@ -90,6 +95,9 @@ _HELD = (
 )
 Index("ix_deployments_created_at_deployment_id", deployments.c.created_at, deployments.c.deployment_id)
 Index("ix_deployments_model_id", deployments.c.model_id, postgresql_where=_IS_ACTIVE)
+Index(
+    "ix_deployments_replica_set_id", deployments.c.replica_set_id, postgresql_where=deployments.c.goal == Goal.RUN.value
+)
 Index("ix_deployments_node_id_revision", deployments.c.node_id, deployments.c.revision)
 
 
@@ -105,7 +113,7 @@ class SqlDeploymentStore:
         row = (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
         if row is None:
             raise DeploymentNotFoundError(deployment_id)
-        return _deployment(row)
+        return deployment_of(row)
 
     async def page(
         self, caller: Caller, page: PageRequest, status: DeploymentStatus | None, model_id: str, node_id: str
@@ -121,7 +129,7 @@ class SqlDeploymentStore:
         if node_id:
             query = query.where(deployments.c.node_id == node_id)
         rows = (await self._connection.execute(keyset.apply(query, page))).all()
-        return keyset.page(rows, page, _deployment)
+        return keyset.page(rows, page, deployment_of)
 
     async def add(self, deployment: Deployment) -> None:
         """A new row."""
@@ -188,11 +196,11 @@ class SqlDeploymentStore:
             .order_by(deployments.c.deployment_id)
         )
         rows = (await self._connection.execute(query)).all()
-        return tuple(_replica(_deployment(row), row.vpn_ip or row.agent_address, bool(row.tunnel)) for row in rows)
+        return tuple(_replica(deployment_of(row), row.vpn_ip or row.agent_address, bool(row.tunnel)) for row in rows)
 
     async def _all(self, query: Select[Any]) -> tuple[Deployment, ...]:
         rows = (await self._connection.execute(query.order_by(deployments.c.deployment_id))).all()
-        return tuple(_deployment(row) for row in rows)
+        return tuple(deployment_of(row) for row in rows)
 
 
 def _holding(row: Any) -> Holding:
@@ -235,7 +243,8 @@ def _replica(deployment: Deployment, address: str, tunnel: bool) -> Replica:
     )
 
 
-def _deployment(row: Row[Any]) -> Deployment:
+def deployment_of(row: Row[Any]) -> Deployment:
+    """The deployment that a row says, whatever else the row has."""
     return Deployment(
         deployment_id=DeploymentId(row.deployment_id),
         instance_id=InstanceId(row.instance_id),
@@ -269,7 +278,7 @@ _PLAIN = tuple(
     for each in fields(Deployment)
     if each.name not in _IDS and each.name not in ("gpu_devices", "requested_devices", "goal", "status", "observed")
 )
-_MOMENTS = ("started_at", "measured_at", "told_at")
+_MOMENTS = ("started_at", "measured_at", "told_at", "next_attempt_at")
 
 
 def _observation_row(observed: Observation) -> dict[str, Any]:
@@ -289,5 +298,5 @@ def _observation(row: Mapping[str, Any]) -> Observation:
     known["unsupported_fields"] = tuple(unsupported)
     known["private_paths"] = tuple(row.get("private_paths", ()))
     for name in _MOMENTS:
-        known[name] = datetime.fromisoformat(row[name]) if row[name] else None
+        known[name] = datetime.fromisoformat(row[name]) if row.get(name) else None
     return Observation(**known)

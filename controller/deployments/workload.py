@@ -123,4 +123,6 @@ class WorkloadReport:
     container: Container | None = None
     event: str = ""
     exit_code: int | None = None
+    # Seconds until an engine that failed is started again; 0 when it does not wait for that.
+    next_attempt_s: float = 0.0
     revision: int = 0

@@ -136,5 +136,6 @@ def _workload(
         gpu_devices=deployment.gpu_devices,
         memory_limit_mb=deployment.memory_limit_mb,
         image=deployment.image,
+        environment=deployment.environment,
         drain_seconds=int(DRAIN.total_seconds()) if deployment.goal is Goal.END else 0,
     )

@@ -253,6 +253,10 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     status: NodeStatus = NodeStatus.OFFLINE
     in_maintenance: bool = False
+    # What runs here is to run elsewhere, then end.
+    draining: bool = False
+    # Where the controller that holds its session can be asked, by other controllers.
+    session_holder: str = ""
     websocket_connected: bool = False
     session_epoch: int = 0
     session_started_at: datetime | None = None

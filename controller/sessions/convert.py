@@ -28,6 +28,7 @@ LONGEST_LOG_TAIL = 8 * 1024
 MOST_DEVICES = 64
 MOST_CONTAINERS = 1024
 MOST_NAMES = 32
+LONGEST_PAUSE_S = 86_400.0
 _LARGEST = 2**63 - 1
 _MOST_CORES = 65_535
 _MOST_CONNECTIONS = 65_535
@@ -124,6 +125,7 @@ def report_from_proto(node_id: NodeId, session_epoch: int, message: pb.WorkloadS
         container=_container(message.container) if message.HasField("container") else None,
         event=event,
         exit_code=message.exit_code if event in _ENDINGS else None,
+        next_attempt_s=min(max(0.0, _number(message.next_attempt_seconds)), LONGEST_PAUSE_S),
         revision=_count(message.revision),
     )
 

@@ -102,6 +102,7 @@ def status_to_proto(status: WorkloadStatus, sequence: int = 0) -> pb.WorkloadSta
         container=container_to_proto(container) if container else None,
         event=status.event.value,
         exit_code=status.exit_code,
+        next_attempt_seconds=status.next_attempt.total_seconds(),
         revision=status.revision,
     )
 

@@ -1,6 +1,7 @@
 """What a replica is said to be, and when the controller is told."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from node_agent.workloads.model import (
     Container,
@@ -17,7 +18,10 @@ from node_agent.workloads.model import (
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What changed. `process` is the one told of where it is not the record's any more."""
+    """What changed. `process` is the one told of where it is not the record's any more.
+
+    `next_attempt` is how long until the engine is started again, 0 when that is not what it waits for.
+    """
 
     state: State
     progress: int = 0
@@ -26,6 +30,7 @@ class News:
     process: Process | None = None
     failure: Failure | None = None
     exit_code: int = 0
+    next_attempt: timedelta = timedelta()
 
 
 class Condition:
@@ -68,6 +73,7 @@ class Condition:
             event=news.event,
             failure=news.failure,
             exit_code=news.exit_code,
+            next_attempt=news.next_attempt,
             revision=revision,
         )
 

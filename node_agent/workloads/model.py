@@ -204,6 +204,7 @@ class WorkloadStatus:
     event: Event = Event.NONE
     failure: Failure | None = None
     exit_code: int = 0
+    next_attempt: timedelta = timedelta()
     revision: int = 0
 
 

@@ -189,10 +189,19 @@ class Replica:
         self.record = replace(self.record, restarts=self.record.restarts + 1)
         failure = replace(failure, error=f"{failure.error} Starting it again ({failures} of {limit}).")
         log.warning("workload %s: %s", self.record.spec.key, failure.error)
-        news = News(State.STARTING, event=event, process=process, failure=failure, exit_code=failure.exit_code)
-        self._tell(news)
+        pause = self._around.patience.restart_pause.pause(failures)
+        self._tell(
+            News(
+                State.STARTING,
+                event=event,
+                process=process,
+                failure=failure,
+                exit_code=failure.exit_code,
+                next_attempt=pause,
+            )
+        )
         await self._around.save()
-        return self._around.patience.restart_pause.pause(failures)
+        return pause
 
     async def _give_up(self, error: NeverReadyError) -> None:
         process = self.record.process

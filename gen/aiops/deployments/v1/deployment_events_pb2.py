@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,aiops/deployments/v1/deployment_events.proto\x12\x14\x61iops.deployments.v1\"\x82\x01\n\x11\x44\x65ploymentCreated\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x15\n\rdeployment_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12\x11\n\ttimestamp\x18\x06 \x01(\x01\"\xcf\x01\n\x10\x44\x65ploymentStatus\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x15\n\rdeployment_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x15\n\x08progress\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\ttimestamp\x18\x06 \x01(\x01\x12\x10\n\x08\x65ndpoint\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18. \x01(\t\x12\x0f\n\x07node_id\x18/ \x01(\t\x12\r\n\x05\x65poch\x18\x30 \x01(\x04\x42\x0b\n\t_progressb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,aiops/deployments/v1/deployment_events.proto\x12\x14\x61iops.deployments.v1\"\x82\x01\n\x11\x44\x65ploymentCreated\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x15\n\rdeployment_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12\x11\n\ttimestamp\x18\x06 \x01(\x01\"\xb9\x01\n\x10ReplicaSetStatus\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x16\n\x0ereplica_set_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08replicas\x18\x06 \x01(\r\x12\x16\n\x0eready_replicas\x18\x07 \x01(\r\x12\x10\n\x08revision\x18\x08 \x01(\r\x12\x11\n\ttimestamp\x18\t \x01(\x01\"\xcf\x01\n\x10\x44\x65ploymentStatus\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x15\n\rdeployment_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x15\n\x08progress\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\ttimestamp\x18\x06 \x01(\x01\x12\x10\n\x08\x65ndpoint\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18. \x01(\t\x12\x0f\n\x07node_id\x18/ \x01(\t\x12\r\n\x05\x65poch\x18\x30 \x01(\x04\x42\x0b\n\t_progressb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DEPLOYMENTCREATED']._serialized_start=71
   _globals['_DEPLOYMENTCREATED']._serialized_end=201
-  _globals['_DEPLOYMENTSTATUS']._serialized_start=204
-  _globals['_DEPLOYMENTSTATUS']._serialized_end=411
+  _globals['_REPLICASETSTATUS']._serialized_start=204
+  _globals['_REPLICASETSTATUS']._serialized_end=389
+  _globals['_DEPLOYMENTSTATUS']._serialized_start=392
+  _globals['_DEPLOYMENTSTATUS']._serialized_end=599
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,53 @@ class DeploymentCreated(_message.Message):
 Global___DeploymentCreated: _TypeAlias = DeploymentCreated  # noqa: Y015
 
 @_typing.final
+class ReplicaSetStatus(_message.Message):
+    """`system.replicaSetStatus`; key = replica_set_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    READY_REPLICAS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    replica_set_id: _builtins.str
+    model_id: _builtins.str
+    status: _builtins.str
+    """progressing ready degraded paused failed stopped"""
+    reason: _builtins.str
+    replicas: _builtins.int
+    ready_replicas: _builtins.int
+    revision: _builtins.int
+    timestamp: _builtins.float
+    """Unix milliseconds."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        replica_set_id: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        status: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        ready_replicas: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        timestamp: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "ready_replicas", b"ready_replicas", "reason", b"reason", "replica_set_id", b"replica_set_id", "replicas", b"replicas", "revision", b"revision", "status", b"status", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaSetStatus: _TypeAlias = ReplicaSetStatus  # noqa: Y015
+
+@_typing.final
 class DeploymentStatus(_message.Message):
     """`system.deploymentStatus`"""
 

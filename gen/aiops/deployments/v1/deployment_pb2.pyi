@@ -96,6 +96,9 @@ class Deployment(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
     STATUS_REASON_FIELD_NUMBER: _builtins.int
+    REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
+    TEMPLATE_REVISION_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_AT_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     model_id: _builtins.str
@@ -136,6 +139,9 @@ class Deployment(_message.Message):
     restarts: _builtins.int
     status_reason: _builtins.str
     """Why it stands where it stands: what it waits for, or why it moved. Empty when there is nothing to say."""
+    replica_set_id: _builtins.str
+    """The set that it is a replica of, and the revision of the set's template that it was made from."""
+    template_revision: _builtins.int
     @_builtins.property
     def last_request_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -150,6 +156,10 @@ class Deployment(_message.Message):
     def changed_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def next_attempt_at(self) -> _timestamp_pb2.Timestamp:
+        """When its node starts the engine again that failed; unset when it is not waiting for that."""
+
     def __init__(
         self,
         *,
@@ -186,10 +196,13 @@ class Deployment(_message.Message):
         epoch: _builtins.int = ...,
         restarts: _builtins.int = ...,
         status_reason: _builtins.str = ...,
+        replica_set_id: _builtins.str = ...,
+        template_revision: _builtins.int = ...,
+        next_attempt_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_stopped_at", b"_stopped_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "last_request_at", b"last_request_at", "owner", b"owner", "stopped_at", b"stopped_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "last_request_at", b"last_request_at", "next_attempt_at", b"next_attempt_at", "owner", b"owner", "stopped_at", b"stopped_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_stopped_at", b"_stopped_at", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "epoch", b"epoch", "error_message", b"error_message", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "progress", b"progress", "request_count", b"request_count", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "epoch", b"epoch", "error_message", b"error_message", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "next_attempt_at", b"next_attempt_at", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "progress", b"progress", "replica_set_id", b"replica_set_id", "request_count", b"request_count", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "template_revision", b"template_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015
@@ -197,6 +210,8 @@ class Deployment(_message.Message):
     _WhichOneofArgType__deployed_at: _TypeAlias = _typing.Literal["_deployed_at", b"_deployed_at"]  # noqa: Y015
     _WhichOneofReturnType__last_request_at: _TypeAlias = _typing.Literal["last_request_at"]  # noqa: Y015
     _WhichOneofArgType__last_request_at: _TypeAlias = _typing.Literal["_last_request_at", b"_last_request_at"]  # noqa: Y015
+    _WhichOneofReturnType__next_attempt_at: _TypeAlias = _typing.Literal["next_attempt_at"]  # noqa: Y015
+    _WhichOneofArgType__next_attempt_at: _TypeAlias = _typing.Literal["_next_attempt_at", b"_next_attempt_at"]  # noqa: Y015
     _WhichOneofReturnType__stopped_at: _TypeAlias = _typing.Literal["stopped_at"]  # noqa: Y015
     _WhichOneofArgType__stopped_at: _TypeAlias = _typing.Literal["_stopped_at", b"_stopped_at"]  # noqa: Y015
     @_typing.overload
@@ -205,6 +220,8 @@ class Deployment(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deployed_at) -> _WhichOneofReturnType__deployed_at | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_request_at) -> _WhichOneofReturnType__last_request_at | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_attempt_at) -> _WhichOneofReturnType__next_attempt_at | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stopped_at) -> _WhichOneofReturnType__stopped_at | None: ...
 

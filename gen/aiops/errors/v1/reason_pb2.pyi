@@ -93,6 +93,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     ENGINE_FAILED: _Reason.ValueType  # 408
     DISK_FULL: _Reason.ValueType  # 409
     ENGINE_OPTION_INVALID: _Reason.ValueType  # 465
+    REPLICA_SET_NOT_FOUND: _Reason.ValueType  # 490
+    REPLICA_SET_EXISTS: _Reason.ValueType  # 491
+    REVISION_NOT_FOUND: _Reason.ValueType  # 492
     DEAD_LETTER_NOT_FOUND: _Reason.ValueType  # 500
     """Events."""
 
@@ -169,6 +172,9 @@ OUT_OF_MEMORY: Reason.ValueType  # 407
 ENGINE_FAILED: Reason.ValueType  # 408
 DISK_FULL: Reason.ValueType  # 409
 ENGINE_OPTION_INVALID: Reason.ValueType  # 465
+REPLICA_SET_NOT_FOUND: Reason.ValueType  # 490
+REPLICA_SET_EXISTS: Reason.ValueType  # 491
+REVISION_NOT_FOUND: Reason.ValueType  # 492
 DEAD_LETTER_NOT_FOUND: Reason.ValueType  # 500
 """Events."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -1,0 +1,113 @@
+"""Replica sets as protobuf messages and events, and wishes back."""
+
+from datetime import datetime, timedelta
+
+from aiops.deployments.v1 import deployment_events_pb2 as events_pb
+from aiops.deployments.v1 import replica_set_pb2 as pb
+from aiops.deployments.v1 import replica_set_service_pb2 as service_pb
+from aiops.types.v1 import owner_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from controller.events import Encoding, Encodings
+from controller.replica_sets.model import ReplicaSet, ReplicaSetStatusChanged, SetChanges, SetStatus, Template
+from mesh.clock import unix_ms
+from mesh.errors import FieldViolation, InvalidRequestError
+
+TOPIC = "aiops.deployments.v1"
+_STATUSES = {
+    SetStatus.PROGRESSING: pb.ReplicaSet.progressing,
+    SetStatus.READY: pb.ReplicaSet.ready,
+    SetStatus.DEGRADED: pb.ReplicaSet.degraded,
+    SetStatus.PAUSED: pb.ReplicaSet.paused,
+    SetStatus.FAILED: pb.ReplicaSet.failed,
+    SetStatus.STOPPED: pb.ReplicaSet.stopped,
+}
+_PATHS = ("replicas", "template", "progress_deadline_seconds")
+
+
+def replica_set_to_proto(replica_set: ReplicaSet) -> pb.ReplicaSet:
+    """A set and how it stands."""
+    standing, template = replica_set.standing, replica_set.template
+    return pb.ReplicaSet(
+        replica_set_id=replica_set.replica_set_id,
+        name=replica_set.name,
+        model_id=replica_set.model_id,
+        model_name=replica_set.model_name,
+        replicas=replica_set.replicas,
+        template=pb.ReplicaTemplate(
+            image=template.image, environment=template.environment, model_digest=template.model_digest
+        ),
+        revision=replica_set.revision,
+        stable_revision=replica_set.stable_revision,
+        status=_STATUSES[standing.status],
+        status_reason=standing.reason,
+        ready_replicas=standing.ready,
+        updated_replicas=standing.updated,
+        active_replicas=standing.active,
+        failures=standing.failures,
+        next_attempt_at=_optional(standing.next_attempt_at),
+        rollout_paused=replica_set.paused,
+        progress_deadline_seconds=int(replica_set.progress_deadline.total_seconds()),
+        owner=owner_pb2.Owner(org_id=replica_set.org_id, user_id=replica_set.user_id),
+        created_at=_optional(replica_set.created_at),
+        changed_at=_optional(replica_set.changed_at),
+        deleted_at=_optional(replica_set.deleted_at),
+        is_deleted=replica_set.deleted_at is not None,
+        revisions=sorted(replica_set.templates, reverse=True),
+    )
+
+
+def template_from_proto(wish: service_pb.ReplicaTemplateWish) -> Template:
+    """What is asked of new replicas."""
+    return Template(image=wish.image, environment=dict(wish.environment))
+
+
+def deadline_from_proto(seconds: int) -> timedelta | None:
+    """The progress deadline; None leaves it as it is, or to the default."""
+    return timedelta(seconds=seconds) if seconds else None
+
+
+def changes_from_proto(request: service_pb.UpdateReplicaSetRequest) -> SetChanges:
+    """What of a set changes: what the mask names, or without a mask whatever is set. InvalidRequestError."""
+    wanted = request.replica_set
+    given = (wanted.replicas, wanted.HasField("template"), wanted.progress_deadline_seconds)
+    paths = set(request.update_mask.paths) or {path for path, value in zip(_PATHS, given, strict=True) if value}
+    if unknown := sorted(paths - set(_PATHS)):
+        raise InvalidRequestError(FieldViolation("update_mask", f"{unknown[0]} is none of {', '.join(_PATHS)}"))
+    return SetChanges(
+        replicas=wanted.replicas if "replicas" in paths else None,
+        template=template_from_proto(wanted.template) if "template" in paths else None,
+        progress_deadline=deadline_from_proto(wanted.progress_deadline_seconds)
+        if "progress_deadline_seconds" in paths
+        else None,
+    )
+
+
+def _optional(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def _status_changed(event: ReplicaSetStatusChanged) -> events_pb.ReplicaSetStatus:
+    replica_set, standing = event.replica_set, event.replica_set.standing
+    return events_pb.ReplicaSetStatus(
+        type="system.replicaSetStatus",
+        replica_set_id=replica_set.replica_set_id,
+        model_id=replica_set.model_id,
+        status=standing.status.value,
+        reason=standing.reason,
+        replicas=replica_set.replicas,
+        ready_replicas=standing.ready,
+        revision=replica_set.revision,
+        timestamp=unix_ms(event.at),
+    )
+
+
+EVENTS: Encodings = {
+    ReplicaSetStatusChanged: Encoding(
+        "system.replicaSetStatus", TOPIC, lambda event: str(event.replica_set.replica_set_id), _status_changed
+    ),
+}
