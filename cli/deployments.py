@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import placing
 from cli.connect import connect
-from cli.exits import CliError, Exit
-from cli.nodes import find_node
-from cli.output import Format, Output, as_dict, note, show_fields, show_json, show_many, show_one, show_table
+from cli.exits import CliError
+from cli.output import Format, Output, as_dict, note, show_fields, show_json, show_many, show_one
 from cli.paging import ALL_HELP, MORE, at_most
 
 if TYPE_CHECKING:
     from aiops.deployments.v1.deployment_pb2 import Deployment
-    from aiops.deployments.v1.deployment_service_pb2 import PlanDeploymentResponse
 
     from cli.session import Session
 
@@ -37,21 +36,28 @@ COLUMNS = {
 
 def deploy(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model id or name.")],
-    node: Annotated[str, typer.Option(help="Node id or name; chosen when missing.")] = "",
-    gpu: Annotated[str, typer.Option(help="GPU devices of the node, e.g. 0 or 0,1; chosen when missing.")] = "",
-    port: Annotated[int, typer.Option(help="1024 to 65535; chosen when missing.")] = 0,
+    model: placing.Model,
+    node: placing.Node = "",
+    gpu: placing.Gpu = "",
+    port: placing.Port = 0,
+    context_tokens: Annotated[int, typer.Option("--context", help="Tokens of one request.", min=0)] = 0,
+    concurrency: placing.Concurrency = 0,
+    gpus: placing.Gpus = 0,
+    label: placing.Label = None,
+    not_label: placing.NotLabel = None,
+    priority: placing.Priority = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say where it would go, and why.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it runs, with 1 when it fails.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Run one more instance of a model."""
     session = connect(context)
-    node_id = find_node(session, node).node_id if node else ""
+    labels, others = tuple(label or ()), tuple(not_label or ())
+    asked = placing.Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority)
     if dry_run:
-        _plan(session, model, node_id, gpu, port, output)
+        placing.show_plan(session, asked, output)
         return
-    deployment = _create(session, model, node_id, gpu, port)
+    deployment = _create(session, asked)
     if wait:
         deployment = _until_settled(session, deployment)
     show_one(deployment, COLUMNS, output)
@@ -129,40 +135,14 @@ def logs(
         typer.echo(part.logs, nl=False)
 
 
-def _create(session: "Session", model: str, node_id: str, gpu: str, port: int) -> "Deployment":
+def _create(session: "Session", asked: placing.Asked) -> "Deployment":
     import uuid
 
     from aiops.deployments.v1.deployment_service_pb2 import CreateDeploymentRequest
     from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 
-    request = CreateDeploymentRequest(
-        model_id=model, node_id=node_id, gpu_device=gpu, port=port, request_id=uuid.uuid4().hex
-    )
+    request = CreateDeploymentRequest(**asked.fields(session), request_id=uuid.uuid4().hex)
     return session.call(session.stub(DeploymentServiceStub).CreateDeployment, request).deployment
-
-
-def _plan(session: "Session", model: str, node_id: str, gpu: str, port: int, output: Format) -> None:
-    """Show the plan; exit with 6 when nothing fits."""
-    from aiops.deployments.v1.deployment_service_pb2 import PlanDeploymentRequest
-    from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceStub
-
-    request = PlanDeploymentRequest(model_id=model, node_id=node_id, gpu_device=gpu, port=port)
-    plan = session.call(session.stub(DeploymentServiceStub).PlanDeployment, request)
-    if output is Format.JSON:
-        show_json(as_dict(plan))
-    else:
-        show_table(["node", "verdict"], _verdicts(plan))
-    if not plan.HasField("placement"):
-        raise CliError(f"no node can take {model}", Exit.CONFLICT, next_step="free memory or add a node")
-
-
-def _verdicts(plan: "PlanDeploymentResponse") -> Iterator[list[str]]:
-    if plan.HasField("placement"):
-        place = plan.placement
-        devices = f" on GPU {','.join(place.gpu_devices)}" if place.gpu_devices else ""
-        yield [place.node_name, f"chosen{devices}: {place.engine}, {place.memory_mb} MB; {place.explanation}"]
-    for refusal in plan.refusals:
-        yield [refusal.node_name, refusal.reason]
 
 
 def _until_settled(session: "Session", deployment: "Deployment") -> "Deployment":

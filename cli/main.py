@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import account, chat, deployments, downloads, events, models, nodes, programs, stack
+from cli import account, chat, deployments, downloads, events, models, nodes, placing, programs, stack
 from cli.exits import CliError, Exit
 from cli.settings import read
 
@@ -37,6 +37,7 @@ app.command()(account.login)
 app.command()(account.logout)
 app.command()(account.whoami)
 app.command()(deployments.deploy)
+app.command()(placing.plan)
 app.command()(deployments.logs)
 app.command()(chat.chat)
 for name, module in programs.SERVICES.items():

@@ -1,6 +1,6 @@
 """`aiops nodes …` and `aiops node join`: the machines of the fleet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,7 +120,28 @@ def update(
     request.update_mask.paths.extend([*(["name"] if name else []), *(["labels"] if label else [])])
     if not request.update_mask.paths:
         raise CliError("nothing to change", Exit.USAGE, next_step="give --name or --label")
-    request.node.labels.update(_labels(label or []))
+    request.node.labels.update(labels_of(label or []))
+    show_one(session.call(session.stub(NodeServiceStub).UpdateNode, request).node, COLUMNS, output)
+
+
+@app.command()
+def label(
+    context: typer.Context,
+    node: NodeArgument,
+    changes: Annotated[list[str], typer.Argument(metavar="LABEL…", help="KEY=VALUE sets a label, KEY- removes one.")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Set and remove single labels of a node; the others stay."""
+    from aiops.nodes.v1.node_service_pb2 import NodeUpdate, UpdateNodeRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    session = connect(context)
+    found = find_node(session, node)
+    removed = {change[:-1] for change in changes if change.endswith("-") and "=" not in change}
+    added = labels_of([change for change in changes if change[:-1] not in removed or "=" in change])
+    labels = {name: value for name, value in found.labels.items() if name not in removed} | added
+    request = UpdateNodeRequest(node_id=found.node_id, node=NodeUpdate(labels=labels))
+    request.update_mask.paths.append("labels")
     show_one(session.call(session.stub(NodeServiceStub).UpdateNode, request).node, COLUMNS, output)
 
 
@@ -203,7 +224,8 @@ def find_node(session: "Session", reference: str) -> "Node":
     raise CliError(f"there is no node {reference!r}", Exit.NOT_FOUND, next_step="see the nodes with `aiops nodes ls`")
 
 
-def _labels(pairs: list[str]) -> dict[str, str]:
+def labels_of(pairs: Sequence[str]) -> dict[str, str]:
+    """The labels that KEY=VALUE pairs name. Raises CliError."""
     labels = dict(pair.partition("=")[::2] for pair in pairs)
     if not all("=" in pair and pair[0] != "=" for pair in pairs):
         raise CliError("a label is not KEY=VALUE", Exit.USAGE, next_step="e.g. --label zone=a --label tier=gold")

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controller.deployments.fleet import FleetView
 from controller.deployments.store import SqlDeploymentStore
 from controller.events import Encodings, envelopes
 from controller.iam.session_store import SqlLoginFailureStore, SqlSessionStore, SqlTokenTrustStore
@@ -13,6 +14,7 @@ from controller.iam.store import SqlApiKeyStore, SqlOrganizationStore, SqlUserSt
 from controller.models.download_store import SqlDownloadStore
 from controller.models.store import SqlModelStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
+from controller.placement.store import SqlPeakStore
 from controller.replica_sets.store import SqlReplicaSetStore
 from controller.system.store import SqlSystemStore
 from mesh.clock import Clock
@@ -27,7 +29,10 @@ from mesh.telemetry import current_traceparent
 class Work:
     """One transaction, or one connection that reads. Stores are made when they are first asked for."""
 
-    def __init__(self, connection: AsyncConnection, encodings: Encodings, clock: Clock, relay: Wake) -> None:
+    def __init__(
+        self, connection: AsyncConnection, fleet: FleetView, encodings: Encodings, clock: Clock, relay: Wake
+    ) -> None:
+        self.fleet = fleet
         self._connection = connection
         self._encodings = encodings
         self._clock = clock
@@ -86,6 +91,10 @@ class Work:
         return SqlReplicaSetStore(self._connection)
 
     @cached_property
+    def peaks(self) -> SqlPeakStore:
+        return SqlPeakStore(self._connection)
+
+    @cached_property
     def system(self) -> SqlSystemStore:
         return SqlSystemStore(self._connection)
 
@@ -106,15 +115,17 @@ class UnitOfWork:
         self._encodings = encodings
         self._clock = clock
         self._relay = relay
+        # What plans look at, shared by all of them.
+        self.fleet = FleetView(self)
 
     @asynccontextmanager
     async def __call__(self, caller: Caller) -> AsyncIterator[Work]:
         """A transaction; what is not committed is rolled back."""
         async with self._database.writing(caller) as connection:
-            yield Work(connection, self._encodings, self._clock, self._relay)
+            yield Work(connection, self.fleet, self._encodings, self._clock, self._relay)
 
     @asynccontextmanager
     async def reading(self, caller: Caller) -> AsyncIterator[Work]:
         """A connection for statements that only read."""
         async with self._database.reading(caller) as connection:
-            yield Work(connection, self._encodings, self._clock, self._relay)
+            yield Work(connection, self.fleet, self._encodings, self._clock, self._relay)

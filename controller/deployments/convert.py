@@ -11,16 +11,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from controller.deployments.model import (
     Deployment,
     DeploymentCreated,
+    DeploymentEvicted,
     DeploymentStatus,
     DeploymentStatusChanged,
     Replica,
     Usage,
     Wish,
 )
-from controller.deployments.placement import NodeRefusal, Placement, Refusal
 from controller.deployments.workload import HealthStatus
 from controller.events import Encoding, Encodings
 from controller.nodes.model import NodeId
+from controller.placement.model import Eviction, NodeRefusal, Options, Placement, Refusal, Tally
 from mesh.clock import unix_ms
 from mesh.errors import FieldViolation, InvalidRequestError
 
@@ -76,13 +77,23 @@ def deployment_to_proto(deployment: Deployment) -> pb.Deployment:
         replica_set_id=deployment.replica_set_id,
         template_revision=deployment.template_revision,
         next_attempt_at=_optional(observed.next_attempt_at),
+        context_tokens=deployment.options.context,
+        max_concurrency=deployment.options.concurrency,
+        gpu_count=deployment.options.gpu_count,
+        required_labels=dict(deployment.options.required_labels),
+        forbidden_labels=dict(deployment.options.forbidden_labels),
+        priority=deployment.options.priority,
     )
 
 
 def plan_to_proto(planned: Placement | Refusal) -> service_pb.PlanDeploymentResponse:
     """Where a deployment would go, and why not elsewhere."""
     placement = placement_to_proto(planned) if isinstance(planned, Placement) else None
-    return service_pb.PlanDeploymentResponse(placement=placement, refusals=map(_refusal_to_proto, planned.refusals))
+    return service_pb.PlanDeploymentResponse(
+        placement=placement,
+        refusals=map(_refusal_to_proto, planned.refusals),
+        refusal_counts=map(_tally_to_proto, planned.tallies),
+    )
 
 
 def placement_to_proto(placement: Placement) -> pb.Placement:
@@ -95,6 +106,8 @@ def placement_to_proto(placement: Placement) -> pb.Placement:
         port=placement.port,
         engine=placement.engine,
         explanation=placement.explanation,
+        evictions=map(_eviction_to_proto, placement.evictions),
+        ready_seconds=placement.ready_s,
     )
 
 
@@ -144,11 +157,39 @@ def wish_from_proto(request: service_pb.CreateDeploymentRequest | service_pb.Pla
     devices = tuple(device for device in request.gpu_device.split(",") if device)
     if len(set(devices)) != len(devices):
         raise InvalidRequestError(FieldViolation("gpu_device", "names a device twice"))
-    return Wish(request.model_id, NodeId(request.node_id) if request.node_id else None, devices, request.port)
+    return Wish(
+        request.model_id,
+        NodeId(request.node_id) if request.node_id else None,
+        devices,
+        request.port,
+        options=Options(
+            context=request.context_tokens,
+            concurrency=request.max_concurrency,
+            gpu_count=request.gpu_count,
+            required_labels=tuple(sorted(request.required_labels.items())),
+            forbidden_labels=tuple(sorted(request.forbidden_labels.items())),
+            priority=request.priority,
+        ),
+    )
 
 
 def _refusal_to_proto(refusal: NodeRefusal) -> pb.NodeRefusal:
-    return pb.NodeRefusal(node_id=refusal.node_id, node_name=refusal.node_name, reason=refusal.reason)
+    return pb.NodeRefusal(
+        node_id=refusal.node_id, node_name=refusal.node_name, reason=refusal.reason, cause=refusal.cause.value
+    )
+
+
+def _tally_to_proto(tally: Tally) -> pb.RefusalCount:
+    return pb.RefusalCount(cause=tally.cause.value, nodes=tally.nodes)
+
+
+def _eviction_to_proto(eviction: Eviction) -> pb.Eviction:
+    return pb.Eviction(
+        deployment_id=eviction.deployment_id,
+        priority=eviction.priority,
+        memory_mb=eviction.memory_mb,
+        reason=eviction.reason,
+    )
 
 
 def _timestamp(moment: datetime) -> Timestamp:
@@ -190,11 +231,25 @@ def _status_changed(event: DeploymentStatusChanged) -> events_pb.DeploymentStatu
     )
 
 
+def _evicted(event: DeploymentEvicted) -> events_pb.DeploymentEvicted:
+    return events_pb.DeploymentEvicted(
+        type="system.deploymentEvicted",
+        deployment_id=event.deployment.deployment_id,
+        node_id=event.deployment.node_id,
+        evicted_by=event.evicted_by,
+        reason=event.cause,
+        timestamp=unix_ms(event.at),
+    )
+
+
 EVENTS: Encodings = {
     DeploymentCreated: Encoding(
         "system.deploymentCreated", TOPIC, lambda event: str(event.deployment.deployment_id), _created
     ),
     DeploymentStatusChanged: Encoding(
         "system.deploymentStatus", TOPIC, lambda event: str(event.deployment.deployment_id), _status_changed
+    ),
+    DeploymentEvicted: Encoding(
+        "system.deploymentEvicted", TOPIC, lambda event: str(event.deployment.deployment_id), _evicted
     ),
 }

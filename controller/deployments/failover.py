@@ -4,14 +4,17 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from controller.deployments.model import Deployment, DeploymentId, DeploymentStatusChanged
-from controller.deployments.service import PARALLEL_PLACEMENTS, UnitOfWork, Work, assigned, find_place
+from controller.deployments.places import find_place
+from controller.deployments.service import PARALLEL_PLACEMENTS, assigned
+from controller.deployments.stores import UnitOfWork, Work
 from controller.deployments.workload import Goal
 from controller.hints import Hints
 from controller.models.model import Model, ModelNotFoundError
-from controller.nodes.model import Node, NodeStatus
+from controller.nodes.model import Node, NodeNotFoundError, NodeStatus
 from mesh.clock import Clock
 from mesh.errors import ConflictError, DomainError, Kind
 from mesh.identity import SYSTEM
@@ -83,20 +86,26 @@ class Failover:
             # Model, deployment, node: everybody locks them in this order.
             model = await _model(work, await work.deployments.get(deployment_id, SYSTEM))
             before = await work.deployments.get(deployment_id, SYSTEM, lock=True)
-            home = await work.nodes.get(before.node_id, SYSTEM, lock=True)
-            if not before.active or before.goal is not Goal.RUN or home.status is not NodeStatus.OFFLINE:
+            home = await _home(work, before)
+            away = home is None or home.status is NodeStatus.OFFLINE
+            # One that was evicted goes elsewhere once nothing of it is left where it was.
+            evicted = before.goal is Goal.END and before.waiting_since is not None
+            if not before.active or not (away or (evicted and before.ended_at is not None)):
+                return None
+            if before.goal is Goal.END and not evicted:
                 return None
             now = await work.nodes.now()
-            after = await _settled(work, before, home, model, now)
-            if after is None or after is before:
-                return after
+            settled = await _settled(work, before, home, model, now)
+            if settled is None or settled[0] is before:
+                return before if settled else None
+            after, others = settled
             await work.deployments.save(after)
             # That it waits is told once; each refusal is in its reason.
             told = before.waiting_since is None or after.waiting_since is None
             events: list[object] = [DeploymentStatusChanged(after, now)] if told else []
             if model is not None and after.waiting_since is None:
                 events.append(assigned(after, model, now))
-            await work.commit(*events)
+            await work.commit(*events, *others)
             return after
 
 
@@ -107,19 +116,32 @@ async def _model(work: Work, deployment: Deployment) -> Model | None:
         return None
 
 
-async def _settled(work: Work, before: Deployment, home: Node, model: Model | None, now: datetime) -> Deployment | None:
-    gone = f"node {home.name} went offline"
-    if before.pinned:
-        return before.wait(f"{gone}; this deployment was put there by hand and waits for the node's return", now)
-    if model is None:
-        return before.wait(f"{gone}, and the model was deleted, so no other node can fetch it", now)
+async def _home(work: Work, deployment: Deployment) -> Node | None:
     try:
-        place = await find_place(work, SYSTEM, before.wish, model)
+        return await work.nodes.get(deployment.node_id, SYSTEM, lock=True)
+    except NodeNotFoundError:
+        return None
+
+
+async def _settled(
+    work: Work, before: Deployment, home: Node | None, model: Model | None, now: datetime
+) -> tuple[Deployment, tuple[object, ...]] | None:
+    """The deployment in its new place, or waiting for one, and what else to tell; None to try again."""
+    gone = f"node {home.name if home else before.node_id} went offline"
+    if before.goal is Goal.END:
+        gone = before.status_reason.split(";")[0]
+    elif before.pinned:
+        return before.wait(f"{gone}; this deployment was put there by hand and waits for the node's return", now), ()
+    if model is None:
+        return before.wait(f"{gone}, and the model was deleted, so no other node can fetch it", now), ()
+    wish = replace(before.wish, node_id=before.node_id if before.pinned else None)
+    try:
+        place = await find_place(work, SYSTEM, before.deployment_id, wish, model)
     except DomainError as refusal:
         if refusal.kind is not Kind.PRECONDITION:
             raise
-        return before.wait(f"{gone}; waiting for another place: {refusal.message}", now)
+        return before.wait(f"{gone}; waiting for another place: {refusal.message}", now), ()
     if place is None:
         return None
     target = await work.nodes.get(place.node_id, SYSTEM)
-    return before.move(place, f"moved to {target.name} as epoch {before.epoch + 1}: {gone}", now)
+    return before.move(place, f"moved to {target.name} as epoch {before.epoch + 1}: {gone}", now), place.told

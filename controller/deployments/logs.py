@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus, LogsUnavailableError
-from controller.deployments.service import UnitOfWork
+from controller.deployments.stores import UnitOfWork
 from controller.nodes.model import LogPage, NodeUnreachableError
 from controller.nodes.service import NodeLogs
 from mesh.errors import InvalidPageTokenError

@@ -9,9 +9,10 @@ from enum import Enum
 from typing import NewType
 
 from controller.deployments.workload import Goal, HealthStatus, UnsupportedField
-from controller.models.model import ModelId
+from controller.models.model import Model, ModelId
 from controller.nodes.model import NodeId
-from mesh.errors import DomainError, Kind
+from controller.placement.model import NO_OPTIONS, Options
+from mesh.errors import DomainError, FieldViolation, InvalidRequestError, Kind
 from mesh.identity import OrgId, UserId
 
 DeploymentId = NewType("DeploymentId", str)
@@ -144,6 +145,7 @@ class Deployment:
     stopped_at: datetime | None = None
     ended_at: datetime | None = None
     deleted_at: datetime | None = None
+    options: Options = NO_OPTIONS
 
     @property
     def container_name(self) -> str:
@@ -179,6 +181,7 @@ class Deployment:
             port=self.requested_port,
             image=self.requested_image,
             environment=self.environment,
+            options=self.options,
         )
 
     @property
@@ -227,6 +230,8 @@ class Deployment:
             request_id=place.request_id,
             revision=place.revision,
             epoch=self.epoch + 1,
+            goal=Goal.RUN,
+            ended_at=None,
             status=DeploymentStatus.DEPLOYING,
             status_reason=reason,
             waiting_since=None,
@@ -234,10 +239,27 @@ class Deployment:
             changed_at=now,
         )
 
+    def evict(self, revision: int, request_id: str, reason: str, now: datetime) -> "Deployment":
+        """It makes room for a higher priority: it ends here, and waits for another place."""
+        return replace(
+            self,
+            goal=Goal.END,
+            status=DeploymentStatus.DEPLOYING,
+            status_reason=reason,
+            waiting_since=now,
+            request_id=request_id,
+            revision=revision,
+            observed=replace(self.observed, phase="", progress=0, error_message=reason),
+            changed_at=now,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a deployment goes, and the change of that node's desired state that tells it."""
+    """Where a deployment goes, and the change of that node's desired state that tells it.
+
+    `told` is what else to tell with the same commit: who made room for it.
+    """
 
     node_id: NodeId
     image: str
@@ -245,6 +267,7 @@ class Place:
     memory_allocated: int
     request_id: str
     revision: int
+    told: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +280,18 @@ class Wish:
     port: int = 0
     image: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    options: Options = NO_OPTIONS
+
+    def check(self, model: Model) -> None:
+        """InvalidRequestError for what this model can never do."""
+        violations = []
+        most = model.architecture.context if model.architecture else 0
+        if most and self.options.context > most:
+            violations.append(FieldViolation("context_tokens", f"must be at most {most}, the context of {model.name}"))
+        if self.gpu_devices and self.options.gpu_count not in (0, len(self.gpu_devices)):
+            violations.append(FieldViolation("gpu_count", "must be the number of devices that gpu_device names"))
+        if violations:
+            raise InvalidRequestError(*violations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,26 +304,6 @@ class Membership:
 
 
 ALONE = Membership()
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """What a deployment that deploys or runs holds of its node; `memory_mb` is what its engine was last seen to use."""
-
-    deployment_id: DeploymentId
-    model_id: ModelId
-    node_id: NodeId
-    gpu_devices: tuple[str, ...]
-    memory_allocated: int
-    port: int
-    memory_mb: int
-    # None while it does not run.
-    running_since: datetime | None
-
-    @property
-    def memory_limit_mb(self) -> int:
-        """What it holds of each device, or of the node's RAM."""
-        return memory_limit_mb(self.memory_allocated, self.gpu_devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +353,16 @@ class DeploymentStatusChanged:
     """A deployment runs, stopped, failed, or starts again."""
 
     deployment: Deployment
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentEvicted:
+    """A deployment made room for one of a higher priority."""
+
+    deployment: Deployment
+    evicted_by: DeploymentId
+    cause: str
     at: datetime
 
 

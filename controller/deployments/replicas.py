@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from controller.deployments.model import Replica
-from controller.deployments.service import UnitOfWork
+from controller.deployments.stores import UnitOfWork
 from controller.hints import Hints
 from mesh.identity import SYSTEM
 

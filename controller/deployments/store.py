@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -25,13 +25,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controller.deployments.holding import Holding
 from controller.deployments.model import (
     ACTIVE,
     Deployment,
     DeploymentId,
     DeploymentNotFoundError,
     DeploymentStatus,
-    Holding,
     InstanceId,
     Observation,
     Replica,
@@ -40,8 +40,10 @@ from controller.deployments.workload import Goal, HealthStatus, UnsupportedField
 from controller.models.model import ModelId
 from controller.nodes.model import NodeId, NodeStatus
 from controller.nodes.store import nodes
+from controller.placement.model import Options
 from mesh.identity import Caller, OrgId, UserId
 from mesh.sql.paging import Keyset, Page, PageRequest
+from mesh.sql.snapshot import Snapshot, changed_since
 from mesh.sql.tables import audit_columns, metadata, moment, owner_columns
 
 deployments = Table(
@@ -75,11 +77,13 @@ deployments = Table(
     Column("status_reason", Text, nullable=False),
     moment("waiting_since", nullable=True),
     Column("observed", JSONB, nullable=False),
+    Column("options", JSONB, nullable=False, server_default="{}"),
     moment("deployed_at", nullable=True),
     moment("stopped_at", nullable=True),
     moment("ended_at", nullable=True),
 )
 _IS_ACTIVE: ColumnElement[bool] = deployments.c.status.in_([each.value for each in ACTIVE])
+_HOLDS: ColumnElement[bool] = _IS_ACTIVE & (deployments.c.goal == Goal.RUN.value)
 # Placement reads these of every deployment, so no more than these.
 _HELD = (
     deployments.c.deployment_id,
@@ -92,8 +96,11 @@ _HELD = (
     deployments.c.deployed_at,
     deployments.c.observed["port"].as_integer().label("observed_port"),
     deployments.c.observed["memory_mb"].as_integer().label("observed_memory_mb"),
+    deployments.c.options["priority"].as_integer().label("priority"),
+    _HOLDS.label("active"),
 )
 Index("ix_deployments_created_at_deployment_id", deployments.c.created_at, deployments.c.deployment_id)
+Index("ix_deployments_changed_at", deployments.c.changed_at)
 Index("ix_deployments_model_id", deployments.c.model_id, postgresql_where=_IS_ACTIVE)
 Index(
     "ix_deployments_replica_set_id", deployments.c.replica_set_id, postgresql_where=deployments.c.goal == Goal.RUN.value
@@ -145,13 +152,23 @@ class SqlDeploymentStore:
         query = select(deployments.c.deployment_id).where(deployments.c.model_id == model_id, _IS_ACTIVE)
         return (await self._connection.execute(query.order_by(deployments.c.deployment_id))).scalars().all()
 
-    async def holdings(self, org_id: OrgId, node_id: NodeId | None = None) -> tuple[Holding, ...]:
-        """What the organisation's deployments hold that deploy or run, on one node or on all."""
-        query = select(*_HELD).where(deployments.c.org_id == org_id, _IS_ACTIVE)
-        if node_id is not None:
-            query = query.where(deployments.c.node_id == node_id)
+    async def holdings(self, node_id: NodeId) -> tuple[Holding, ...]:
+        """What is held on a node."""
+        query = select(*_HELD).where(deployments.c.node_id == node_id, _HOLDS)
         rows = (await self._connection.execute(query.order_by(deployments.c.deployment_id))).all()
         return tuple(_holding(row) for row in rows)
+
+    async def holdings_changed(self, since: Snapshot | None) -> tuple[Holding, ...]:
+        """What deployments hold that changed since then, also those that hold nothing any more; all without a snapshot.
+
+        The time only spares a look at every deployment that ever was: no transaction lasts as long as the overlap.
+        """
+        query = select(*_HELD)
+        if since is None:
+            query = query.where(_HOLDS)
+        else:
+            query = query.where(deployments.c.changed_at >= since.at - _OVERLAP, changed_since(deployments, since))
+        return tuple(_holding(row) for row in (await self._connection.execute(query)).all())
 
     async def on_node(self, node_id: NodeId, *, lock: bool = False) -> tuple[Deployment, ...]:
         """What a node is to run, or is to end and has not told the end of."""
@@ -167,18 +184,20 @@ class SqlDeploymentStore:
 
     async def count_active_on(self, node_id: NodeId) -> int:
         """How many deployments deploy or run on a node."""
-        query = select(func.count()).where(deployments.c.node_id == node_id, _IS_ACTIVE)
+        query = select(func.count()).where(deployments.c.node_id == node_id, _HOLDS)
         count: int = (await self._connection.execute(query)).scalar_one()
         return count
 
     async def stranded(self) -> tuple[DeploymentId, ...]:
-        """What is to run and is on a node that is gone, but for pinned ones that know it."""
+        """What is to run and is on a node that is gone, but for pinned ones that know it; and what was evicted."""
         unaware = or_(deployments.c.pinned.is_(False), deployments.c.waiting_since.is_(None))
+        gone = nodes.c.status == NodeStatus.OFFLINE.value
+        evicted = (deployments.c.goal == Goal.END.value) & deployments.c.waiting_since.is_not(None)
         query = (
             select(deployments.c.deployment_id)
             .join(nodes, nodes.c.node_id == deployments.c.node_id)
-            .where(_IS_ACTIVE, deployments.c.goal == Goal.RUN.value, nodes.c.status == NodeStatus.OFFLINE.value)
-            .where(unaware)
+            .where(_IS_ACTIVE)
+            .where(or_(_HOLDS & gone & unaware, evicted & or_(gone, deployments.c.ended_at.is_not(None))))
         )
         rows = await self._connection.execute(query.order_by(deployments.c.deployment_id))
         return tuple(DeploymentId(each) for each in rows.scalars())
@@ -214,6 +233,8 @@ def _holding(row: Any) -> Holding:
         port=row.observed_port or row.requested_port,
         memory_mb=row.observed_memory_mb,
         running_since=row.deployed_at if runs else None,
+        priority=row.priority or 0,
+        active=row.active,
     )
 
 
@@ -257,6 +278,7 @@ def deployment_of(row: Row[Any]) -> Deployment:
         goal=Goal(row.goal),
         status=DeploymentStatus(row.status),
         observed=_observation(row.observed),
+        options=_options(row.options),
         **{name: row._mapping[name] for name in _PLAIN},
     )
 
@@ -269,6 +291,7 @@ def _row(deployment: Deployment) -> dict[str, Any]:
         "goal": deployment.goal.value,
         "status": deployment.status.value,
         "observed": _observation_row(deployment.observed),
+        "options": asdict(deployment.options),
     }
 
 
@@ -276,8 +299,10 @@ _IDS = ("deployment_id", "instance_id", "org_id", "user_id", "model_id", "node_i
 _PLAIN = tuple(
     each.name
     for each in fields(Deployment)
-    if each.name not in _IDS and each.name not in ("gpu_devices", "requested_devices", "goal", "status", "observed")
+    if each.name not in (*_IDS, "gpu_devices", "requested_devices", "goal", "status", "observed", "options")
 )
+# Longer than a statement may take, and than a transaction waits for a lock.
+_OVERLAP = timedelta(minutes=2)
 _MOMENTS = ("started_at", "measured_at", "told_at", "next_attempt_at")
 
 
@@ -300,3 +325,11 @@ def _observation(row: Mapping[str, Any]) -> Observation:
     for name in _MOMENTS:
         known[name] = datetime.fromisoformat(row[name]) if row.get(name) else None
     return Observation(**known)
+
+
+def _options(row: Mapping[str, Any]) -> Options:
+    # Another version may have written fields that this one does not know; pairs come back as lists.
+    known = {each.name: row[each.name] for each in fields(Options) if each.name in row}
+    for name in ("required_labels", "forbidden_labels"):
+        known[name] = tuple((label, value) for label, value in known.get(name, ()))
+    return Options(**known)

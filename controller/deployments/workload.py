@@ -47,7 +47,8 @@ class DesiredWorkload:
     """One workload that a node is to run or to end, as of the node's `revision`.
 
     `port` 0 lets the node choose; `gpu_devices` are NVML indexes, empty on a CPU node; `memory_limit_mb` is what the
-    placement claimed, of RAM or of each device. `artifact_url` and `files` are empty when the goal is to end.
+    placement claimed, of RAM or of each device. `context_tokens` and `max_concurrency` 0 leave it to the engine.
+    `artifact_url` and `files` are empty when the goal is to end.
     """
 
     workload_id: str
@@ -69,6 +70,8 @@ class DesiredWorkload:
     memory_limit_mb: int = 0
     image: str = ""
     drain_seconds: int = 0
+    context_tokens: int = 0
+    max_concurrency: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

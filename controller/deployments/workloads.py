@@ -5,7 +5,8 @@ from datetime import timedelta
 
 from controller.deployments.model import Deployment, DeploymentId, DeploymentNotFoundError, DeploymentStatusChanged
 from controller.deployments.observation import observe, remember_told, told, unheard_of
-from controller.deployments.service import UnitOfWork, Work, stopped
+from controller.deployments.service import stopped
+from controller.deployments.stores import UnitOfWork, Work
 from controller.deployments.workload import ArtifactFile, DesiredChange, DesiredWorkload, Goal, WorkloadReport
 from controller.hints import Hints
 from controller.models.model import Model, ModelFile, ModelId, ModelNotFoundError
@@ -137,5 +138,7 @@ def _workload(
         memory_limit_mb=deployment.memory_limit_mb,
         image=deployment.image,
         environment=deployment.environment,
+        context_tokens=deployment.options.context,
+        max_concurrency=deployment.options.concurrency,
         drain_seconds=int(DRAIN.total_seconds()) if deployment.goal is Goal.END else 0,
     )

@@ -39,7 +39,8 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
     head_dim = _whole(text, _HEAD_DIM) or (width // heads if width and heads else 0)
     if not (layers and heads and context and head_dim):
         return None
-    return Architecture(layers, _whole(text, _KV_HEADS) or heads, head_dim, context, _dtype(text) or _dtype(config))
+    dtype = _dtype(text) or _dtype(config)
+    return Architecture(layers, _whole(text, _KV_HEADS) or heads, head_dim, context, dtype, heads)
 
 
 def _whole(config: Mapping[str, Any], names: tuple[str, ...]) -> int:

@@ -139,13 +139,17 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What a decoder's memory depends on, as its config.json says; `dtype` like "bfloat16", empty when not said."""
+    """What a decoder's memory depends on, as its config.json says; `dtype` like "bfloat16", empty when not said.
+
+    `heads` are those of attention, 0 where an earlier version did not keep them.
+    """
 
     layers: int
     kv_heads: int
     head_dim: int
     context: int
     dtype: str = ""
+    heads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,11 @@ def gpu_to_proto(device: GpuDevice) -> pb.GpuDevice:
         temperature=device.temperature,
         uuid=device.uuid,
         error=device.error,
+        parent_device_id=device.parent_device_id,
+        mig_profile=device.mig_profile,
+        mig=device.mig,
+        exclusive=device.exclusive,
+        mps=device.mps,
     )
 
 

@@ -42,6 +42,7 @@ from controller.nodes.model import (
 )
 from mesh.identity import Caller, OrgId, UserId
 from mesh.sql.paging import Keyset, Page, PageRequest
+from mesh.sql.snapshot import Snapshot, changed_since, take_snapshot
 from mesh.sql.tables import audit_columns, metadata, moment, owner_columns
 
 _OF_A_NAME_TAKEN = "uq_nodes_org_id_name"
@@ -150,10 +151,14 @@ class SqlNodeStore:
         rows = (await self._connection.execute(keyset.apply(query, page))).all()
         return keyset.page(rows, page, lambda row: _node(row._mapping))
 
-    async def fleet(self, caller: Caller) -> tuple[Node, ...]:
-        """Every node to see, the oldest first."""
-        rows = await self._connection.execute(select(nodes).where(_visible(caller)).order_by(nodes.c.node_id))
-        return tuple(_node(row) for row in rows.mappings())
+    async def snapshot(self) -> Snapshot:
+        """What later tells which rows have changed."""
+        return await take_snapshot(self._connection)
+
+    async def changed(self, since: Snapshot | None) -> tuple[Node, ...]:
+        """The nodes that changed since then, removed ones too; every node that is kept without a snapshot."""
+        query = select(nodes).where(_KEPT if since is None else changed_since(nodes, since))
+        return tuple(_node(row) for row in (await self._connection.execute(query)).mappings())
 
     async def add(self, node: Node) -> None:
         """A new row. NodeExistsError when the organisation has a node of that name."""

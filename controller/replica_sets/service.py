@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from controller.deployments.service import Work as DeploymentWork
+from controller.deployments.stores import Work as DeploymentWork
 from controller.hints import Hints
 from controller.models.model import Model
 from controller.replica_sets.decide import Member

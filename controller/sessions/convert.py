@@ -214,6 +214,8 @@ def _workload(workload: DesiredWorkload) -> pb.WorkloadSpec:
         job_id=workload.job_id,
         request_id=workload.request_id,
         drain_seconds=workload.drain_seconds,
+        context_tokens=workload.context_tokens,
+        max_concurrency=workload.max_concurrency,
     )
 
 
@@ -255,6 +257,11 @@ def _devices(messages: Sequence[node_pb2.GpuDevice]) -> tuple[GpuDevice, ...]:
             temperature=each.temperature,
             uuid=_text(each.uuid),
             error=_text(each.error),
+            parent_device_id=_text(each.parent_device_id),
+            mig_profile=_text(each.mig_profile),
+            mig=each.mig,
+            exclusive=each.exclusive,
+            mps=each.mps,
         )
         for each in messages[:MOST_DEVICES]
     )

@@ -77,6 +77,8 @@ def spec_from_proto(message: pb.WorkloadSpec) -> WorkloadSpec:
         job_id=message.job_id,
         request_id=message.request_id,
         drain=timedelta(seconds=message.drain_seconds),
+        context_tokens=message.context_tokens,
+        max_concurrency=message.max_concurrency,
     )
 
 

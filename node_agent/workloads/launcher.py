@@ -12,7 +12,7 @@ from mesh.clock import Clock
 from mesh.errors import DomainError
 from node_agent.cache.model import Artifact, DiskFullError
 from node_agent.cache.service import ModelCache
-from node_agent.engines.engine import Diagnosis, Engine, EngineSpec, LaunchPlan
+from node_agent.engines.engine import Diagnosis, Engine, EngineOptions, EngineSpec, LaunchPlan
 from node_agent.engines.prepare import prepare
 from node_agent.inventory.machine import Machine
 from node_agent.runtime.model import Launch, LaunchError, Marked, Runtime
@@ -181,6 +181,7 @@ class Launcher:
             gpu_devices=spec.gpu_devices,
             memory_mb=spec.memory_limit_mb,
             device_memory_mb=device_memory_mb,
+            options=EngineOptions(context_length=spec.context_tokens, max_concurrency=spec.max_concurrency),
             environment=spec.environment,
         )
 

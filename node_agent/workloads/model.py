@@ -101,6 +101,8 @@ class WorkloadSpec:
     job_id: str = ""
     request_id: str = ""
     drain: timedelta = timedelta()
+    context_tokens: int = 0
+    max_concurrency: int = 0
 
 
 @dataclass(frozen=True, slots=True)

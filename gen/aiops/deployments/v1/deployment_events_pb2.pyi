@@ -154,3 +154,41 @@ class DeploymentStatus(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
 
 Global___DeploymentStatus: _TypeAlias = DeploymentStatus  # noqa: Y015
+
+@_typing.final
+class DeploymentEvicted(_message.Message):
+    """`system.deploymentEvicted`"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    EVICTED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    deployment_id: _builtins.str
+    node_id: _builtins.str
+    evicted_by: _builtins.str
+    """The deployment that it made room for."""
+    reason: _builtins.str
+    timestamp: _builtins.float
+    """Unix milliseconds."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        deployment_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        evicted_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        timestamp: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment_id", b"deployment_id", "evicted_by", b"evicted_by", "node_id", b"node_id", "reason", b"reason", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeploymentEvicted: _TypeAlias = DeploymentEvicted  # noqa: Y015

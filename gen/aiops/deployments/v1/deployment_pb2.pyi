@@ -63,6 +63,46 @@ class Deployment(_message.Message):
     unhealthy: Deployment.HealthStatus.ValueType  # 2
     unknown: Deployment.HealthStatus.ValueType  # 3
 
+    @_typing.final
+    class RequiredLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ForbiddenLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
@@ -95,6 +135,12 @@ class Deployment(_message.Message):
     LOG_TAIL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    REQUIRED_LABELS_FIELD_NUMBER: _builtins.int
+    FORBIDDEN_LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     STATUS_REASON_FIELD_NUMBER: _builtins.int
     REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
     TEMPLATE_REVISION_FIELD_NUMBER: _builtins.int
@@ -137,6 +183,11 @@ class Deployment(_message.Message):
     epoch: _builtins.int
     """Grows when the workload is placed anew; an older epoch gets no traffic."""
     restarts: _builtins.int
+    context_tokens: _builtins.int
+    """As asked; 0 and empty where the choice was left open."""
+    max_concurrency: _builtins.int
+    gpu_count: _builtins.int
+    priority: _builtins.int
     status_reason: _builtins.str
     """Why it stands where it stands: what it waits for, or why it moved. Empty when there is nothing to say."""
     replica_set_id: _builtins.str
@@ -156,6 +207,10 @@ class Deployment(_message.Message):
     def changed_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def forbidden_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def next_attempt_at(self) -> _timestamp_pb2.Timestamp:
         """When its node starts the engine again that failed; unset when it is not waiting for that."""
@@ -195,6 +250,12 @@ class Deployment(_message.Message):
         log_tail: _builtins.str = ...,
         epoch: _builtins.int = ...,
         restarts: _builtins.int = ...,
+        context_tokens: _builtins.int = ...,
+        max_concurrency: _builtins.int = ...,
+        gpu_count: _builtins.int = ...,
+        required_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        forbidden_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        priority: _builtins.int = ...,
         status_reason: _builtins.str = ...,
         replica_set_id: _builtins.str = ...,
         template_revision: _builtins.int = ...,
@@ -202,7 +263,7 @@ class Deployment(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "last_request_at", b"last_request_at", "next_attempt_at", b"next_attempt_at", "owner", b"owner", "stopped_at", b"stopped_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "epoch", b"epoch", "error_message", b"error_message", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "next_attempt_at", b"next_attempt_at", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "progress", b"progress", "replica_set_id", b"replica_set_id", "request_count", b"request_count", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "template_revision", b"template_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "context_tokens", b"context_tokens", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "epoch", b"epoch", "error_message", b"error_message", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "max_concurrency", b"max_concurrency", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "next_attempt_at", b"next_attempt_at", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "priority", b"priority", "progress", b"progress", "replica_set_id", b"replica_set_id", "request_count", b"request_count", "required_labels", b"required_labels", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "template_revision", b"template_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015
@@ -240,6 +301,8 @@ class Placement(_message.Message):
     PORT_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    READY_SECONDS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     node_name: _builtins.str
     memory_mb: _builtins.int
@@ -249,8 +312,14 @@ class Placement(_message.Message):
     engine: _builtins.str
     """The engine that would serve."""
     explanation: _builtins.str
+    ready_seconds: _builtins.int
+    """An estimate of the seconds until it serves."""
     @_builtins.property
     def gpu_devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def evictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Eviction]:
+        """Deployments of lower priority that would have to make room."""
+
     def __init__(
         self,
         *,
@@ -261,14 +330,72 @@ class Placement(_message.Message):
         port: _builtins.int = ...,
         engine: _builtins.str = ...,
         explanation: _builtins.str = ...,
+        evictions: _abc.Iterable[Global___Eviction] | None = ...,
+        ready_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "explanation", b"explanation", "gpu_devices", b"gpu_devices", "memory_mb", b"memory_mb", "node_id", b"node_id", "node_name", b"node_name", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "evictions", b"evictions", "explanation", b"explanation", "gpu_devices", b"gpu_devices", "memory_mb", b"memory_mb", "node_id", b"node_id", "node_name", b"node_name", "port", b"port", "ready_seconds", b"ready_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Placement: _TypeAlias = Placement  # noqa: Y015
+
+@_typing.final
+class Eviction(_message.Message):
+    """A deployment of lower priority that would make room."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MEMORY_MB_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    deployment_id: _builtins.str
+    priority: _builtins.int
+    memory_mb: _builtins.int
+    """Megabytes that it holds over all its devices."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        deployment_id: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        memory_mb: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment_id", b"deployment_id", "memory_mb", b"memory_mb", "priority", b"priority", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Eviction: _TypeAlias = Eviction  # noqa: Y015
+
+@_typing.final
+class RefusalCount(_message.Message):
+    """How many nodes cannot take a deployment for one cause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    cause: _builtins.str
+    """not_eligible labels engine device port memory other_preferred"""
+    nodes: _builtins.int
+    def __init__(
+        self,
+        *,
+        cause: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusalCount: _TypeAlias = RefusalCount  # noqa: Y015
 
 @_typing.final
 class NodeRefusal(_message.Message):
@@ -279,20 +406,24 @@ class NodeRefusal(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     NODE_NAME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     node_name: _builtins.str
     reason: _builtins.str
     """What is missing on this node."""
+    cause: _builtins.str
+    """not_eligible labels engine device port memory other_preferred"""
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         node_name: _builtins.str = ...,
         reason: _builtins.str = ...,
+        cause: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "node_name", b"node_name", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "node_id", b"node_id", "node_name", b"node_name", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

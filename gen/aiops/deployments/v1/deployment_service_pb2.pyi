@@ -117,21 +117,83 @@ Global___GetDeploymentResponse: _TypeAlias = GetDeploymentResponse  # noqa: Y015
 class CreateDeploymentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class RequiredLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ForbiddenLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_ID_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     GPU_DEVICE_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    REQUIRED_LABELS_FIELD_NUMBER: _builtins.int
+    FORBIDDEN_LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Model id, or the model's name."""
     node_id: _builtins.str
     """Empty means: choose."""
     gpu_device: _builtins.str
-    """"0" or "0,1"; empty means: choose."""
+    """"0", "0,1" or the MIG slice "0:3"; empty means: choose."""
     port: _builtins.int
     """1024 to 65535; 0 means: choose."""
     request_id: _builtins.str
     """Repeating a call with the same id answers the first call's deployment."""
+    context_tokens: _builtins.int
+    """Tokens of one request's context, at most the model's own; 0 means the model's own."""
+    max_concurrency: _builtins.int
+    """Whole contexts kept in memory at once; 0 means one, which engines share between shorter requests."""
+    gpu_count: _builtins.int
+    """Cards of one node that share the weights (tensor parallel); 0 means: choose."""
+    priority: _builtins.int
+    """-1000 to 1000. A higher priority may evict a lower one where there is no other room, never an equal one."""
+    @_builtins.property
+    def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that a node must have; the value "*" takes any."""
+
+    @_builtins.property
+    def forbidden_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that a node must not have; the value "*" takes any."""
+
     def __init__(
         self,
         *,
@@ -140,10 +202,16 @@ class CreateDeploymentRequest(_message.Message):
         gpu_device: _builtins.str = ...,
         port: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        context_tokens: _builtins.int = ...,
+        max_concurrency: _builtins.int = ...,
+        gpu_count: _builtins.int = ...,
+        required_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        forbidden_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_device", b"gpu_device", "model_id", b"model_id", "node_id", b"node_id", "port", b"port", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "node_id", b"node_id", "port", b"port", "priority", b"priority", "request_id", b"request_id", "required_labels", b"required_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -173,15 +241,77 @@ Global___CreateDeploymentResponse: _TypeAlias = CreateDeploymentResponse  # noqa
 class PlanDeploymentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class RequiredLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ForbiddenLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_ID_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     GPU_DEVICE_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    REQUIRED_LABELS_FIELD_NUMBER: _builtins.int
+    FORBIDDEN_LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Model id, or the model's name."""
     node_id: _builtins.str
     gpu_device: _builtins.str
     port: _builtins.int
+    context_tokens: _builtins.int
+    """Tokens of one request's context, at most the model's own; 0 means the model's own."""
+    max_concurrency: _builtins.int
+    """Whole contexts kept in memory at once; 0 means one, which engines share between shorter requests."""
+    gpu_count: _builtins.int
+    """Cards of one node that share the weights (tensor parallel); 0 means: choose."""
+    priority: _builtins.int
+    """-1000 to 1000. A higher priority may evict a lower one where there is no other room, never an equal one."""
+    @_builtins.property
+    def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that a node must have; the value "*" takes any."""
+
+    @_builtins.property
+    def forbidden_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that a node must not have; the value "*" takes any."""
+
     def __init__(
         self,
         *,
@@ -189,10 +319,16 @@ class PlanDeploymentRequest(_message.Message):
         node_id: _builtins.str = ...,
         gpu_device: _builtins.str = ...,
         port: _builtins.int = ...,
+        context_tokens: _builtins.int = ...,
+        max_concurrency: _builtins.int = ...,
+        gpu_count: _builtins.int = ...,
+        required_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        forbidden_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_device", b"gpu_device", "model_id", b"model_id", "node_id", b"node_id", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "node_id", b"node_id", "port", b"port", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,23 +340,29 @@ class PlanDeploymentResponse(_message.Message):
 
     PLACEMENT_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
+    REFUSAL_COUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def placement(self) -> _deployment_pb2.Placement:
         """Unset when no node fits."""
 
     @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.NodeRefusal]:
-        """Why each of the other nodes was not chosen."""
+        """Why each of the other nodes was not chosen; in a large fleet the nearest few of each cause."""
+
+    @_builtins.property
+    def refusal_counts(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.RefusalCount]:
+        """How many of the other nodes were not chosen, by cause."""
 
     def __init__(
         self,
         *,
         placement: _deployment_pb2.Placement | None = ...,
         refusals: _abc.Iterable[_deployment_pb2.NodeRefusal] | None = ...,
+        refusal_counts: _abc.Iterable[_deployment_pb2.RefusalCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement", "refusals", b"refusals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement", "refusal_counts", b"refusal_counts", "refusals", b"refusals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

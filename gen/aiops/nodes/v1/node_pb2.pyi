@@ -260,8 +260,13 @@ class GpuDevice(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     UUID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PARENT_DEVICE_ID_FIELD_NUMBER: _builtins.int
+    MIG_PROFILE_FIELD_NUMBER: _builtins.int
+    MIG_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    MPS_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
-    """NVML index: "0", "1", …."""
+    """NVML index: "0", "1", …; of a MIG slice "0:3"."""
     model: _builtins.str
     memory_total: _builtins.int
     """Megabytes."""
@@ -275,6 +280,16 @@ class GpuDevice(_message.Message):
     """NVML UUID."""
     error: _builtins.str
     """What NVML said when the device could not be read; empty when it answered."""
+    parent_device_id: _builtins.str
+    """Of a MIG slice: the card it is cut from. The slice's own device_id is "CARD:INSTANCE", such as "0:3"."""
+    mig_profile: _builtins.str
+    """Of a MIG slice: its profile, such as "1g.10gb"."""
+    mig: _builtins.bool
+    """The card is cut into MIG slices, which are listed beside it; it runs nothing itself."""
+    exclusive: _builtins.bool
+    """The compute mode lets one process alone use the card."""
+    mps: _builtins.bool
+    """The Multi-Process Service shares the card between processes."""
     def __init__(
         self,
         *,
@@ -286,10 +301,15 @@ class GpuDevice(_message.Message):
         temperature: _builtins.int = ...,
         uuid: _builtins.str = ...,
         error: _builtins.str = ...,
+        parent_device_id: _builtins.str = ...,
+        mig_profile: _builtins.str = ...,
+        mig: _builtins.bool = ...,
+        exclusive: _builtins.bool = ...,
+        mps: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "error", b"error", "memory_free", b"memory_free", "memory_total", b"memory_total", "model", b"model", "temperature", b"temperature", "utilization", b"utilization", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "error", b"error", "exclusive", b"exclusive", "memory_free", b"memory_free", "memory_total", b"memory_total", "mig", b"mig", "mig_profile", b"mig_profile", "model", b"model", "mps", b"mps", "parent_device_id", b"parent_device_id", "temperature", b"temperature", "utilization", b"utilization", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -508,6 +508,8 @@ class WorkloadSpec(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DRAIN_SECONDS_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
     workload_id: _builtins.str
     replica: _builtins.int
     epoch: _builtins.int
@@ -532,6 +534,10 @@ class WorkloadSpec(_message.Message):
     request_id: _builtins.str
     drain_seconds: _builtins.int
     """Seconds between the routes' removal and the end of the process."""
+    context_tokens: _builtins.int
+    """Tokens of one request's context; 0 means the model's own."""
+    max_concurrency: _builtins.int
+    """Requests served at once; 0 leaves it to the engine."""
     @_builtins.property
     def artifact(self) -> Global___ModelArtifact: ...
     @_builtins.property
@@ -561,10 +567,12 @@ class WorkloadSpec(_message.Message):
         job_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         drain_seconds: _builtins.int = ...,
+        context_tokens: _builtins.int = ...,
+        max_concurrency: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "container_name", b"container_name", "drain_seconds", b"drain_seconds", "environment", b"environment", "epoch", b"epoch", "framework", b"framework", "goal", b"goal", "gpu_devices", b"gpu_devices", "image", b"image", "job_id", b"job_id", "memory_limit_mb", b"memory_limit_mb", "model_id", b"model_id", "port", b"port", "replica", b"replica", "request_id", b"request_id", "served_name", b"served_name", "task", b"task", "workload_id", b"workload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "container_name", b"container_name", "context_tokens", b"context_tokens", "drain_seconds", b"drain_seconds", "environment", b"environment", "epoch", b"epoch", "framework", b"framework", "goal", b"goal", "gpu_devices", b"gpu_devices", "image", b"image", "job_id", b"job_id", "max_concurrency", b"max_concurrency", "memory_limit_mb", b"memory_limit_mb", "model_id", b"model_id", "port", b"port", "replica", b"replica", "request_id", b"request_id", "served_name", b"served_name", "task", b"task", "workload_id", b"workload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.deployments.placement import Candidate, Cause, Claim, Demand, Placement, Refusal, plan
 from controller.models.model import MIB, Architecture, ModelId
 from controller.nodes.model import Gauges, GpuDevice, Node, NodeId, NodeRole, NodeStatus
+from controller.placement.fleet import Fleet
+from controller.placement.model import Candidate, Cause, Claim, Demand, Placement, Refusal
+from controller.placement.plan import plan as plan_in
 from mesh.identity import OrgId, UserId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -30,6 +32,10 @@ def gpu(device_id: str = "0", free: int = 24_000, total: int = 24_000, error: st
 
 def demand(weights_mb: int = 8, architecture: Architecture | None = TINY) -> Demand:
     return Demand(ModelId("model-a"), "tiny", "vllm", "llm", weights_mb * MIB, architecture)
+
+
+def plan(wish: Demand, candidates: Iterable[Candidate]) -> Placement | Refusal:
+    return plan_in(wish, Fleet(candidates))
 
 
 def placed(outcome: Placement | Refusal) -> Placement:

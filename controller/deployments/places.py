@@ -1,0 +1,132 @@
+"""Where deployments go: planned with the fleet as it is known here, and claimed under the lock of the chosen node."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from controller.deployments.fleet import candidate_of
+from controller.deployments.model import (
+    DeploymentEvicted,
+    DeploymentId,
+    DeploymentStatusChanged,
+    GpuDeviceNotFoundError,
+    NoPlacementError,
+    Place,
+    PortInUseError,
+    Wish,
+    named,
+)
+from controller.deployments.stores import Work
+from controller.deployments.workload import Goal
+from controller.models.model import Model
+from controller.nodes.events import WorkloadEnded
+from controller.nodes.model import Node, NodeNotFoundError
+from controller.placement.fleet import Fleet
+from controller.placement.model import Cause, Demand, Eviction, Placement, Refusal
+from controller.placement.plan import plan
+from mesh.identity import SYSTEM, Caller, new_id
+
+_IMAGES = {"vllm": "vllm/vllm-openai:latest", "triton": "nvcr.io/nvidia/tritonserver:24.01-py3"}
+
+
+async def find_place(
+    work: Work, caller: Caller, deployment_id: DeploymentId, wish: Wish, model: Model, request_id: str = ""
+) -> Place | None:
+    """A place that is claimed with the commit of `work`; None when somebody else took it between plan and claim.
+
+    Deployments of lower priority that have to make room are evicted with the same commit. Lock the model before.
+    NoPlacementError, PortInUseError or GpuDeviceNotFoundError when no node can take it.
+    """
+    planned = _placed(model, await plan_for(work, caller, wish, model))
+    node = await work.nodes.get(planned.node_id, caller, lock=True)
+    placement = await _plan_again(work, planned, wish, model, node)
+    if placement is None:
+        return None
+    told = await _make_room(work, deployment_id, placement.evictions)
+    return Place(
+        node_id=placement.node_id,
+        image=wish.image or ("" if "process" in node.runtimes else _IMAGES.get(model.framework.value, "")),
+        gpu_devices=placement.gpu_devices,
+        memory_allocated=placement.memory_mb,
+        request_id=request_id or new_id("req"),
+        revision=await work.nodes.next_revision(placement.node_id),
+        told=tuple(told),
+    )
+
+
+async def _make_room(work: Work, evictor: DeploymentId, evictions: Sequence[Eviction]) -> Sequence[object]:
+    """Evicts who stands in the way, as part of `work`, whose node is locked, and says what to tell."""
+    events = list[object]()
+    for eviction in evictions:
+        before = await work.deployments.get(DeploymentId(eviction.deployment_id), SYSTEM, lock=True)
+        if not before.active or before.goal is not Goal.RUN:
+            continue
+        now, request_id = await work.nodes.now(), new_id("req")
+        reason = f"evicted for {evictor}: {eviction.reason}"
+        after = before.evict(await work.nodes.next_revision(before.node_id), request_id, reason, now)
+        await work.deployments.save(after)
+        container = after.observed.container_id or after.container_name
+        events += [
+            DeploymentEvicted(after, evictor, eviction.reason, now),
+            DeploymentStatusChanged(after, now),
+            WorkloadEnded(after.node_id, after.org_id, request_id, container, now),
+        ]
+    return events
+
+
+async def plan_for(work: Work, caller: Caller, wish: Wish, model: Model) -> Placement | Refusal:
+    """The plan with the fleet as it is known here. InvalidRequestError for a wish that this model can never meet."""
+    wish.check(model)
+    if wish.node_id is not None:
+        node = await work.nodes.get(wish.node_id, caller)
+        if node.org_id != model.org_id:
+            raise NodeNotFoundError(wish.node_id)
+    demand = await _demand(work, wish, model)
+    return plan(demand, await work.fleet.present())
+
+
+async def _plan_again(work: Work, planned: Placement, wish: Wish, model: Model, node: Node) -> Placement | None:
+    """The plan with what is claimed on the node, which is locked, by now; None when it is full."""
+    held = await work.deployments.holdings(node.node_id)
+    demand = replace(await _demand(work, wish, model), node_id=node.node_id)
+    if not planned.evictions:
+        demand = replace(demand, gpu_devices=planned.gpu_devices)
+    again = plan(demand, Fleet([candidate_of(node, held)]))
+    return again if isinstance(again, Placement) else None
+
+
+async def _demand(work: Work, wish: Wish, model: Model) -> Demand:
+    return Demand(
+        model_id=model.model_id,
+        model_name=model.name,
+        framework=model.framework.value,
+        task=model.task.value,
+        weights_bytes=model.weights_bytes,
+        architecture=model.architecture,
+        node_id=wish.node_id,
+        gpu_devices=wish.gpu_devices,
+        port=wish.port,
+        # Whoever sees every organisation still deploys within the model's own.
+        org_id=model.org_id,
+        digest=model.digest,
+        options=wish.options,
+        peaks=await work.peaks.of(model.model_id, model.digest),
+    )
+
+
+def _placed(model: Model, planned: Placement | Refusal) -> Placement:
+    if isinstance(planned, Placement):
+        return planned
+    causes = {tally.cause for tally in planned.tallies}
+    reasons = named([f"{refusal.node_name} ({refusal.node_id}): {refusal.reason}" for refusal in planned.refusals])
+    total = sum(tally.nodes for tally in planned.tallies)
+    if total > len(planned.refusals):
+        counts = ", ".join(f"{tally.nodes:,} {tally.cause.value}" for tally in planned.tallies)
+        reasons = f"Of {total:,} nodes: {counts}. The nearest: {reasons}"
+    if not planned.refusals:
+        raise NoPlacementError("there is no node; join one with `aiops node join`", model_id=model.model_id)
+    message = f"no node can take {model.name}. {reasons}"
+    if causes == {Cause.PORT}:
+        raise PortInUseError(message, model_id=model.model_id)
+    if causes == {Cause.DEVICE}:
+        raise GpuDeviceNotFoundError(message, model_id=model.model_id)
+    raise NoPlacementError(message, model_id=model.model_id)

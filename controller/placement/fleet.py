@@ -1,0 +1,88 @@
+"""The nodes as one index: grouped by what decides about an engine, so that a plan looks at numbers and not at nodes."""
+
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from operator import attrgetter
+
+from controller.models.model import ModelId
+from controller.nodes.model import NodeId
+from controller.placement.model import Candidate
+from controller.placement.seat import Kind, Seat
+
+_PREFERENCE = attrgetter("preference")
+
+
+class Fleet:
+    """Seats by kind, by node and by model. A change of one node costs as much as that node."""
+
+    def __init__(self, candidates: Iterable[Candidate] = ()) -> None:
+        self._seats: dict[NodeId, Seat] = {}
+        self._kinds: dict[Kind, list[Seat]] = {}
+        self._of_model: defaultdict[ModelId, set[NodeId]] = defaultdict(set)
+        self._priorities = Counter[int]()
+        self._cached: dict[NodeId, frozenset[str]] = {}
+        self._caching: defaultdict[str, set[NodeId]] = defaultdict(set)
+        for candidate in candidates:
+            self.put(candidate)
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    @property
+    def kinds(self) -> Mapping[Kind, list[Seat]]:
+        """Every group of alike nodes, the preferred ones first. Not for changing."""
+        return self._kinds
+
+    @property
+    def least_priority(self) -> int | None:
+        """The lowest priority that any claim has."""
+        return min(self._priorities, default=None)
+
+    def put(self, candidate: Candidate) -> None:
+        """The node as it is now, instead of what was known of it."""
+        self.remove(candidate.node.node_id)
+        seat = Seat(candidate)
+        self._seats[seat.node_id] = seat
+        insort(self._kinds.setdefault(seat.kind, []), seat, key=_PREFERENCE)
+        for claim in seat.claims:
+            self._of_model[claim.model_id].add(seat.node_id)
+            self._priorities[claim.priority] += 1
+
+    def remove(self, node_id: NodeId) -> None:
+        """Forgets the node, if it is known."""
+        seat = self._seats.pop(node_id, None)
+        if seat is None:
+            return
+        alike = self._kinds[seat.kind]
+        del alike[bisect_left(alike, seat.preference, key=_PREFERENCE)]
+        if not alike:
+            del self._kinds[seat.kind]
+        for claim in seat.claims:
+            self._of_model[claim.model_id].discard(node_id)
+            if not self._of_model[claim.model_id]:
+                del self._of_model[claim.model_id]
+            self._priorities[claim.priority] -= 1
+            if not self._priorities[claim.priority]:
+                del self._priorities[claim.priority]
+
+    def cache(self, node_id: NodeId, digests: Collection[str]) -> None:
+        """The artefacts whose files the node has, instead of what was known of them."""
+        for digest in self._cached.get(node_id, ()):
+            self._caching[digest].discard(node_id)
+        self._cached[node_id] = frozenset(digests)
+        for digest in digests:
+            self._caching[digest].add(node_id)
+
+    def seat(self, node_id: NodeId) -> Seat | None:
+        """The node, if it is known."""
+        return self._seats.get(node_id)
+
+    def apart(self, model_id: ModelId, digest: str) -> Collection[NodeId]:
+        """The nodes that differ from all others for a model: they run it, or have its files."""
+        running, caching = self._of_model.get(model_id, set()), self._caching.get(digest, set())
+        return running | caching if caching else running
+
+    def has_files(self, node_id: NodeId, model_id: ModelId, digest: str) -> bool:
+        """Whether the node has the model's files already, as far as is known."""
+        return node_id in self._of_model.get(model_id, ()) or node_id in self._caching.get(digest, ())
