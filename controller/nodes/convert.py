@@ -9,16 +9,8 @@ from aiops.nodes.v1 import node_service_pb2 as service_pb
 from aiops.types.v1 import owner_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from controller.nodes.model import (
-    Container,
-    GpuDevice,
-    Node,
-    NodeChanges,
-    NodeConfig,
-    NodeRole,
-    NodeStatus,
-    Tunnel,
-)
+from controller.nodes.devices import GpuDevice
+from controller.nodes.model import Container, Node, NodeChanges, NodeConfig, NodeRole, NodeStatus, Tunnel
 from controller.nodes.service import Registration
 from mesh.errors import FieldViolation, InvalidRequestError
 

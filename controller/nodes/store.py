@@ -26,11 +26,11 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controller.nodes.devices import GpuDevice
 from controller.nodes.model import (
     Container,
     FleetGuard,
     Gauges,
-    GpuDevice,
     Node,
     NodeConfig,
     NodeExistsError,

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from controller.nodes.model import GpuDevice, NodeId, NodeStatus
+from controller.nodes.devices import GpuDevice
+from controller.nodes.model import NodeId, NodeStatus
 from controller.placement.fleet import Fleet
 from controller.placement.model import ANY_VALUE, Cause, Demand, Labels, UnfitError
 from controller.placement.need import CPU, Need, divides, need_of, parallel_sizes

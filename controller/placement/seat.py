@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from controller.models.model import ModelId
-from controller.nodes.model import GpuDevice, Node, NodeId, NodeRole, NodeStatus
+from controller.nodes.devices import GpuDevice
+from controller.nodes.model import Node, NodeId, NodeRole, NodeStatus
 from controller.placement.model import Candidate, Claim
 from mesh.identity import OrgId
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from controller.nodes.model import GpuDevice
+from controller.nodes.devices import GpuDevice
 from controller.placement.model import Claim, Demand, Eviction
 from controller.placement.need import Need
 

@@ -18,8 +18,9 @@ from controller.deployments.workload import (
     WorkloadState,
 )
 from controller.nodes.convert import timestamp
+from controller.nodes.devices import GpuDevice
 from controller.nodes.liveness import LivenessRules
-from controller.nodes.model import Container, Gauges, GpuDevice, Greeting, LogPage, Node, NodeId, Tunnel, check_host
+from controller.nodes.model import Container, Gauges, Greeting, LogPage, Node, NodeId, Tunnel, check_host
 from controller.sessions.model import Acknowledgement, Decision, Hello, LogRequest, Opened, Reading
 from mesh.errors import FieldViolation, InvalidRequestError
 

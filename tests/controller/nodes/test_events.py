@@ -8,9 +8,10 @@ import pytest
 
 from controller.events import envelopes
 from controller.nodes import events
+from controller.nodes.devices import GpuDevice
 from controller.nodes.encodings import EVENTS, TOPIC
 from controller.nodes.events import NodeEvent
-from controller.nodes.model import Gauges, GpuDevice, Node, NodeId
+from controller.nodes.model import Gauges, Node, NodeId
 from mesh.identity import OrgId, UserId
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

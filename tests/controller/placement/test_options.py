@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from controller.models.model import ModelId
-from controller.nodes.model import GpuDevice, NodeId
+from controller.nodes.devices import GpuDevice
+from controller.nodes.model import NodeId
 from controller.placement.fleet import Fleet
 from controller.placement.model import Candidate, Cause, Claim, Demand, Options, Peak, PeakKey
 from controller.placement.need import TRUSTED_SAMPLES

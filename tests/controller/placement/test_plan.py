@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.models.model import MIB, Architecture, ModelId
-from controller.nodes.model import Gauges, GpuDevice, Node, NodeId, NodeRole, NodeStatus
+from controller.nodes.devices import GpuDevice
+from controller.nodes.model import Gauges, Node, NodeId, NodeRole, NodeStatus
 from controller.placement.fleet import Fleet
 from controller.placement.model import Candidate, Cause, Claim, Demand, Placement, Refusal
 from controller.placement.plan import plan as plan_in

@@ -6,7 +6,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.nodes.model import GpuDevice, Node, NodeId
+from controller.nodes.devices import GpuDevice
+from controller.nodes.model import Node, NodeId
 from controller.placement.fleet import Fleet
 from controller.placement.model import Candidate, Claim, Demand, Options, Placement, Refusal
 from controller.placement.plan import plan
