@@ -12,6 +12,7 @@ from cli.paging import ALL_HELP, MORE, at_most
 
 if TYPE_CHECKING:
     from aiops.nodes.v1.node_pb2 import Node
+    from aiops.nodes.v1.node_service_pb2 import CreateJoinTokenResponse, RegisterNodeResponse
 
     from cli.session import Session
 
@@ -28,6 +29,7 @@ COLUMNS = {
     "cpus": lambda node: node.cpu_cores,
     "ram free": lambda node: f"{node.ram_free} of {node.ram_total} MB",
     "engines": lambda node: list(node.engines),
+    "reached": lambda node: f"tunnel, {node.tunnel.state}" if node.HasField("tunnel") else node.vpn_ip,
     "labels": lambda node: [f"{name}={value}" for name, value in sorted(node.labels.items())],
 }
 CONTAINER_COLUMNS = {
@@ -165,41 +167,42 @@ def delete(
 @app.command()
 def register(context: typer.Context, name: str, output: Output = Format.TABLE) -> None:
     """Register a machine and print the command that joins it."""
-    from aiops.nodes.v1.node_service_pb2 import RegisterNodeRequest
-    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
-
-    session = connect(context)
-    answer = session.call(session.stub(NodeServiceStub).RegisterNode, RegisterNodeRequest(name=name))
+    answer = _registered(connect(context), name)
     if output is Format.JSON:
         show_json(as_dict(answer))
     else:
-        typer.echo(_join_command(answer.join_url, answer.join_token))
+        typer.echo(_join_command(answer.join_token))
 
 
 @app.command("join-token")
 def join_token(context: typer.Context, node: NodeArgument, output: Output = Format.TABLE) -> None:
-    """Make a new join token for a registered node; earlier ones end."""
-    from aiops.nodes.v1.node_service_pb2 import CreateJoinTokenRequest
-    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
-
+    """Print the one command that makes a machine this node; earlier tokens end. A new name is registered first."""
     session = connect(context)
-    request = CreateJoinTokenRequest(node_id=find_node(session, node).node_id)
-    answer = session.call(session.stub(NodeServiceStub).CreateJoinToken, request)
+    known = [each for each in every_node(session) if node in {each.node_id, each.name}]
+    answer = _new_token(session, known[0].node_id) if known else _registered(session, node)
     if output is Format.JSON:
         show_json(as_dict(answer))
     else:
-        typer.echo(_join_command(answer.join_url, answer.join_token))
+        typer.echo(_join_command(answer.join_token))
 
 
 @joining.command()
 def join(
-    controller: Annotated[str, typer.Option(help="The join URL that `aiops nodes register` printed.")],
-    token: Annotated[str, typer.Option(help="The one-use token.")],
+    token: Annotated[str, typer.Argument(envvar="AIOPS_JOIN_TOKEN", help="Of `aiops nodes join-token NAME`.")] = "",
+    controller: Annotated[str, typer.Option(help="Where to join, when not where the token says.")] = "",
+    given: Annotated[str, typer.Option("--token", help="The token, as an option.")] = "",
+    install: Annotated[bool, typer.Option("--install", help="Let systemd run it, now and at each boot.")] = False,
+    run: Annotated[bool, typer.Option(help="Run the agent in the foreground.")] = True,
 ) -> None:
-    """Trade the token for this machine's certificate; then start `aiops node-agent`."""
+    """Make this machine a node: trade the token for a certificate, then run the agent."""
     from cli.programs import become_module
 
-    become_module("node_agent", "join", "--controller", controller, "--token", token)
+    chosen = given or token
+    if not chosen:
+        raise CliError("no token", Exit.USAGE, next_step="make one on the platform: `aiops nodes join-token NAME`")
+    where = ["--controller", controller] if controller else []
+    how = ["--install"] if install else ["--run"] if run else []
+    become_module("node_agent", "join", "--token", chosen, *where, *how)
 
 
 def every_node(session: "Session") -> "Iterator[Node]":
@@ -232,5 +235,19 @@ def labels_of(pairs: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-def _join_command(url: str, token: str) -> str:
-    return f"aiops node join --controller {url} --token {token}"
+def _registered(session: "Session", name: str) -> "RegisterNodeResponse":
+    from aiops.nodes.v1.node_service_pb2 import RegisterNodeRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    return session.call(session.stub(NodeServiceStub).RegisterNode, RegisterNodeRequest(name=name))
+
+
+def _new_token(session: "Session", node_id: str) -> "CreateJoinTokenResponse":
+    from aiops.nodes.v1.node_service_pb2 import CreateJoinTokenRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    return session.call(session.stub(NodeServiceStub).CreateJoinToken, CreateJoinTokenRequest(node_id=node_id))
+
+
+def _join_command(token: str) -> str:
+    return f"aiops node join {token}"

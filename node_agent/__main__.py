@@ -1,4 +1,4 @@
-"""`python -m node_agent [run]` runs the agent, `python -m node_agent join --controller URL --token T` joins a mesh."""
+"""`python -m node_agent [run]` runs the agent, `python -m node_agent join TOKEN` joins a mesh."""
 
 import argparse
 import asyncio
@@ -22,7 +22,11 @@ def main(arguments: list[str]) -> int:
     try:
         settings = read_settings()
         if options.command == "join":
-            return _join(settings, options.controller, options.token)
+            _join(settings, options.controller, options.token or options.given_token)
+            if options.install:
+                return _install(settings)
+            if not options.run:
+                return 0
         return _run(settings)
     except (DomainError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
@@ -35,13 +39,19 @@ def _run(settings: AgentSettings) -> int:
         return run_service("node_agent", partial(run_agent, settings), log_level=settings.observability.log_level)
 
 
-def _join(settings: AgentSettings, controller: str, token: str) -> int:
+def _join(settings: AgentSettings, controller: str, token: str) -> None:
     from node_agent.enrollment.join import join  # cryptography is not needed to run
 
     store = IdentityStore(settings.home)
     identity, new = asyncio.run(join(store, controller, token, SystemClock()))
     said = "joined as" if new else "this machine has joined already, as"
     sys.stderr.write(f"{said} node {identity.node_id}; sessions go to {identity.session_address}\n")
+
+
+def _install(settings: AgentSettings) -> int:
+    from node_agent.enrollment.unit import install
+
+    sys.stderr.write(f"{install(settings)}\n")
     return 0
 
 
@@ -50,8 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("run", help="run the agent (the default)")
     joining = commands.add_parser("join", help="trade a join token for this machine's certificate")
-    joining.add_argument("--controller", required=True, help="the join URL that registering the node gave")
-    joining.add_argument("--token", required=True, help="the one-use join token")
+    joining.add_argument("given_token", nargs="?", default="", metavar="TOKEN", help="the one-use join token")
+    joining.add_argument("--token", default="", help="the same")
+    joining.add_argument("--controller", default="", help="where to join, when not where the token says")
+    joining.add_argument("--run", action="store_true", help="then run the agent")
+    joining.add_argument("--install", action="store_true", help="then let systemd run the agent, now and at each boot")
     return parser
 
 

@@ -58,13 +58,20 @@ class Enrolment:
     async def invite(self, work: Work, node: Node, now: datetime) -> Invitation:
         """A new token for the node, as part of `work`; the node's earlier tokens end.
 
-        It carries the authority's certificate, so that whoever joins knows the controller from an impostor.
+        It carries the authority's certificate, so that whoever joins knows the controller from an impostor, and says
+        where and until when it can be used.
         """
         secret = secrets.token_urlsafe(32)
         expires_at = now + JOIN_TOKEN_LIFETIME
         await work.join_tokens.replace(node, _hash(secret), expires_at)
-        content = json.dumps({"secret": secret, "ca": self._authority.pem.decode()})
-        token = base64.urlsafe_b64encode(content.encode()).decode()
+        content = {
+            "secret": secret,
+            "ca": self._authority.pem.decode(),
+            "url": self._endpoints.join_url,
+            "made": int(now.timestamp()),
+            "until": int(expires_at.timestamp()),
+        }
+        token = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
         return Invitation(token, expires_at, self._endpoints.join_url)
 
     async def join(self, secret: str, request_der: bytes) -> Enrolled:

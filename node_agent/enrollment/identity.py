@@ -61,8 +61,8 @@ class IdentityStore:
             )
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise NotJoinedError(
-                f"{self._home} holds no node; register one (`aiops nodes register`) and join it: "
-                "python -m node_agent join --controller URL --token TOKEN"
+                f"{self._home} holds no node; make a token on the platform (`aiops nodes join-token NAME`) and use it "
+                "here: aiops node join TOKEN"
             ) from error
 
     def key_pem(self) -> bytes | None:

@@ -1,10 +1,6 @@
 """Joining: a one-use token for a certificate, over TLS that the token itself vouches for."""
 
-import base64
-import binascii
-import json
 import tempfile
-from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,7 +15,9 @@ from mesh.names import JOIN_NAME
 from mesh.rpc.channel import ClientTls, called, open_channel
 from mesh.rpc.status import error_from_rpc
 from node_agent.enrollment.identity import Identity, IdentityStore, NotJoinedError
-from node_agent.enrollment.request import authority_pem, certificate_request, new_key
+from node_agent.enrollment.reach import why_unreachable
+from node_agent.enrollment.request import certificate_request, new_key
+from node_agent.enrollment.token import JoinToken
 
 _TIMEOUT_S = 15.0
 
@@ -36,27 +34,11 @@ class OtherMeshError(DomainError):
     kind, reason = Kind.EXISTS, "NODE_EXISTS"
 
 
-@dataclass(frozen=True, slots=True)
-class JoinToken:
-    """What a join token carries: the secret to trade, and the authority (PEM) that vouches for the controller."""
-
-    secret: str
-    authority: str
-
-    @classmethod
-    def parse(cls, text: str) -> "JoinToken":
-        """Reads base64url JSON `{"secret", "ca"}`. Raises InvalidRequestError."""
-        try:
-            document = json.loads(base64.urlsafe_b64decode(text.strip() + "=" * (-len(text.strip()) % 4)))
-            return cls(str(document["secret"]), authority_pem(document["ca"]).decode())
-        except (binascii.Error, ValueError, KeyError, TypeError) as error:
-            raise InvalidRequestError(FieldViolation("token", "this is no join token; copy it whole")) from error
-
-
 async def join(store: IdentityStore, controller: str, token_text: str, clock: Clock) -> tuple[Identity, bool]:
     """The node's identity, and whether it is new: a home that has joined this mesh already keeps its node.
 
-    Raises InvalidRequestError, JoinRefusedError, OtherMeshError, UnavailableError.
+    Without a `controller` the token says where. Raises InvalidRequestError, JoinRefusedError, JoinTokenOverError,
+    ClockWrongError, OtherMeshError, UnavailableError.
     """
     token = JoinToken.parse(token_text)
     present = _present(store)
@@ -66,9 +48,11 @@ async def join(store: IdentityStore, controller: str, token_text: str, clock: Cl
         )
     if present and present.expires_at > clock.now():
         return present, False
+    token.check(clock.now())
+    target = target_of(controller or token.url)
     key = store.key_pem() or new_key()
     store.save_key(key)
-    response = await _call(target_of(controller), token, certificate_request(key))
+    response = await _call(target, token, certificate_request(key))
     identity = Identity(
         node_id=response.node_id,
         session_address=response.session_address,
@@ -107,13 +91,11 @@ async def _call(target: str, token: JoinToken, request: bytes) -> pb.JoinRespons
                 message = pb.JoinRequest(token=token.secret, certificate_request=request)
                 return await NodeEnrollmentServiceStub(channel).Join(message, timeout=_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
-                raise _refusal(target, error) from error
+                raise await _refusal(target, error) from error
 
 
-def _refusal(target: str, error: grpc.aio.AioRpcError) -> DomainError:
+async def _refusal(target: str, error: grpc.aio.AioRpcError) -> DomainError:
     remote = error_from_rpc(error)
     if remote.code not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return JoinRefusedError(remote.message, remote_reason=remote.reason)
-    return UnavailableError(
-        f"no controller that this token vouches for answers at {target} ({remote.message}); check address and port"
-    )
+    return UnavailableError(await why_unreachable(target, remote.message))

@@ -14,7 +14,7 @@ _CONNECTIONS = f"http.{STATISTICS}.downstream_cx_active"
 
 async def version(directory: Path) -> str:
     """Envoy's version, e.g. "1.40.0"; empty when it does not answer."""
-    answer = await _get(directory, "/server_info")
+    answer = await get(directory, "/server_info")
     with contextlib.suppress(ValueError, KeyError, IndexError):
         return str(json.loads(answer)["version"].split("/")[1])
     return ""
@@ -22,15 +22,15 @@ async def version(directory: Path) -> str:
 
 async def connections(directory: Path) -> int | None:
     """How many connections to the gateway are open; None when Envoy does not answer."""
-    answer = await _get(directory, f"/stats?filter=^{_CONNECTIONS}$&usedonly")
+    answer = await get(directory, f"/stats?filter=^{_CONNECTIONS}$&usedonly")
     if not answer:
         return None
     value = answer.rpartition(":")[2].strip()
     return int(value) if value.isdigit() else 0
 
 
-async def _get(directory: Path, path: str) -> str:
-    """The body, empty when there is no answer in time."""
+async def get(directory: Path, path: str) -> str:
+    """A page's body, empty when there is no answer in time."""
     # The socket is reached through an open directory: its own path may be longer than a socket's address can be.
     try:
         opened = os.open(directory, os.O_PATH | os.O_DIRECTORY)

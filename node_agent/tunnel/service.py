@@ -58,6 +58,11 @@ class Tunnel:
         """What Envoy says."""
         return self._directory / "envoy.log"
 
+    @property
+    def runs(self) -> bool:
+        """Whether there is an Envoy of this tunnel, as far as is known."""
+        return self._instance is not None
+
     def adopt(self) -> None:
         """Takes up an Envoy that an earlier agent left running with the same start-up file. Call once, before `run`."""
         owner = self._mark("")

@@ -52,8 +52,12 @@ def test_metrics_and_containers(platform: Platform) -> None:
 def test_a_machine_is_registered_and_removed(platform: Platform) -> None:
     done = platform.aiops("nodes", "register", "spare")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("aiops node join --controller https://")
+    assert done.stdout.startswith("aiops node join ey")
+    assert len(done.stdout.split()) == 4
     again = platform.aiops_json("nodes", "join-token", "spare")
     assert again["joinToken"] not in done.stdout
+    fresh = platform.aiops("nodes", "join-token", "other")
+    assert (fresh.returncode, fresh.stdout[:18]) == (0, "aiops node join ey"), fresh.stderr
+    assert platform.aiops_json("nodes", "delete", "other")["deleted"] is True
     assert platform.aiops_json("nodes", "delete", "spare")["deleted"] is True
     assert platform.aiops("nodes", "get", "spare").returncode == 5

@@ -4,6 +4,7 @@ import base64
 import json
 import socket
 import stat
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from mesh.pki import SpiffeId, ensure_authority, identity_of
 from node_agent.enrollment.identity import Identity, IdentityStore
 from node_agent.enrollment.renewal import Renewal
 from node_agent.enrollment.request import certificate_request, new_key
+from node_agent.enrollment.unit import NoSystemdError, install, unit
+from node_agent.settings import AgentSettings
 from tests.fakes.clock import ManualClock
 from tests.fakes.controller import FakeController
 from tests.fixtures.node_agent import AgentProcess
@@ -93,9 +96,68 @@ async def test_a_controller_that_is_not_there_is_named(fresh: AgentProcess, cont
     assert (code != 0, f"127.0.0.1:{port}" in output) == (True, True)
 
 
+async def test_a_port_where_something_else_answers_is_told_from_one_where_nobody_does(
+    fresh: AgentProcess, controller: FakeController
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        arguments = ("join", "--controller", address, controller.join_token)
+        code, output = await fresh.run(*arguments)
+        assert (code != 0, "not the controller that this token vouches for" in output) == (True, True)
+    code, output = await fresh.run(*arguments)
+    assert (code != 0, "nobody listens" in output, "AIOPS_NODE_PORT" in output) == (True, True, True)
+    code, output = await fresh.run("join", "--controller", "no.such.name.invalid:1", controller.join_token)
+    assert (code != 0, "cannot be looked up" in output) == (True, True)
+
+
+def token_made(controller: FakeController, ago: timedelta) -> str:
+    """A token that says where to join and when it was made."""
+    made = time.time() - ago.total_seconds()
+    content = json.loads(base64.urlsafe_b64decode(controller.join_token))
+    content |= {"url": controller.join_url, "made": int(made), "until": int(made + 900)}
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+
+async def test_a_token_alone_is_enough_and_one_that_ran_out_is_not_even_tried(
+    fresh: AgentProcess, controller: FakeController
+) -> None:
+    joins = controller.joins
+    code, output = await fresh.run("join", token_made(controller, timedelta(minutes=20)))
+    assert (code != 0, "ran out" in output, "join-token" in output) == (True, True, True)
+    code, output = await fresh.run("join", token_made(controller, timedelta(minutes=-20)))
+    assert (code != 0, "clock is about 20 minutes behind" in output) == (True, True)
+    assert controller.joins == joins
+    code, output = await fresh.run("join", token_made(controller, timedelta()))
+    assert (code, "joined as node node-1" in output) == (0, True)
+
+
+async def test_joining_goes_on_to_run_the_agent(fresh: AgentProcess, controller: FakeController) -> None:
+    for times in (1, 2):
+        await fresh.start("join", "--run", token_made(controller, timedelta()))
+        try:
+            await controller.until(lambda it: len(it.hellos) == times)  # noqa: B023 - asked at once
+        finally:
+            assert await fresh.end() == 0
+    assert "has joined already" in fresh.logged()
+
+
+def test_systemd_is_given_what_the_agent_needs_and_no_secret(tmp_path: Path) -> None:
+    environment = {"AIOPS_NODE_NAME": 'a "b" 100%', "AIOPS_API_KEY": "secret", "PATH": "/bin", "HOME": "/root"}
+    text = unit(tmp_path / "node", environment)
+    assert 'Environment="AIOPS_NODE_NAME=a \\"b\\" 100%%"' in text
+    assert f'Environment="AIOPS_NODE_HOME={tmp_path}/node"' in text
+    assert "KillMode=process" in text
+    assert ("secret" in text, "HOME=/root" in text) == (False, False)
+
+
+def test_without_systemd_it_says_what_to_start_instead(tmp_path: Path) -> None:
+    with pytest.raises(NoSystemdError, match="aiops node-agent"):
+        install(AgentSettings(home=tmp_path, name="n"), tmp_path / "none")
+
+
 async def test_an_agent_that_never_joined_says_how_to(fresh: AgentProcess) -> None:
     code, output = await fresh.run()
-    assert (code != 0, "join --controller URL --token TOKEN" in output) == (True, True)
+    assert (code != 0, "aiops node join TOKEN" in output) == (True, True)
 
 
 async def test_a_certificate_is_renewed_at_half_of_its_life(fresh: AgentProcess, controller: FakeController) -> None:
