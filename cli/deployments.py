@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import placing
+from cli import placing, replica_sets
 from cli.connect import connect
-from cli.exits import CliError
+from cli.exits import CliError, Exit
 from cli.output import Format, Output, as_dict, note, show_fields, show_json, show_many, show_one
 from cli.paging import ALL_HELP, MORE, at_most
 
@@ -30,7 +30,7 @@ COLUMNS = {
     "engine": lambda deployment: deployment.engine,
     "port": lambda deployment: deployment.port or "",
     "endpoint": lambda deployment: deployment.endpoint,
-    "error": lambda deployment: deployment.error_message,
+    "error": lambda deployment: deployment.error_message or deployment.status_reason,
 }
 
 
@@ -46,12 +46,20 @@ def deploy(
     label: placing.Label = None,
     not_label: placing.NotLabel = None,
     priority: placing.Priority = 0,
+    replicas: Annotated[
+        int, typer.Option(min=0, max=1000, help="Keep so many running, as a replica set, wherever there is room.")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say where it would go, and why.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it runs, with 1 when it fails.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Run one more instance of a model."""
+    """Run one more instance of a model, or keep so many replicas of it running."""
     session = connect(context)
+    if replicas:
+        if node or gpu or port or dry_run:
+            raise CliError("--replicas chooses nodes, devices and ports itself", Exit.USAGE, next_step="leave them out")
+        replica_sets.create(session, model, replicas, wait=wait, output=output)
+        return
     labels, others = tuple(label or ()), tuple(not_label or ())
     asked = placing.Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority)
     if dry_run:
@@ -168,7 +176,8 @@ def _until_settled(session: "Session", deployment: "Deployment") -> "Deployment"
 
 
 def _progress(deployment: "Deployment") -> str:
-    doing = deployment.phase or f"waits for node {deployment.node_id or 'to be chosen'} to take it up"
+    waits = f"waits for node {deployment.node_id or 'to be chosen'} to take it up"
+    doing = deployment.phase or deployment.status_reason or waits
     why = f": {deployment.error_message}" if deployment.error_message else ""
     return f"{deployment.deployment_id} {doing} {deployment.progress} %{why}"
 

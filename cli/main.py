@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from cli import account, chat, deployments, downloads, events, models, nodes, placing, programs, stack
+from cli import (
+    account,
+    chat,
+    deployments,
+    downloads,
+    events,
+    models,
+    nodes,
+    placing,
+    programs,
+    replica_sets,
+    stack,
+)
 from cli.exits import CliError, Exit
 from cli.settings import read
 
@@ -26,6 +38,8 @@ app.add_typer(nodes.app, name="nodes")
 app.add_typer(nodes.joining, name="node")
 app.add_typer(models.app, name="models")
 app.add_typer(deployments.app, name="deployments")
+app.add_typer(replica_sets.app, name="replica-sets")
+app.add_typer(replica_sets.rollout, name="rollout")
 app.add_typer(events.app, name="events")
 models.app.command()(downloads.download)
 models.app.command()(downloads.downloads)
@@ -38,6 +52,7 @@ app.command()(account.logout)
 app.command()(account.whoami)
 app.command()(deployments.deploy)
 app.command()(placing.plan)
+app.command()(replica_sets.scale)
 app.command()(deployments.logs)
 app.command()(chat.chat)
 for name, module in programs.SERVICES.items():

@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controller.deployments.model import ACTIVE
 from controller.deployments.store import deployment_of, deployments
 from controller.deployments.workload import Goal
 from controller.models.model import ModelId
@@ -136,7 +137,10 @@ class SqlReplicaSetStore:
         return {set_id: tuple(members) for set_id, members in found.items()}
 
 
-_TO_RUN: ColumnElement[bool] = deployments.c.goal == Goal.RUN.value
+# One that made room for another ends where it was and still waits for another place.
+_TO_RUN: ColumnElement[bool] = or_(
+    deployments.c.goal == Goal.RUN.value, deployments.c.status.in_([each.value for each in ACTIVE])
+)
 
 
 def _visible(caller: Caller) -> ColumnElement[bool]:
