@@ -142,6 +142,7 @@ def replica_to_proto(replica: Replica) -> service_pb.Replica:
             for each in replica.unsupported_fields
         ],
         private_paths=replica.private_paths,
+        grpc_port=replica.grpc_port,
         created=replica.created_at.timestamp(),
         tunnel=replica.tunnel,
     )

@@ -88,6 +88,7 @@ class Observation:
     inference_path: str = ""
     unsupported_fields: tuple[UnsupportedField, ...] = ()
     private_paths: tuple[str, ...] = ()
+    grpc_port: int = 0
     memory_mb: int = 0
     cpu_percent: float = 0.0
     started_at: datetime | None = None
@@ -326,6 +327,7 @@ class Replica:
     created_at: datetime
     # Reached through its node's tunnel instead of by address.
     tunnel: bool = False
+    grpc_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

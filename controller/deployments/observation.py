@@ -171,6 +171,7 @@ def _observed(before: Deployment, report: WorkloadReport, now: datetime) -> Obse
         inference_path=report.inference_path or seen.inference_path,
         unsupported_fields=report.unsupported_fields if report.inference_path else seen.unsupported_fields,
         private_paths=report.private_paths if report.inference_path else seen.private_paths,
+        grpc_port=report.grpc_port if report.inference_path else seen.grpc_port,
         container_event=_container_event(report) or seen.container_event,
     )
     if container is None or after == _gauged(seen, report):

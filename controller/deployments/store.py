@@ -261,6 +261,7 @@ def _replica(deployment: Deployment, address: str, tunnel: bool) -> Replica:
         private_paths=observed.private_paths,
         created_at=deployment.created_at,
         tunnel=tunnel,
+        grpc_port=observed.grpc_port,
     )
 
 

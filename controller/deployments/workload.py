@@ -123,6 +123,7 @@ class WorkloadReport:
     inference_path: str = ""
     unsupported_fields: tuple[UnsupportedField, ...] = ()
     private_paths: tuple[str, ...] = ()
+    grpc_port: int = 0
     container: Container | None = None
     event: str = ""
     exit_code: int | None = None

@@ -123,6 +123,7 @@ def report_from_proto(node_id: NodeId, session_epoch: int, message: pb.WorkloadS
             for each in message.facts.unsupported_fields
         ),
         private_paths=_names(message.facts.private_paths),
+        grpc_port=message.facts.grpc_port,
         container=_container(message.container) if message.HasField("container") else None,
         event=event,
         exit_code=message.exit_code if event in _ENDINGS else None,

@@ -24,6 +24,7 @@ def replica_from_proto(message: deployments_pb.Replica) -> Replica:
         created=message.created,
         private_paths=tuple(message.private_paths),
         tunnel=message.tunnel,
+        grpc_port=message.grpc_port,
     )
 
 
@@ -72,6 +73,7 @@ def _target_to_proto(target: Target) -> pb.Target:
         weight=target.weight,
         private_paths=target.private_paths,
         tunnel=target.tunnel,
+        grpc_port=target.grpc_port,
     )
 
 
@@ -86,4 +88,5 @@ def _target_from_proto(message: pb.Target) -> Target:
         weight=message.weight,
         private_paths=tuple(message.private_paths),
         tunnel=message.tunnel,
+        grpc_port=message.grpc_port,
     )

@@ -33,6 +33,7 @@ class Replica:
     created: float
     private_paths: tuple[str, ...] = ()
     tunnel: bool = False
+    grpc_port: int = 0
 
     def flaw(self) -> str:
         """Why nothing can be routed to it; empty when it can."""
@@ -56,6 +57,7 @@ class Target:
     private_paths: tuple[str, ...] = ()
     # Reached through the tunnel of `node_id` instead of by address.
     tunnel: bool = False
+    grpc_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ def _target(replica: Replica) -> Target:
         weight=EQUAL_WEIGHT,
         private_paths=replica.private_paths,
         tunnel=replica.tunnel,
+        grpc_port=replica.grpc_port,
     )
 
 

@@ -31,7 +31,8 @@ class EngineSpec:
     `run_dir` is this replica's own writable directory; `model_dir` is shared, verified and never written to.
     `gpu_devices` are NVML indexes or UUIDs, empty on a CPU node. `memory_mb` is what the placement claimed
     (device memory with a GPU, otherwise RAM; 0 = not said) of `device_memory_mb`. `options` and `environment` are what
-    the deployment asks for on top of the node's own.
+    the deployment asks for on top of the node's own. `more_ports` are those that the engine names besides `port`, which
+    speaks HTTP.
     """
 
     served_name: str
@@ -44,6 +45,7 @@ class EngineSpec:
     device_memory_mb: int = 0
     options: EngineOptions = EngineOptions()
     environment: Mapping[str, str] = field(default_factory=dict)
+    more_ports: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class LaunchPlan:
 
     `env` is the whole environment of the process. The engine is up when `health` answers and ready when `ready` (a real
     inference of one token) does too. `inference_path` is what `/v1/inference` of the instance means. `private_paths`
-    change the engine itself and must never be reachable through the gateway.
+    change the engine itself and must never be reachable through the gateway. `grpc_port` is where the engine speaks the
+    Open Inference Protocol over gRPC, 0 where it does not.
     """
 
     argv: tuple[str, ...]
@@ -89,6 +92,7 @@ class LaunchPlan:
     directories: tuple[Path, ...] = ()
     links: Mapping[Path, Path] = field(default_factory=dict)
     files: Mapping[Path, str] = field(default_factory=dict)
+    grpc_port: int = 0
 
 
 class FailureReason(StrEnum):
@@ -129,6 +133,12 @@ class EngineOptionError(DomainError):
     kind, reason = Kind.INVALID, "ENGINE_OPTION_INVALID"
 
 
+class NotServableError(DomainError):
+    """The model's files are not what the engine serves; the message says what is wrong with them."""
+
+    kind, reason = Kind.INVALID, "NOT_A_MODEL"
+
+
 class Engine(Protocol):
     """An engine adapter: functions of the specification, without a process of their own."""
 
@@ -137,10 +147,15 @@ class Engine(Protocol):
         """What inventories and deployments call it, e.g. `transformers`."""
         ...
 
+    @property
+    def more_ports(self) -> tuple[str, ...]:
+        """Names of the ports that it listens on besides its HTTP port."""
+        ...
+
     def plan(self, spec: EngineSpec) -> LaunchPlan:
         """Says how to run the replica; reads the model's directory, writes nothing.
 
-        Raises ServedNameError and EngineOptionError.
+        Raises ServedNameError, EngineOptionError and NotServableError.
         """
         ...
 

@@ -13,6 +13,7 @@ CHAT_PATH = "/v1/chat/completions"
 # Engines read `@` as a revision and `:` as a file; a leading dot or a `..` part would leave the run directory.
 _SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _SECONDS_PER_MB_OF_WEIGHTS = 1 / 50
+_WEIGHTS = (".safetensors", ".onnx", ".onnx_data")
 # Only these of the node agent's own variables reach an engine; secrets and service settings do not.
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "NVIDIA_DRIVER_CAPABILITIES")
 
@@ -76,21 +77,22 @@ def visible_devices(spec: EngineSpec) -> dict[str, str]:
 
 
 def health_probe(spec: EngineSpec) -> Probe:
-    return Probe("GET", f"{_origin(spec)}/health", timeout_s=2.0)
+    return Probe("GET", f"{origin(spec)}/health", timeout_s=2.0)
 
 
 def one_token_probe(spec: EngineSpec) -> Probe:
     """A real answer of one token: the weights are loaded, the tokenizer and the chat template work."""
     body = {"model": spec.served_name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-    return Probe("POST", f"{_origin(spec)}{CHAT_PATH}", json.dumps(body).encode(), timeout_s=60.0)
+    return Probe("POST", f"{origin(spec)}{CHAT_PATH}", json.dumps(body).encode(), timeout_s=60.0)
 
 
 def ready_timeout_s(spec: EngineSpec, start_s: float) -> float:
     """Seconds that a start may take: the engine's own, and reading the weights from a slow disk."""
-    weights = sum(file.stat().st_size for file in spec.model_dir.glob("*.safetensors"))
+    weights = sum(file.stat().st_size for suffix in _WEIGHTS for file in spec.model_dir.glob(f"*{suffix}"))
     return start_s + weights / 1_000_000 * _SECONDS_PER_MB_OF_WEIGHTS
 
 
-def _origin(spec: EngineSpec) -> str:
+def origin(spec: EngineSpec) -> str:
+    """Where the engine answers HTTP."""
     host = f"[{spec.host}]" if ":" in spec.host else spec.host
     return f"http://{host}:{spec.port}"

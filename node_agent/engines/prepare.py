@@ -9,6 +9,8 @@ from node_agent.engines.engine import LaunchPlan
 def prepare(plan: LaunchPlan) -> None:
     """Creates the plan's directories, links and files. Raises OSError (a full disk, no permission)."""
     for directory in plan.directories:
+        if directory.is_symlink():
+            directory.unlink()  # nothing must be written through it
         directory.mkdir(parents=True, exist_ok=True)
     for link, target in plan.links.items():
         _clear(link)

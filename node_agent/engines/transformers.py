@@ -49,6 +49,7 @@ class Transformers:
     executable: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     name: str = "transformers"
+    more_ports: tuple[str, ...] = ()
 
     def plan(self, spec: EngineSpec) -> LaunchPlan:
         """Serves a directory whose name, seen from the working directory, is the served name.

@@ -54,6 +54,7 @@ class Vllm:
     environment: Mapping[str, str] = field(default_factory=dict)
     cpu_count: int = field(default_factory=lambda: os.cpu_count() or 1)
     name: str = "vllm"
+    more_ports: tuple[str, ...] = ()
 
     def plan(self, spec: EngineSpec) -> LaunchPlan:
         # Its processes talk over sockets in the temporary directory, whose paths must be short: it keeps the system's.

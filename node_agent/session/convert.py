@@ -199,4 +199,5 @@ def _facts_to_proto(facts: EngineFacts) -> pb.EngineFacts:
             for each in facts.unsupported_fields
         ],
         private_paths=facts.private_paths,
+        grpc_port=facts.grpc_port,
     )

@@ -9,20 +9,27 @@ from pathlib import Path
 from node_agent.engines.choice import choose
 from node_agent.engines.engine import Engine, EngineUnavailableError
 from node_agent.engines.transformers import Transformers
+from node_agent.engines.triton import Triton
 from node_agent.engines.vllm import Vllm
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_TRITON = "triton"
 
 
 class InstalledEngines:
     """Looks anew each time: an engine's environment may be installed while the agent runs."""
 
     def __init__(
-        self, transformers: Path | None, vllm: Path | None, environment: Mapping[str, str], patience: timedelta
+        self,
+        transformers: Path | None,
+        vllm: Path | None,
+        environment: Mapping[str, str],
+        patience: timedelta,
+        triton: Path | None = None,
     ) -> None:
-        self._transformers, self._vllm = transformers, vllm
+        self._transformers, self._vllm, self._triton = transformers, vllm, triton
         self._environment = environment
         self._patience = patience
 
@@ -33,11 +40,13 @@ class InstalledEngines:
             engines.append(Transformers(self._transformers, self._environment))
         if self._vllm:
             engines.append(Vllm(self._vllm, self._environment))
+        if self._triton and self._triton.exists():
+            engines.append(Triton(self._triton, self._environment))
         return engines
 
     def names(self) -> tuple[str, ...]:
         """What can be started now, or soon."""
-        known = {"transformers": self._transformers, "vllm": self._vllm}
+        known = {"transformers": self._transformers, "vllm": self._vllm, "triton": self._triton}
         return tuple(name for name, executable in known.items() if executable)
 
     def named(self, name: str) -> Engine | None:
@@ -46,25 +55,28 @@ class InstalledEngines:
 
     async def choose(self, framework: str, task: str, has_gpu: bool, free_memory_mb: int) -> Engine:
         """The engine for such a model, waited for while it is being installed. Raises EngineUnavailableError."""
-        await self._wait_installed()
+        if framework == _TRITON:
+            await self._wait_installed(_TRITON, self._triton)
+        elif not self._vllm:
+            await self._wait_installed("transformers", self._transformers)
         return choose(framework, task, self.found(), has_gpu, free_memory_mb)
 
-    async def _wait_installed(self) -> None:
-        if self.found() or not self._transformers:
+    async def _wait_installed(self, name: str, executable: Path | None) -> None:
+        if executable is None or self.named(name):
             return
-        log.info("waiting for the engine environment %s", self._transformers)
+        log.info("waiting for the engine environment %s", executable)
         try:
             async with asyncio.timeout(self._patience.total_seconds()):
-                await self._until_found()
+                await self._until_found(name)
         except TimeoutError as error:
             raise EngineUnavailableError(
-                f"the engine environment {self._transformers} did not appear within {self._patience}; install it "
-                "(make up does) or point AIOPS_ENGINE_TRANSFORMERS at it",
-                path=str(self._transformers),
+                f"the engine environment {executable} did not appear within {self._patience}; install it "
+                f"(make up does) or point AIOPS_ENGINE_{name.upper()} at it",
+                path=str(executable),
             ) from error
 
-    async def _until_found(self) -> None:
+    async def _until_found(self, name: str) -> None:
         while True:
-            if self.found():
+            if self.named(name):
                 return
             await asyncio.sleep(_POLL_S)

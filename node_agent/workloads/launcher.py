@@ -5,7 +5,7 @@ import errno
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mesh.clock import Clock
@@ -45,7 +45,7 @@ class Prepared:
     spec: WorkloadSpec
     engine: Engine
     plan: LaunchPlan
-    port: int
+    ports: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Launcher:
         self._site = site
         self._cache, self._engines, self._runtime, self._machine = cache, engines, runtime, machine
         self._clock = clock
-        self._ports: dict[WorkloadKey, int] = {}
+        self._ports: dict[WorkloadKey, tuple[int, ...]] = {}
         site.runs.mkdir(parents=True, exist_ok=True)
 
     async def prepare(self, spec: WorkloadSpec, tell: Tell) -> Prepared:
@@ -82,11 +82,11 @@ class Launcher:
         tell(State.STARTING, 0)
         reading = await self._machine.read()
         engine = await self._engines.choose(spec.framework, spec.task, bool(spec.gpu_devices), reading.ram_free)
-        port = self._claim_port(spec)
+        ports = self._claim_ports(spec, 1 + len(engine.more_ports))
         cards = [gpu.memory_total for gpu in reading.gpus.devices if gpu.device_id in spec.gpu_devices]
-        plan = engine.plan(self._engine_spec(spec, model_dir, port, sum(cards)))
+        plan = engine.plan(self._engine_spec(spec, model_dir, engine, ports, sum(cards)))
         await asyncio.to_thread(_lay_out, plan)
-        return Prepared(spec, engine, plan, port)
+        return Prepared(spec, engine, plan, ports)
 
     def spawn(self, prepared: Prepared) -> Process:
         """Starts the process, without waiting for anything. Raises LaunchError."""
@@ -94,39 +94,50 @@ class Launcher:
         log_path = self.log_path(spec.key)
         start = log_size(log_path)
         instance = self._runtime.start(
-            Launch(plan.argv, plan.env, plan.cwd, log_path, self._mark(spec, prepared.engine.name, prepared.port))
+            Launch(plan.argv, plan.env, plan.cwd, log_path, self._mark(spec, prepared.engine.name, prepared.ports))
         )
         return Process(
             instance=instance,
             epoch=spec.epoch,
             engine=prepared.engine.name,
-            port=prepared.port,
+            port=prepared.ports[0],
+            more_ports=prepared.ports[1:],
             started_at=self._clock.now(),
             readiness=_readiness(plan),
             facts=_facts(plan),
             log_start=start,
         )
 
-    def describe(self, process: Process, spec: WorkloadSpec) -> EngineFacts | None:
-        """The facts of a process that was found again without its record, once its specification is known."""
+    def describe(self, process: Process, spec: WorkloadSpec) -> Process:
+        """A process that was found again without its record, with its facts once its specification is known."""
         engine = self._engines.named(process.engine)
         if engine is None:
-            return None
+            return process
         model_dir = self._cache.folder(spec.artifact)
         try:
-            return _facts(engine.plan(self._engine_spec(spec, model_dir, process.port, 0)))
+            plan = engine.plan(self._engine_spec(spec, model_dir, engine, process.ports, 0))
         except DomainError as error:
             log.warning("workload %s runs, but nothing is known of its engine: %s", spec.key, error.message)
-            return None
+            return process
+        return replace(process, facts=_facts(plan), readiness=_readiness(plan))
 
     def recognise(self, marked: Marked) -> tuple[WorkloadKey, Process] | None:
         """What a marked process is, None when its mark cannot be read."""
         try:
-            name, replica, epoch, engine, port = marked.mark.removeprefix(self._site.owner).split("/")
+            name, replica, epoch, engine, listed = marked.mark.removeprefix(self._site.owner).split("/")
             key = WorkloadKey(WorkloadId(name), int(replica))
-            origin = f"http://{self._site.host}:{int(port)}"
-            readiness = Readiness(f"{origin}/health", f"{origin}/health")
-            return key, Process(marked.instance, int(epoch), engine, int(port), self._clock.now(), readiness)
+            port, *more = (int(each) for each in listed.split(","))
+            health = f"http://{self._site.host}:{port}/health"
+            process = Process(
+                instance=marked.instance,
+                epoch=int(epoch),
+                engine=engine,
+                port=port,
+                started_at=self._clock.now(),
+                readiness=Readiness(health, health),
+                more_ports=tuple(more),
+            )
+            return key, process
         except ValueError:
             return None
 
@@ -141,9 +152,9 @@ class Launcher:
     def release(self, artifact: Artifact) -> None:
         self._cache.release(artifact)
 
-    def reserve_port(self, key: WorkloadKey, port: int) -> None:
-        """Promises the port to the workload until it is cleaned away."""
-        self._ports[key] = port
+    def reserve_ports(self, key: WorkloadKey, ports: tuple[int, ...]) -> None:
+        """Promises the ports to the workload until it is cleaned away."""
+        self._ports[key] = ports
 
     def log_path(self, key: WorkloadKey) -> Path:
         """Where the workload's engines write, all its life."""
@@ -165,31 +176,40 @@ class Launcher:
         for each in sorted(ended, key=lambda path: path.stat().st_mtime)[:-_KEPT_LOGS]:
             shutil.rmtree(each, ignore_errors=True)
 
-    def _claim_port(self, spec: WorkloadSpec) -> int:
-        taken = {port for key, port in self._ports.items() if key != spec.key}
-        port = claim_port(self._site.host, spec.port, taken, preferred=self._ports.get(spec.key, 0))
-        self.reserve_port(spec.key, port)
-        return port
+    def _claim_ports(self, spec: WorkloadSpec, count: int) -> tuple[int, ...]:
+        """The wanted port and as many free ones more, those that the workload had before where they can be had."""
+        taken = {port for key, ports in self._ports.items() if key != spec.key for port in ports}
+        before, claimed = self._ports.get(spec.key, ()), list[int]()
+        for place in range(count):
+            preferred = before[place] if place < len(before) else 0
+            wanted = spec.port if place == 0 else 0
+            claimed.append(claim_port(self._site.host, wanted, {*taken, *claimed}, preferred=preferred))
+        self.reserve_ports(spec.key, tuple(claimed))
+        return tuple(claimed)
 
-    def _engine_spec(self, spec: WorkloadSpec, model_dir: Path, port: int, device_memory_mb: int) -> EngineSpec:
+    def _engine_spec(
+        self, spec: WorkloadSpec, model_dir: Path, engine: Engine, ports: tuple[int, ...], device_memory_mb: int
+    ) -> EngineSpec:
         return EngineSpec(
             served_name=spec.served_name,
             model_dir=model_dir,
             run_dir=self._run_dir(spec.key) / "work",
             host=self._site.host,
-            port=port,
+            port=ports[0],
             gpu_devices=spec.gpu_devices,
             memory_mb=spec.memory_limit_mb,
             device_memory_mb=device_memory_mb,
             options=EngineOptions(context_length=spec.context_tokens, max_concurrency=spec.max_concurrency),
             environment=spec.environment,
+            more_ports=dict(zip(engine.more_ports, ports[1:], strict=False)),
         )
 
     def _run_dir(self, key: WorkloadKey) -> Path:
         return self._site.runs / f"{key.workload_id}.{key.replica}"
 
-    def _mark(self, spec: WorkloadSpec, engine: str, port: int) -> str:
-        return f"{self._site.owner}{spec.key}/{spec.epoch}/{engine}/{port}"
+    def _mark(self, spec: WorkloadSpec, engine: str, ports: tuple[int, ...]) -> str:
+        listed = ",".join(str(port) for port in ports)
+        return f"{self._site.owner}{spec.key}/{spec.epoch}/{engine}/{listed}"
 
 
 def _lay_out(plan: LaunchPlan) -> None:
@@ -207,4 +227,4 @@ def _readiness(plan: LaunchPlan) -> Readiness:
 
 
 def _facts(plan: LaunchPlan) -> EngineFacts:
-    return EngineFacts(plan.inference_path, plan.unsupported_fields, plan.private_paths)
+    return EngineFacts(plan.inference_path, plan.unsupported_fields, plan.private_paths, plan.grpc_port)

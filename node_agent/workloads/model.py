@@ -112,6 +112,7 @@ class EngineFacts:
     inference_path: str = ""
     unsupported_fields: tuple[UnsupportedField, ...] = ()
     private_paths: tuple[str, ...] = ()
+    grpc_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,12 @@ class Process:
     facts: EngineFacts | None = None
     ready: bool = False
     log_start: int = 0
+    more_ports: tuple[int, ...] = ()
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All that it listens on, HTTP first."""
+        return (self.port, *self.more_ports)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,10 +64,16 @@ def _process(document: Json) -> Process:
             "started_at": datetime.fromisoformat(document["started_at"]),
             "readiness": Readiness(**document["readiness"]),
             "facts": _facts(document["facts"]) if document["facts"] else None,
+            "more_ports": tuple(document.get("more_ports", ())),
         }
     )
 
 
 def _facts(document: Json) -> EngineFacts:
     fields = (UnsupportedField(each["path"], tuple(each["harmless_values"])) for each in document["unsupported_fields"])
-    return EngineFacts(document["inference_path"], tuple(fields), tuple(document.get("private_paths", ())))
+    return EngineFacts(
+        document["inference_path"],
+        tuple(fields),
+        tuple(document.get("private_paths", ())),
+        document.get("grpc_port", 0),
+    )

@@ -61,7 +61,7 @@ class Replica:
         self._scope: asyncio.Timeout | None = None
         around.launcher.hold(record.spec.artifact)
         if record.process:
-            around.launcher.reserve_port(record.spec.key, record.process.port)
+            around.launcher.reserve_ports(record.spec.key, record.process.ports)
 
     def want(self, spec: WorkloadSpec, revision: int) -> None:
         """Takes on a specification of the same epoch or a newer one; work under way for another goal is cut short."""
@@ -150,8 +150,7 @@ class Replica:
         """The process with its facts; one found without its record has none until its specification is here."""
         if process.facts is None:
             await self._around.permit.wait()
-            facts = await asyncio.to_thread(self._around.launcher.describe, process, self.record.spec)
-            process = replace(process, facts=facts)
+            process = await asyncio.to_thread(self._around.launcher.describe, process, self.record.spec)
             self.record = replace(self.record, process=process)
         return process
 
