@@ -80,7 +80,7 @@ class Agent:
         self.tunnel = self._tunnel(settings, identity, clock)
         self.machine = Machine(settings.home, Nvml(), clock)
         self.engines = InstalledEngines(
-            settings.transformers, settings.vllm, settings.environment, settings.engine_wait
+            settings.transformers, settings.vllm, settings.environment, settings.engine_wait, settings.triton
         )
         self.workloads = self._workloads(settings, clock, patience or _patience(settings))
         presence = Presence(

@@ -26,6 +26,7 @@ class AgentSettings:
     keep_workloads: bool = True
     transformers: Path | None = None
     vllm: Path | None = None
+    triton: Path | None = None
     cache_mb: int = 0
     restart_limit: int = 5
     start_limit: timedelta = timedelta(hours=1)
@@ -45,7 +46,9 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
     home = environment.get("AIOPS_NODE_HOME") or str(Path(environment.get("AIOPS_HOME", ".aiops")) / "node")
     transformers = environment.get("AIOPS_ENGINE_TRANSFORMERS", "")
     envoy = environment.get("AIOPS_NODE_ENVOY", "")
-    vllm = environment.get("AIOPS_ENGINE_VLLM") or shutil.which("vllm", path=environment.get("PATH", os.defpath))
+    path = environment.get("PATH", os.defpath)
+    vllm = environment.get("AIOPS_ENGINE_VLLM") or shutil.which("vllm", path=path)
+    triton = environment.get("AIOPS_ENGINE_TRITON") or shutil.which("tritonserver", path=path)
     return AgentSettings(
         home=Path(home).absolute(),
         name=environment.get("AIOPS_NODE_NAME") or socket.gethostname(),
@@ -54,6 +57,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
         keep_workloads=environment.get("AIOPS_NODE_KEEP_WORKLOADS", "1") not in {"0", "false", "no"},
         transformers=Path(transformers).absolute() if transformers else None,
         vllm=Path(vllm).absolute() if vllm else None,
+        triton=Path(triton).absolute() if triton else None,
         cache_mb=whole(environment, "AIOPS_NODE_CACHE_MB", 0),
         restart_limit=whole(environment, "AIOPS_NODE_RESTART_LIMIT", 5),
         start_limit=timedelta(seconds=whole(environment, "AIOPS_NODE_START_LIMIT_S", 3600)),

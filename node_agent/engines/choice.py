@@ -6,6 +6,7 @@ from node_agent.engines.engine import Engine, EngineUnavailableError
 
 # vLLM on a processor needs about this much for itself before the first weight (measured 2.9 to 4.4 GB).
 _VLLM_CPU_FREE_MB = 6_000
+_REMEDY = {"triton": "choose another node, set AIOPS_ENGINE_TRITON, or put tritonserver on the path"}
 
 
 def choose(framework: str, task: str, engines: Sequence[Engine], has_gpu: bool, free_memory_mb: int) -> Engine:
@@ -16,10 +17,12 @@ def choose(framework: str, task: str, engines: Sequence[Engine], has_gpu: bool, 
     """
     found = {engine.name: engine for engine in engines}
     have = f"it has {', '.join(found)}" if found else "it has none"
+    if framework == "triton" and framework in found:
+        return found[framework]
     if framework != "vllm":
         raise EngineUnavailableError(
             f"engine for framework {framework} is not on this node ({have}); "
-            "choose another node, or framework vllm for a language model",
+            f"{_REMEDY.get(framework, 'choose another node, or framework vllm for a language model')}",
             framework=framework,
         )
     if task != "llm":
