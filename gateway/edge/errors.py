@@ -32,16 +32,25 @@ NOWHERE = "(response.code == 404 && has(response.code_details) && response.code_
 NO_METHOD = "no method answers this path and verb; see /docs"
 NO_MODEL_PATH = "models serve no such path, or there is no such instance; see /docs"
 GRPC = "('x-aiops-call' in request.headers && request.headers['x-aiops-call'].startsWith('application/grpc'))"
+# Paths of the Open Inference Protocol, whose errors are one string.
+PROTOCOL = "request.url_path.startsWith('/v2/')"
 # Paths of model routes: /v1/… and /models/{model}/{instance}/….
 OPENAI = "(request.url_path.startsWith('/v1/') || request.url_path.matches('^/models/[^/]+/[^/]+/.'))"
 
 
 def local_replies() -> dict[str, object]:
     """The connection manager's `local_reply_config`; the first mapper that matches an answer writes it."""
-    mappers = [_revoked(GRPC, None), _revoked(OPENAI, _openai(401)), _revoked("true", _status(401))]
+    mappers = [
+        _revoked(GRPC, None),
+        _revoked(OPENAI, _openai(401)),
+        _revoked(PROTOCOL, {"error": "%LOCAL_REPLY_BODY%"}),
+        _revoked("true", _status(401)),
+    ]
     mappers.append(_mapper(f"{NOWHERE} && {OPENAI}", openai_error(NO_MODEL_PATH, "unknown_url")))
+    mappers.append(_mapper(f"{NOWHERE} && {PROTOCOL}", {"error": NO_MODEL_PATH}))
     mappers += [_mapper(f"{NOWHERE} && !{GRPC}", status(NO_METHOD, 404)), _grpc(404, NOWHERE, UNIMPLEMENTED)]
     mappers += [_grpc(code) for code in STATUSES]
+    mappers.append(_mapper(PROTOCOL, {"error": "%LOCAL_REPLY_BODY%"}))
     for code in STATUSES:
         mappers.append(_mapper(f"{OPENAI} && response.code == {code}", _openai(code)))
     for code in STATUSES:

@@ -8,6 +8,7 @@ from importlib import resources
 from gateway.edge.contracts import INFERENCE_SERVICE, descriptor_set, public_methods
 from gateway.edge.fields import field_tables
 from gateway.edge.messages import typed
+from gateway.edge.open_inference import extraction
 
 HTTP = "envoy.extensions.filters.http."
 JWT = "envoy.filters.http.jwt_authn"
@@ -17,6 +18,8 @@ ENGINE_ERRORS = "aiops.engine_errors"
 GRPC_TO_JSON = "aiops.grpc_to_json"
 MODEL_NAME = "aiops.model_name"
 MODEL_KEY = "aiops.model_key"
+GRPC_MODEL = "aiops.grpc_model"
+GRPC_MODEL_KEY = "aiops.grpc_model_key"
 REFUSALS = "aiops.refusals"
 FIELDS = "aiops.fields"
 UNWRAP = "aiops.unwrap"
@@ -46,6 +49,8 @@ def chain() -> list[dict[str, object]]:
         _optional(ENGINE_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("engine_errors.lua"))),
         _optional(MODEL_NAME, _model_name()),
         _optional(MODEL_KEY, _model_key()),
+        _optional(GRPC_MODEL, extraction()),
+        _optional(GRPC_MODEL_KEY, typed(HTTP + "lua.v3.Lua", default_source_code=_source("grpc_model.lua"))),
         _optional(REFUSALS, typed(HTTP + "lua.v3.Lua", source_codes={REFUSALS: _source("refusals.lua")})),
         _optional(
             FIELDS,

@@ -18,6 +18,7 @@ EXTENSIONS = tuple(
         "extensions.bootstrap.reverse_tunnel.upstream_socket_interface.v3.upstream_reverse_connection_socket_interface",
         "extensions.clusters.reverse_connection.v3.reverse_connection",
         "extensions.filters.http.cors.v3.cors",
+        "extensions.filters.http.grpc_field_extraction.v3.config",
         "extensions.filters.http.grpc_json_reverse_transcoder.v3.transcoder",
         "extensions.filters.http.grpc_json_transcoder.v3.transcoder",
         "extensions.filters.http.grpc_web.v3.grpc_web",

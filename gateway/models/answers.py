@@ -11,7 +11,8 @@ from gateway.edge.routes import direct
 from gateway.models.table import ModelRoute
 
 NAMES_SHOWN = 50
-INVALID_ARGUMENT, NOT_FOUND = 3, 5
+NOT_FOR_CLIENTS = "this path of the engine is not for clients; deployments are changed through the API"
+INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED = 3, 5, 12
 GET = {"name": ":method", "string_match": {"exact": "GET"}}
 GRPC_CALL = {"name": "x-aiops-call", "string_match": {"prefix": "application/grpc"}}
 
@@ -31,15 +32,25 @@ def model_description(model: ModelRoute) -> route_components_pb2.Route:
 
 def unknown_model(names: Sequence[str]) -> list[route_components_pb2.Route]:
     """Says that there is no such model, and which there are."""
+    return _refusal(404, NOT_FOUND, "model_not_found", f"there is no such model; {deployed(names)}")
+
+
+def deployed(names: Sequence[str]) -> str:
+    """Some of the names in a sentence."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    known = f"deployed are: {', '.join(names[:NAMES_SHOWN])}{more}" if names else "none is deployed yet"
-    return _refusal(404, NOT_FOUND, "model_not_found", f"there is no such model; {known}")
+    return f"deployed are: {', '.join(names[:NAMES_SHOWN])}{more}" if names else "none is deployed yet"
 
 
 def private_path(prefix: str) -> route_components_pb2.Route:
     """Says that this part of an engine is not for clients."""
-    text = "this path of the engine is not for clients; deployments are changed through the API"
-    return _answer({"prefix": prefix}, 404, openai_error(text, "not_found", None))
+    return _answer({"prefix": prefix}, 404, openai_error(NOT_FOR_CLIENTS, "not_found", None))
+
+
+def wrong_protocol(model: ModelRoute) -> route_components_pb2.Route:
+    """Says that the model's engine speaks another protocol than OpenAI's."""
+    path = model.targets[0].inference_path
+    text = f"model {model.model} speaks the Open Inference Protocol; send its tensors to POST {path}"
+    return _answer({"prefix": "/"}, 404, openai_error(text, "wrong_protocol", "model"))
 
 
 def invalid_body(text: str) -> list[route_components_pb2.Route]:
@@ -47,11 +58,17 @@ def invalid_body(text: str) -> list[route_components_pb2.Route]:
     return _refusal(400, INVALID_ARGUMENT, "invalid_body", text)
 
 
-def _refusal(status: int, grpc_status: int, code: str, text: str) -> list[route_components_pb2.Route]:
+def grpc_refusal(match: dict[str, object], status: int, grpc_status: int, text: str) -> route_components_pb2.Route:
+    """A gRPC status."""
     header = {"header": {"key": "grpc-status", "value": str(grpc_status)}}
-    plain = direct({"prefix": "/", "headers": [GRPC_CALL]}, status, text, "text/plain")
+    plain = direct(match, status, text, "text/plain")
     plain["response_headers_to_add"] = [{**header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
-    return [message(Route, plain), _answer({"prefix": "/"}, status, openai_error(text, code, "model"))]
+    return message(Route, plain)
+
+
+def _refusal(status: int, grpc_status: int, code: str, text: str) -> list[route_components_pb2.Route]:
+    plain = grpc_refusal({"prefix": "/", "headers": [GRPC_CALL]}, status, grpc_status, text)
+    return [plain, _answer({"prefix": "/"}, status, openai_error(text, code, "model"))]
 
 
 def _description(model: ModelRoute) -> dict[str, object]:

@@ -5,9 +5,10 @@ from datetime import timedelta
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
-from gateway.edge.messages import message, typed
-from gateway.edge.upstreams import PROTOCOL
+from gateway.edge.messages import message, packed, typed
+from gateway.edge.upstreams import KEEPALIVE, PROTOCOL
 from gateway.models.table import ModelRoute, Target
 from gateway.tunnels import relay
 
@@ -22,6 +23,8 @@ def model_cluster(route: ModelRoute) -> cluster_pb2.Cluster:
     cluster = cluster_pb2.Cluster()
     cluster.CopyFrom(_TEMPLATE)
     cluster.name = route.cluster
+    if route.grpc:
+        cluster.typed_extension_protocol_options[PROTOCOL].CopyFrom(_HTTP2)
     if _needs_dns(route):
         cluster.type = cluster_pb2.Cluster.STRICT_DNS
         cluster.load_assignment.CopyFrom(model_endpoints(route))
@@ -71,6 +74,12 @@ def _is_ip(address: str) -> bool:
     return True
 
 
+_HTTP2 = packed(
+    message(
+        http_protocol_options_pb2.HttpProtocolOptions,
+        {"explicit_http_config": {"http2_protocol_options": {"connection_keepalive": KEEPALIVE}}},
+    )
+)
 _TEMPLATE = message(
     cluster_pb2.Cluster,
     {

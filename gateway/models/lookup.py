@@ -16,6 +16,15 @@ from gateway.edge.filters import CHAT, INVALID, MISSING, REFUSALS, enabled
 from gateway.edge.messages import message, packed
 from gateway.edge.routes import entry
 from gateway.models.answers import invalid_body, model_list, unknown_model
+from gateway.models.open_inference import (
+    GRPC,
+    ROOT,
+    grpc_entry,
+    no_such_model,
+    second_look,
+    server_routes,
+    unknown_call,
+)
 
 ENDPOINTS = "^/v1/(chat/completions|completions|embeddings|responses)$"
 BODY_LIMIT = 16 * 1024 * 1024
@@ -38,6 +47,10 @@ class Lookup:
         """Where requests that name a model go."""
         self._paths["/v1/"].matcher.matcher_tree.exact_match_map.map[key].action.CopyFrom(leads_to)
 
+    def add_grpc_model(self, key: str, leads_to: extension_pb2.TypedExtensionConfig) -> None:
+        """Where gRPC calls of the Open Inference Protocol that name a model go."""
+        self._paths[GRPC].matcher.matcher_tree.exact_match_map.map[key].action.CopyFrom(leads_to)
+
     def add_instance(self, path: str, org_id: str, leads_to: extension_pb2.TypedExtensionConfig) -> None:
         """Where requests below an instance's path go, for its own organisation."""
         by_org = self._paths[path].matcher
@@ -59,6 +72,13 @@ class Lookup:
             listed.matcher_tree.exact_match_map.map[path].action.CopyFrom(page)
         self._paths["/v1/models"].matcher.matcher_tree.exact_match_map.map[org_id].matcher.CopyFrom(listed)
 
+    def add_protocol(self, org_id: str, models: Sequence[str]) -> None:
+        """What an organisation is told in the Open Inference Protocol about all but its models that speak it."""
+        pages = self._paths[ROOT].matcher.matcher_tree.exact_match_map.map
+        pages[org_id].action.CopyFrom(action([*server_routes(), no_such_model(models)]))
+        calls = self._paths[GRPC].matcher.on_no_match.matcher.matcher_tree.exact_match_map.map
+        calls[org_id].action.CopyFrom(action(unknown_call(models)))
+
 
 def empty_lookup(api: Sequence[dict[str, object]]) -> matcher_pb2.Matcher:
     """The look-up without models: everything but the model paths goes through the API's routes."""
@@ -66,6 +86,8 @@ def empty_lookup(api: Sequence[dict[str, object]]) -> matcher_pb2.Matcher:
     paths = root.matcher_tree.prefix_match_map.map
     paths["/v1/"].matcher.CopyFrom(_by_model())
     paths["/v1/models"].matcher.CopyFrom(_by_org([model_list([], {"path": "/v1/models"}), *unknown_model([])]))
+    paths[ROOT].matcher.CopyFrom(_by_org([*server_routes(), second_look()]))
+    paths[GRPC].matcher.CopyFrom(_by_grpc_model())
     return root
 
 
@@ -92,6 +114,15 @@ def _by_model() -> matcher_pb2.Matcher:
     named.on_match.matcher.CopyFrom(_by_org(unknown_model([])))
     otherwise.on_no_match.CopyFrom(matcher.on_no_match)
     matcher.on_no_match.matcher.CopyFrom(otherwise)
+    return matcher
+
+
+def _by_grpc_model() -> matcher_pb2.Matcher:
+    matcher = _tree(KEY, grpc_entry())
+    named = _tree(ORG, grpc_entry())
+    for empty in (matcher, named):
+        empty.matcher_tree.exact_match_map.map[NOBODY].CopyFrom(matcher.on_no_match)
+    matcher.on_no_match.matcher.CopyFrom(named)
     return matcher
 
 

@@ -33,7 +33,8 @@ class Publisher:
 
     def publish(self, table: Sequence[ModelRoute]) -> None:
         """Publishes a whole table."""
-        models = {model.cluster: model for model in table}
+        over_grpc = (model.over_grpc for model in table)
+        models = {model.cluster: model for model in (*table, *over_grpc) if model is not None}
         changed = {name: model for name, model in models.items() if self._models.get(name) != model}
         apart = {name: model for name, model in changed.items() if has_endpoints_apart(model)}
         self._cache.put(CLUSTERS, _rendered({name: model_cluster(model) for name, model in changed.items()}))

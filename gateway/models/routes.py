@@ -13,7 +13,8 @@ from xds.core.v3 import extension_pb2
 from gateway.edge.filters import REFUSALS
 from gateway.edge.listener import NAME
 from gateway.edge.messages import message, packed, typed
-from gateway.models.answers import model_description, model_list, private_path, unknown_model
+from gateway.models import open_inference
+from gateway.models.answers import model_description, model_list, private_path, unknown_model, wrong_protocol
 from gateway.models.clusters import INSTANCE, SUBSET
 from gateway.models.lookup import KEY, MODEL, ORG, Lookup, action, empty_lookup
 from gateway.models.table import ModelRoute, Target
@@ -39,6 +40,7 @@ class _Rendered:
     """A model's part: what its name leads to, its description, and what each instance's path leads to."""
 
     by_name: extension_pb2.TypedExtensionConfig
+    by_grpc: extension_pb2.TypedExtensionConfig | None
     description: extension_pb2.TypedExtensionConfig
     instances: dict[str, extension_pb2.TypedExtensionConfig]
 
@@ -61,6 +63,8 @@ class RouteTable:
         lookup = Lookup(configuration.virtual_hosts[0].matcher)
         for model, rendered in self._rendered.items():
             lookup.add_model(model.key, rendered.by_name)
+            if rendered.by_grpc is not None:
+                lookup.add_grpc_model(model.key, rendered.by_grpc)
             for path, leads_to in rendered.instances.items():
                 lookup.add_instance(path, model.org_id, leads_to)
         for org_id, mine in groupby(models, key=lambda model: model.org_id):
@@ -68,6 +72,8 @@ class RouteTable:
             pages = {f"/v1/models/{model.model}": self._rendered[model].description for model in known}
             pages["/v1/models"] = action([model_list(known, {"prefix": "/"})])
             lookup.add_organisation(org_id, unknown_model([model.model for model in known]), pages)
+            speaking = [model.model for model in known if open_inference.speaks(model)]
+            lookup.add_protocol(org_id, speaking)
         return configuration
 
     def _render(self, model: ModelRoute) -> _Rendered:
@@ -79,7 +85,29 @@ class RouteTable:
             f"/models/{model.model}/{target.instance_id}/": action(self._instance_routes(model, target, refusals))
             for target in model.targets
         }
-        return _Rendered(action([by_name]), action([model_description(model)]), instances)
+        if open_inference.speaks(model):
+            by_name = wrong_protocol(model)
+            instances[open_inference.MODELS + model.model] = action(self._protocol_routes(model))
+        return _Rendered(action([by_name]), self._by_grpc(model), action([model_description(model)]), instances)
+
+    def _protocol_routes(self, model: ModelRoute) -> list[route_components_pb2.Route]:
+        """The model's paths of the Open Inference Protocol, which name it as its engine does."""
+        routes = [route_components_pb2.Route() for _ in range(2)]
+        for route, match in zip(routes, open_inference.model_matches(model.model), strict=True):
+            route.match.CopyFrom(message(route_components_pb2.RouteMatch, match))
+            self._lead_to(route, model, None)
+        private = {path for target in model.targets for path in target.private_paths}
+        own = sorted(path for path in private if path.startswith(open_inference.MODELS))
+        return [*(open_inference.private_path(path) for path in own), *routes, open_inference.no_such_model(())]
+
+    def _by_grpc(self, model: ModelRoute) -> extension_pb2.TypedExtensionConfig | None:
+        over_grpc = model.over_grpc
+        if over_grpc is None:
+            return None
+        route = route_components_pb2.Route()
+        route.match.prefix = "/"
+        self._lead_to(route, over_grpc, None)
+        return action([route])
 
     def _instance_routes(
         self, model: ModelRoute, target: Target, refusals: any_pb2.Any | None

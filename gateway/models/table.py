@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiops.routing.v1 import routing_service_pb2 as pb
 
@@ -27,6 +27,7 @@ class Target:
     private_paths: tuple[str, ...] = ()
     # The replica's name in its node's tunnel, where that is how it is reached; `address` means nothing then.
     tunnel: str = ""
+    grpc_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class ModelRoute:
     targets: tuple[Target, ...]
     refused: tuple[RefusedField, ...]
     created: int
+    grpc: bool = False
 
     @property
     def key(self) -> str:
@@ -55,7 +57,13 @@ class ModelRoute:
     @property
     def cluster(self) -> str:
         """The name of the model's cluster."""
-        return f"model/{self.key}"
+        return f"{'grpc' if self.grpc else 'model'}/{self.key}"
+
+    @property
+    def over_grpc(self) -> "ModelRoute | None":
+        """The same model at its engines' gRPC ports, None when they have none."""
+        targets = tuple(replace(target, port=target.grpc_port) for target in self.targets if target.grpc_port)
+        return replace(self, targets=targets, grpc=True) if targets else None
 
 
 def from_proto(table: pb.RoutingTable) -> tuple[ModelRoute, ...]:
@@ -107,6 +115,7 @@ def _target(message: pb.Target) -> Target:
         weight=max(message.weight, 1),
         tunnel=replica_name(message.node_id, message.deployment_id, message.port) if message.tunnel else "",
         private_paths=tuple(path for path in message.private_paths if PATH.fullmatch(path)),
+        grpc_port=message.grpc_port if message.grpc_port < 65536 else 0,
     )
 
 
