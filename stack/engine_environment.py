@@ -1,4 +1,4 @@
-"""The engines' own Python environments: each made once per machine and lock, shared by all homes, safe to ask for twice."""
+"""The engines' own Python environments: each made once per machine and lock, shared by all homes."""
 
 import fcntl
 import hashlib
@@ -57,7 +57,8 @@ def _recipe(name: str, command: str) -> Recipe:
 
 TRANSFORMERS = _recipe("transformers", "transformers")
 VLLM = _recipe("vllm", "vllm")
-RECIPES = (TRANSFORMERS, VLLM)
+TRITON = _recipe("triton", "tritonserver")
+RECIPES = (TRANSFORMERS, VLLM, TRITON)
 
 
 def engine_executable(cache: Path = DEFAULT_CACHE, recipe: Recipe = TRANSFORMERS) -> Path:

@@ -4,7 +4,7 @@
 # It is installed by its exact version after the rest, whose hashes are required.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-name=${1:?usage: lock_engine.sh transformers|vllm|llama_cpp}
+name=${1:?usage: lock_engine.sh transformers|vllm|llama_cpp|triton}
 scratch=$(mktemp -d)
 trap 'rm -r "$scratch"' EXIT
 python3 -m venv "$scratch/venv"
@@ -20,6 +20,6 @@ if [ "$name" = vllm ]; then
 else
   "${pip[@]}" install --requirement "tools/engines/$name.in"
 fi
-"$scratch/venv/bin/pip" freeze --all --exclude torch --exclude pip | grep -v '^nvidia-' > "$scratch/frozen.txt"
+"$scratch/venv/bin/pip" freeze --all --exclude torch --exclude pip | grep -vE '^nvidia-(cu|nc|nv)' > "$scratch/frozen.txt"
 "$(command -v .venv/bin/uv || command -v uv)" pip compile --quiet --no-deps --no-annotate --generate-hashes --no-emit-index-url \
   --custom-compile-command "tools/lock_engine.sh $name" "$scratch/frozen.txt" -o "tools/engines/$name.lock"

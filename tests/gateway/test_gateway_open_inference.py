@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(ENGI
 MODEL = "shapes"
 CLIENT_TIMEOUT_S = 60
 STAR = (EXAMPLES / "samples" / "star.png").read_bytes()
-CALL: dict[str, Any] = {"model": MODEL, "input": "image", "content": base64.b64encode(STAR).decode(), "outputs": ["label", "score"]}
+PICTURE = base64.b64encode(STAR).decode()
+CALL: dict[str, Any] = {"model": MODEL, "input": "image", "content": PICTURE, "outputs": ["label", "score"]}
 
 
 def route(server: TritonServer, instance: str = "one", **fields: Any) -> routing.ModelRoute:

@@ -23,5 +23,6 @@ exec $server/bin/tritonserver --backend-directory=$server/backends "\$@"
 SCRIPT
 chmod +x "$directory/bin/tritonserver"
 echo "Checking the environment"
-"$directory/bin/tritonserver" --help 2>&1 | grep -q -- --model-repository
+usage=$("$directory/bin/tritonserver" --help 2>&1 || true)   # it says how it is used and ends with 1
+[[ $usage == *--model-repository* ]]
 "$python" -c 'import numpy, onnxruntime, PIL'

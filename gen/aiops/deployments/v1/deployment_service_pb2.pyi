@@ -598,6 +598,7 @@ class Replica(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     PRIVATE_PATHS_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
+    GRPC_PORT_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     org_id: _builtins.str
@@ -616,6 +617,8 @@ class Replica(_message.Message):
     """Unix seconds of the deployment."""
     tunnel: _builtins.bool
     """Reached through its node's tunnel instead of by address."""
+    grpc_port: _builtins.int
+    """Where the engine speaks the Open Inference Protocol over gRPC; 0 where it does not."""
     @_builtins.property
     def unsupported_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnsupportedField]: ...
     @_builtins.property
@@ -640,10 +643,11 @@ class Replica(_message.Message):
         created: _builtins.float = ...,
         private_paths: _abc.Iterable[_builtins.str] | None = ...,
         tunnel: _builtins.bool = ...,
+        grpc_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created", b"created", "deployment_id", b"deployment_id", "engine", b"engine", "epoch", b"epoch", "inference_path", b"inference_path", "instance_id", b"instance_id", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "org_id", b"org_id", "port", b"port", "private_paths", b"private_paths", "tunnel", b"tunnel", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created", b"created", "deployment_id", b"deployment_id", "engine", b"engine", "epoch", b"epoch", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "org_id", b"org_id", "port", b"port", "private_paths", b"private_paths", "tunnel", b"tunnel", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

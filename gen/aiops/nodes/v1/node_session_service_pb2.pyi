@@ -754,8 +754,11 @@ class EngineFacts(_message.Message):
     INFERENCE_PATH_FIELD_NUMBER: _builtins.int
     UNSUPPORTED_FIELDS_FIELD_NUMBER: _builtins.int
     PRIVATE_PATHS_FIELD_NUMBER: _builtins.int
+    GRPC_PORT_FIELD_NUMBER: _builtins.int
     inference_path: _builtins.str
     """Path of the inference call, for /v1/inference."""
+    grpc_port: _builtins.int
+    """Where the engine speaks the Open Inference Protocol over gRPC; 0 where it does not."""
     @_builtins.property
     def unsupported_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnsupportedField]: ...
     @_builtins.property
@@ -768,10 +771,11 @@ class EngineFacts(_message.Message):
         inference_path: _builtins.str = ...,
         unsupported_fields: _abc.Iterable[Global___UnsupportedField] | None = ...,
         private_paths: _abc.Iterable[_builtins.str] | None = ...,
+        grpc_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inference_path", b"inference_path", "private_paths", b"private_paths", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc_port", b"grpc_port", "inference_path", b"inference_path", "private_paths", b"private_paths", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

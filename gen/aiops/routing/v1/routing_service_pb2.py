@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from aiops.policy.v1 import policy_pb2 as aiops_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&aiops/routing/v1/routing_service.proto\x12\x10\x61iops.routing.v1\x1a\x1c\x61iops/policy/v1/policy.proto\"\x1a\n\x18WatchRoutingTableRequest\"J\n\x19WatchRoutingTableResponse\x12-\n\x05table\x18\x01 \x01(\x0b\x32\x1e.aiops.routing.v1.RoutingTable\"M\n\x0cRoutingTable\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12,\n\x06routes\x18\x02 \x03(\x0b\x32\x1c.aiops.routing.v1.ModelRoute\"\x9f\x01\n\nModelRoute\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12)\n\x07targets\x18\x03 \x03(\x0b\x32\x18.aiops.routing.v1.Target\x12\x36\n\x0erefused_fields\x18\x04 \x03(\x0b\x32\x1e.aiops.routing.v1.RefusedField\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x01\"\xb3\x01\n\x06Target\x12\x15\n\rdeployment_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x16\n\x0einference_path\x18\x06 \x01(\t\x12\x0e\n\x06weight\x18\x07 \x01(\r\x12\x15\n\rprivate_paths\x18\x08 \x03(\t\x12\x0e\n\x06tunnel\x18\x32 \x01(\x08\"5\n\x0cRefusedField\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x17\n\x0fharmless_values\x18\x02 \x03(\t2\x88\x01\n\x0eRoutingService\x12v\n\x11WatchRoutingTable\x12*.aiops.routing.v1.WatchRoutingTableRequest\x1a+.aiops.routing.v1.WatchRoutingTableResponse\"\x06\x82\xce\x18\x02 \x02\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&aiops/routing/v1/routing_service.proto\x12\x10\x61iops.routing.v1\x1a\x1c\x61iops/policy/v1/policy.proto\"\x1a\n\x18WatchRoutingTableRequest\"J\n\x19WatchRoutingTableResponse\x12-\n\x05table\x18\x01 \x01(\x0b\x32\x1e.aiops.routing.v1.RoutingTable\"M\n\x0cRoutingTable\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12,\n\x06routes\x18\x02 \x03(\x0b\x32\x1c.aiops.routing.v1.ModelRoute\"\x9f\x01\n\nModelRoute\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12)\n\x07targets\x18\x03 \x03(\x0b\x32\x18.aiops.routing.v1.Target\x12\x36\n\x0erefused_fields\x18\x04 \x03(\x0b\x32\x1e.aiops.routing.v1.RefusedField\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x01\"\xc6\x01\n\x06Target\x12\x15\n\rdeployment_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x16\n\x0einference_path\x18\x06 \x01(\t\x12\x0e\n\x06weight\x18\x07 \x01(\r\x12\x15\n\rprivate_paths\x18\x08 \x03(\t\x12\x0e\n\x06tunnel\x18\x32 \x01(\x08\x12\x11\n\tgrpc_port\x18\" \x01(\r\"5\n\x0cRefusedField\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x17\n\x0fharmless_values\x18\x02 \x03(\t2\x88\x01\n\x0eRoutingService\x12v\n\x11WatchRoutingTable\x12*.aiops.routing.v1.WatchRoutingTableRequest\x1a+.aiops.routing.v1.WatchRoutingTableResponse\"\x06\x82\xce\x18\x02 \x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,9 +43,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELROUTE']._serialized_start=274
   _globals['_MODELROUTE']._serialized_end=433
   _globals['_TARGET']._serialized_start=436
-  _globals['_TARGET']._serialized_end=615
-  _globals['_REFUSEDFIELD']._serialized_start=617
-  _globals['_REFUSEDFIELD']._serialized_end=670
-  _globals['_ROUTINGSERVICE']._serialized_start=673
-  _globals['_ROUTINGSERVICE']._serialized_end=809
+  _globals['_TARGET']._serialized_end=634
+  _globals['_REFUSEDFIELD']._serialized_start=636
+  _globals['_REFUSEDFIELD']._serialized_end=689
+  _globals['_ROUTINGSERVICE']._serialized_start=692
+  _globals['_ROUTINGSERVICE']._serialized_end=828
 # @@protoc_insertion_point(module_scope)

@@ -133,6 +133,7 @@ class Target(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     PRIVATE_PATHS_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
+    GRPC_PORT_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     node_id: _builtins.str
@@ -145,6 +146,8 @@ class Target(_message.Message):
     """Share of traffic relative to the other targets."""
     tunnel: _builtins.bool
     """Reached through its node's tunnel instead of by address."""
+    grpc_port: _builtins.int
+    """Where the engine speaks the Open Inference Protocol over gRPC; 0 where it does not."""
     @_builtins.property
     def private_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Paths that are not for clients, with everything below them."""
@@ -161,10 +164,11 @@ class Target(_message.Message):
         weight: _builtins.int = ...,
         private_paths: _abc.Iterable[_builtins.str] | None = ...,
         tunnel: _builtins.bool = ...,
+        grpc_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deployment_id", b"deployment_id", "inference_path", b"inference_path", "instance_id", b"instance_id", "node_id", b"node_id", "port", b"port", "private_paths", b"private_paths", "tunnel", b"tunnel", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deployment_id", b"deployment_id", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "node_id", b"node_id", "port", b"port", "private_paths", b"private_paths", "tunnel", b"tunnel", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
