@@ -61,8 +61,9 @@ class ModelRoute:
 
     @property
     def over_grpc(self) -> "ModelRoute | None":
-        """The same model at its engines' gRPC ports, None when they have none."""
-        targets = tuple(replace(target, port=target.grpc_port) for target in self.targets if target.grpc_port)
+        """The same model at its engines' gRPC ports, None when none can be reached: tunnels lead to HTTP ports only."""
+        with_grpc = (target for target in self.targets if target.grpc_port and not target.tunnel)
+        targets = tuple(replace(target, port=target.grpc_port) for target in with_grpc)
         return replace(self, targets=targets, grpc=True) if targets else None
 
 
