@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from alembic import command
 from alembic.config import Config
 
+from controller.deployments.adapters import Adapters
 from controller.deployments.failover import LOOK_EVERY, Failover
 from controller.deployments.logs import Logs
 from controller.deployments.replicas import Replicas
@@ -180,7 +181,9 @@ def _fleet(kernel: Kernel) -> None:
         NodeServicer(Nodes(unit_of_work, enrolment, workloads, hints)),
         NodeEnrollmentServicer(enrolment),
         NodeSessionServicer(NodeSessions(liveness, workloads), registry, enrolment, hints, kernel.clock),
-        DeploymentServicer(Deployments(unit_of_work, hints), Logs(unit_of_work, registry)),
+        DeploymentServicer(
+            Deployments(unit_of_work, hints), Adapters(unit_of_work, hints), Logs(unit_of_work, registry)
+        ),
         ReplicaServicer(Replicas(unit_of_work, hints)),
         ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
     ]

@@ -16,6 +16,7 @@ from mesh.loops import run_loop
 from mesh.telemetry import start_telemetry
 from node_agent.cache.blobs import BlobStore
 from node_agent.cache.service import ModelCache
+from node_agent.engines.vllm_live import VllmAdapters
 from node_agent.enrollment.identity import Identity, IdentityStore
 from node_agent.enrollment.renewal import Renewal
 from node_agent.gauges import show
@@ -32,6 +33,7 @@ from node_agent.tunnel.choice import wants_tunnel
 from node_agent.tunnel.model import Ends, Engine, Report
 from node_agent.tunnel.program import find_envoy
 from node_agent.tunnel.service import Tunnel
+from node_agent.workloads.adapters import AdapterKeeper
 from node_agent.workloads.installed import InstalledEngines
 from node_agent.workloads.launcher import Launcher, Site
 from node_agent.workloads.model import Patience, State, WorkloadStatus
@@ -104,7 +106,8 @@ class Agent:
         site = Site(settings.home / "runs", bind_host(address or DEFAULT_ADDRESS), owner)
         launcher = Launcher(site, cache, self.engines, runtime, self.machine, clock)
         journal = Journal(settings.home / "journal.json")
-        return Workloads(launcher, runtime, journal, self._tell, owner, patience)
+        adapters = AdapterKeeper(cache, {"vllm": VllmAdapters()})
+        return Workloads(launcher, runtime, journal, self._tell, owner, patience, adapters)
 
     def _tunnel(self, settings: AgentSettings, identity: Identity, clock: Clock) -> Tunnel | None:
         gateway = settings.gateway_address or identity.tunnel_address

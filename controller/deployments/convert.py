@@ -1,11 +1,13 @@
 """Deployments as protobuf messages and events, and wishes back."""
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime
 
 from aiops.deployments.v1 import deployment_events_pb2 as events_pb
 from aiops.deployments.v1 import deployment_pb2 as pb
 from aiops.deployments.v1 import deployment_service_pb2 as service_pb
-from aiops.types.v1 import owner_pb2
+from aiops.types.v1 import engine_pb2, owner_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.deployments.model import (
@@ -18,7 +20,7 @@ from controller.deployments.model import (
     Usage,
     Wish,
 )
-from controller.deployments.workload import HealthStatus
+from controller.deployments.workload import EngineOptions, HealthStatus
 from controller.events import Encoding, Encodings
 from controller.nodes.model import NodeId
 from controller.placement.model import Eviction, NodeRefusal, Options, Placement, Refusal, Tally
@@ -73,6 +75,8 @@ def deployment_to_proto(deployment: Deployment) -> pb.Deployment:
         log_tail=observed.log_tail,
         epoch=deployment.epoch,
         restarts=observed.restarts,
+        engine_options=engine_pb2.EngineOptions(**asdict(deployment.engine_options)),
+        adapters=_adapters(deployment),
         status_reason=deployment.status_reason,
         replica_set_id=deployment.replica_set_id,
         template_revision=deployment.template_revision,
@@ -120,6 +124,7 @@ def usage_to_proto(usage: Usage) -> pb.DeploymentMetrics:
         restarts=usage.restarts,
         uptime_seconds=usage.uptime_seconds,
         measured_at=_optional(usage.measured_at),
+        engine_load=engine_pb2.EngineLoad(**asdict(usage.engine_load)) if usage.engine_load else None,
     )
 
 
@@ -171,7 +176,27 @@ def wish_from_proto(request: service_pb.CreateDeploymentRequest | service_pb.Pla
             forbidden_labels=tuple(sorted(request.forbidden_labels.items())),
             priority=request.priority,
         ),
+        engine_options=_engine_options(request.engine_options),
     )
+
+
+def _engine_options(message: engine_pb2.EngineOptions) -> EngineOptions:
+    return EngineOptions(
+        tool_parser=message.tool_parser,
+        max_adapters=message.max_adapters,
+        extra=dict(message.extra),
+    )
+
+
+def _adapters(deployment: Deployment) -> Iterator[pb.Adapter]:
+    told = {each.name: each for each in deployment.observed.adapters}
+    for adapter in deployment.adapters:
+        report = told.get(adapter.name)
+        state = pb.Adapter.loading
+        if report is not None and (report.loaded or report.error):
+            state = pb.Adapter.loaded if report.loaded else pb.Adapter.failed
+        error = report.error if report is not None else ""
+        yield pb.Adapter(model_id=adapter.model_id, name=adapter.name, state=state, error=error)
 
 
 def _refusal_to_proto(refusal: NodeRefusal) -> pb.NodeRefusal:

@@ -8,9 +8,9 @@ from datetime import datetime
 from enum import Enum
 from typing import NewType
 
-from controller.deployments.workload import Goal, HealthStatus, UnsupportedField
+from controller.deployments.workload import AdapterReport, EngineOptions, Goal, HealthStatus, UnsupportedField
 from controller.models.model import Model, ModelId
-from controller.nodes.model import NodeId
+from controller.nodes.model import EngineLoad, NodeId
 from controller.placement.model import NO_OPTIONS, Options
 from mesh.errors import DomainError, FieldViolation, InvalidRequestError, Kind
 from mesh.identity import OrgId, UserId
@@ -68,6 +68,14 @@ class LogsUnavailableError(DomainError):
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter that a deployment is to have: a model of the registry, called by its own name."""
+
+    model_id: ModelId
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What the node last said. `session_epoch` is the session that it was told in.
 
@@ -97,6 +105,7 @@ class Observation:
     told_progress: int = 0
     told_at: datetime | None = None
     container_event: str = ""
+    adapters: tuple[AdapterReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,8 @@ class Deployment:
     status_reason: str = ""
     waiting_since: datetime | None = None
     observed: Observation = field(default_factory=Observation)
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
+    adapters: tuple[Adapter, ...] = ()
     deployed_at: datetime | None = None
     stopped_at: datetime | None = None
     ended_at: datetime | None = None
@@ -183,12 +194,23 @@ class Deployment:
             image=self.requested_image,
             environment=self.environment,
             options=self.options,
+            engine_options=self.engine_options,
         )
 
     @property
     def memory_limit_mb(self) -> int:
         """What it may use of each device, or of the node's RAM."""
         return memory_limit_mb(self.memory_allocated, self.gpu_devices)
+
+    @property
+    def loaded_adapters(self) -> tuple[Adapter, ...]:
+        """Those of its adapters that its engine has."""
+        present = {each.name for each in self.observed.adapters if each.loaded}
+        return tuple(each for each in self.adapters if each.name in present)
+
+    def having(self, adapters: tuple[Adapter, ...], revision: int, request_id: str, now: datetime) -> "Deployment":
+        """It is to have these adapters and no others."""
+        return replace(self, adapters=adapters, revision=revision, request_id=request_id, changed_at=now)
 
     def stop(self, revision: int, request_id: str, now: datetime) -> "Deployment":
         """It is to end; the routes lose it at once. The same deployment when it was stopped before."""
@@ -282,6 +304,7 @@ class Wish:
     image: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Options = NO_OPTIONS
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
 
     def check(self, model: Model) -> None:
         """InvalidRequestError for what this model can never do."""
@@ -340,6 +363,7 @@ class Usage:
     restarts: int
     uptime_seconds: float
     measured_at: datetime | None
+    engine_load: EngineLoad | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,7 @@ def _observed(before: Deployment, report: WorkloadReport, now: datetime) -> Obse
         private_paths=report.private_paths if report.inference_path else seen.private_paths,
         grpc_port=report.grpc_port if report.inference_path else seen.grpc_port,
         container_event=_container_event(report) or seen.container_event,
+        adapters=report.adapters if runs else (),
     )
     if container is None or after == _gauged(seen, report):
         return after

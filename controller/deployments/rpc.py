@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from aiops.deployments.v1 import deployment_service_pb2 as pb
 from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceServicer, ReplicaServiceServicer
 
+from controller.deployments.adapters import Adapters
 from controller.deployments.convert import (
     deployment_to_proto,
     plan_to_proto,
@@ -24,8 +25,9 @@ from mesh.sql.paging import PageRequest
 class DeploymentServicer(DeploymentServiceServicer):
     """Running models."""
 
-    def __init__(self, deployments: Deployments, logs: Logs) -> None:
+    def __init__(self, deployments: Deployments, adapters: Adapters, logs: Logs) -> None:
         self._deployments = deployments
+        self._adapters = adapters
         self._logs = logs
 
     async def ListDeployments(self, request: pb.ListDeploymentsRequest, context: Context) -> pb.ListDeploymentsResponse:
@@ -51,6 +53,16 @@ class DeploymentServicer(DeploymentServiceServicer):
     async def StopDeployment(self, request: pb.StopDeploymentRequest, context: Context) -> pb.StopDeploymentResponse:
         deployment = await self._deployments.stop(caller(context), DeploymentId(request.deployment_id))
         return pb.StopDeploymentResponse(deployment=deployment_to_proto(deployment))
+
+    async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: Context) -> pb.LoadAdapterResponse:
+        deployment_id = DeploymentId(request.deployment_id)
+        deployment = await self._adapters.load(caller(context), deployment_id, request.model_id)
+        return pb.LoadAdapterResponse(deployment=deployment_to_proto(deployment))
+
+    async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: Context) -> pb.UnloadAdapterResponse:
+        deployment_id = DeploymentId(request.deployment_id)
+        deployment = await self._adapters.unload(caller(context), deployment_id, request.model_id)
+        return pb.UnloadAdapterResponse(deployment=deployment_to_proto(deployment))
 
     async def GetDeploymentLogs(
         self, request: pb.GetDeploymentLogsRequest, context: Context

@@ -185,6 +185,7 @@ def _deployment(
         template_revision=member.template_revision,
         replaces=member.replaces,
         requested_port=wish.port,
+        engine_options=wish.engine_options,
         request_id=place.request_id,
         revision=place.revision,
         created_at=now,
@@ -224,4 +225,5 @@ def _usage(deployment: Deployment, container: Container | None, heard: datetime 
         restarts=max(observed.restarts, container.restarts if container else 0),
         uptime_seconds=max(0.0, (now - started_at).total_seconds()) if runs and started_at else 0.0,
         measured_at=heard or observed.measured_at,
+        engine_load=container.engine_load if container else None,
     )

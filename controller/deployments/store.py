@@ -1,7 +1,7 @@
 """Deployments in PostgreSQL."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controller.deployments.holding import Holding
 from controller.deployments.model import (
     ACTIVE,
+    Adapter,
     Deployment,
     DeploymentId,
     DeploymentNotFoundError,
@@ -36,7 +37,7 @@ from controller.deployments.model import (
     Observation,
     Replica,
 )
-from controller.deployments.workload import Goal, HealthStatus, UnsupportedField
+from controller.deployments.workload import AdapterReport, EngineOptions, Goal, HealthStatus, UnsupportedField
 from controller.models.model import ModelId
 from controller.nodes.model import NodeId, NodeStatus
 from controller.nodes.store import nodes
@@ -78,6 +79,8 @@ deployments = Table(
     moment("waiting_since", nullable=True),
     Column("observed", JSONB, nullable=False),
     Column("options", JSONB, nullable=False, server_default="{}"),
+    Column("engine_options", JSONB, nullable=False),
+    Column("adapters", JSONB, nullable=False),
     moment("deployed_at", nullable=True),
     moment("stopped_at", nullable=True),
     moment("ended_at", nullable=True),
@@ -148,8 +151,10 @@ class SqlDeploymentStore:
         await self._connection.execute(update(deployments).where(key).values(_row(deployment)))
 
     async def active_of(self, model_id: ModelId) -> Sequence[str]:
-        """The ids of a model's deployments that deploy or run."""
-        query = select(deployments.c.deployment_id).where(deployments.c.model_id == model_id, _IS_ACTIVE)
+        """The ids of the deployments that deploy or run the model, or have it as an adapter."""
+        as_adapter = deployments.c.adapters.contains([{"model_id": model_id}])
+        uses = or_(deployments.c.model_id == model_id, as_adapter)
+        query = select(deployments.c.deployment_id).where(uses, _IS_ACTIVE)
         return (await self._connection.execute(query.order_by(deployments.c.deployment_id))).scalars().all()
 
     async def holdings(self, node_id: NodeId) -> tuple[Holding, ...]:
@@ -215,7 +220,11 @@ class SqlDeploymentStore:
             .order_by(deployments.c.deployment_id)
         )
         rows = (await self._connection.execute(query)).all()
-        return tuple(_replica(deployment_of(row), row.vpn_ip or row.agent_address, bool(row.tunnel)) for row in rows)
+        return tuple(
+            each
+            for row in rows
+            for each in _replicas(deployment_of(row), row.vpn_ip or row.agent_address, bool(row.tunnel))
+        )
 
     async def _all(self, query: Select[Any]) -> tuple[Deployment, ...]:
         rows = (await self._connection.execute(query.order_by(deployments.c.deployment_id))).all()
@@ -243,9 +252,10 @@ def _visible(caller: Caller) -> ColumnElement[bool]:
     return kept if caller.sees_all else kept & (deployments.c.org_id == caller.org_id)
 
 
-def _replica(deployment: Deployment, address: str, tunnel: bool) -> Replica:
+def _replicas(deployment: Deployment, address: str, tunnel: bool) -> Iterator[Replica]:
+    """The instance under its model's name, and under that of each adapter that its engine has."""
     observed = deployment.observed
-    return Replica(
+    itself = Replica(
         deployment_id=deployment.deployment_id,
         instance_id=deployment.instance_id,
         org_id=deployment.org_id,
@@ -263,6 +273,9 @@ def _replica(deployment: Deployment, address: str, tunnel: bool) -> Replica:
         tunnel=tunnel,
         grpc_port=observed.grpc_port,
     )
+    yield itself
+    for adapter in deployment.loaded_adapters:
+        yield replace(itself, model_id=adapter.model_id, model_name=adapter.name)
 
 
 def deployment_of(row: Row[Any]) -> Deployment:
@@ -280,6 +293,8 @@ def deployment_of(row: Row[Any]) -> Deployment:
         status=DeploymentStatus(row.status),
         observed=_observation(row.observed),
         options=_options(row.options),
+        engine_options=EngineOptions(**row.engine_options),
+        adapters=tuple(Adapter(ModelId(each["model_id"]), each["name"]) for each in row.adapters),
         **{name: row._mapping[name] for name in _PLAIN},
     )
 
@@ -293,15 +308,14 @@ def _row(deployment: Deployment) -> dict[str, Any]:
         "status": deployment.status.value,
         "observed": _observation_row(deployment.observed),
         "options": asdict(deployment.options),
+        "engine_options": asdict(deployment.engine_options),
+        "adapters": [asdict(each) for each in deployment.adapters],
     }
 
 
 _IDS = ("deployment_id", "instance_id", "org_id", "user_id", "model_id", "node_id")
-_PLAIN = tuple(
-    each.name
-    for each in fields(Deployment)
-    if each.name not in (*_IDS, "gpu_devices", "requested_devices", "goal", "status", "observed", "options")
-)
+_CONVERTED = ("gpu_devices", "requested_devices", "goal", "status", "observed", "options", "engine_options", "adapters")
+_PLAIN = tuple(each.name for each in fields(Deployment) if each.name not in _IDS and each.name not in _CONVERTED)
 # Longer than a statement may take, and than a transaction waits for a lock.
 _OVERLAP = timedelta(minutes=2)
 _MOMENTS = ("started_at", "measured_at", "told_at", "next_attempt_at")
@@ -323,6 +337,7 @@ def _observation(row: Mapping[str, Any]) -> Observation:
     known["health_status"] = HealthStatus(row["health_status"])
     known["unsupported_fields"] = tuple(unsupported)
     known["private_paths"] = tuple(row.get("private_paths", ()))
+    known["adapters"] = tuple(AdapterReport(**each) for each in row.get("adapters", ()))
     for name in _MOMENTS:
         known[name] = datetime.fromisoformat(row[name]) if row.get(name) else None
     return Observation(**known)

@@ -43,6 +43,36 @@ class ArtifactFile:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What a deployment asks of its engine; zero and empty leave it to the engine and the model.
+
+    `max_adapters` are the LoRA adapters that may be loaded at once, `extra` options of the engine's own.
+    """
+
+    tool_parser: str = ""
+    max_adapters: int = 0
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredAdapter:
+    """A LoRA adapter that an engine is to have, under the name that clients call it by."""
+
+    name: str
+    artifact_url: str
+    files: tuple[ArtifactFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterReport:
+    """Whether an engine has an adapter; `error` says why not, when it was tried."""
+
+    name: str
+    loaded: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredWorkload:
     """One workload that a node is to run or to end, as of the node's `revision`.
 
@@ -73,6 +103,8 @@ class DesiredWorkload:
     context_tokens: int = 0
     max_concurrency: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    options: EngineOptions = field(default_factory=EngineOptions)
+    adapters: tuple[DesiredAdapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +162,4 @@ class WorkloadReport:
     # Seconds until an engine that failed is started again; 0 when it does not wait for that.
     next_attempt_s: float = 0.0
     revision: int = 0
+    adapters: tuple[AdapterReport, ...] = ()

@@ -7,7 +7,14 @@ from controller.deployments.model import Deployment, DeploymentId, DeploymentNot
 from controller.deployments.observation import observe, remember_told, told, unheard_of
 from controller.deployments.service import stopped
 from controller.deployments.stores import UnitOfWork, Work
-from controller.deployments.workload import ArtifactFile, DesiredChange, DesiredWorkload, Goal, WorkloadReport
+from controller.deployments.workload import (
+    ArtifactFile,
+    DesiredAdapter,
+    DesiredChange,
+    DesiredWorkload,
+    Goal,
+    WorkloadReport,
+)
 from controller.hints import Hints
 from controller.models.model import Model, ModelFile, ModelId, ModelNotFoundError
 from controller.nodes.model import NodeId, SessionSupersededError
@@ -101,6 +108,7 @@ class Workloads:
 
 async def _workloads(work: Work, deployments: Sequence[Deployment]) -> tuple[DesiredWorkload, ...]:
     running = {each.model_id for each in deployments if each.goal is Goal.RUN}
+    running |= {adapter.model_id for each in deployments if each.goal is Goal.RUN for adapter in each.adapters}
     files = await work.models.all_files(running) if running else {}
     folders = {model_id: await _folder(work, model_id) for model_id in running}
     return tuple(_workload(each, files, folders) for each in deployments)
@@ -132,7 +140,7 @@ def _workload(
         job_id=deployment.deployment_id,
         request_id=deployment.request_id,
         artifact_url=folders.get(deployment.model_id, "") if deployment.goal is Goal.RUN else "",
-        files=tuple(ArtifactFile(file.path, file.size_bytes, file.sha256) for file in artifact),
+        files=_files(artifact),
         port=deployment.requested_port,
         gpu_devices=deployment.gpu_devices,
         memory_limit_mb=deployment.memory_limit_mb,
@@ -141,4 +149,14 @@ def _workload(
         context_tokens=deployment.options.context,
         max_concurrency=deployment.options.concurrency,
         drain_seconds=int(DRAIN.total_seconds()) if deployment.goal is Goal.END else 0,
+        options=deployment.engine_options,
+        adapters=tuple(
+            DesiredAdapter(each.name, folders[each.model_id], _files(files.get(each.model_id, ())))
+            for each in deployment.adapters
+            if each.model_id in folders
+        ),
     )
+
+
+def _files(files: Sequence[ModelFile]) -> tuple[ArtifactFile, ...]:
+    return tuple(ArtifactFile(file.path, file.size_bytes, file.sha256) for file in files)

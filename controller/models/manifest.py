@@ -8,6 +8,8 @@ from controller.models.model import FileNotAllowedError, ModelFile, ModelFormat,
 from mesh.errors import FieldViolation, InvalidRequestError
 
 CONFIG = "config.json"
+# What a LoRA adapter has instead, in the layout of Hugging Face's PEFT.
+ADAPTER_CONFIG = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 LONGEST_PATH = 512
 LARGEST_FILE = 2**43
@@ -140,7 +142,8 @@ def _check_complete(upload: Upload) -> None:
     weights = any(is_weights(path) or (upload.pickle_allowed and is_pickle(path)) for path in paths)
     # A graph says all that there is to know of an ONNX model.
     graphs = any(is_onnx(path) for path in paths)
-    missing = [] if CONFIG in paths or (graphs and not weights) else [CONFIG]
+    described = CONFIG in paths or ADAPTER_CONFIG in paths
+    missing = [] if described or (graphs and not weights) else [CONFIG]
     if not weights and not graphs:
         missing.append("*.safetensors or *.onnx")
     if missing:

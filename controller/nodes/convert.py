@@ -1,12 +1,12 @@
 """Nodes as protobuf messages, and back."""
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 
 from aiops.nodes.v1 import node_pb2 as pb
 from aiops.nodes.v1 import node_service_pb2 as service_pb
-from aiops.types.v1 import owner_pb2
+from aiops.types.v1 import engine_pb2, owner_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.nodes.devices import GpuDevice
@@ -139,6 +139,7 @@ def container_to_proto(container: Container) -> pb.Container:
         cpu_percent=container.cpu_percent,
         restarts=container.restarts,
         started_at=optional_timestamp(container.started_at),
+        engine_load=engine_pb2.EngineLoad(**asdict(container.engine_load)) if container.engine_load else None,
     )
 
 

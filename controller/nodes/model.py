@@ -155,6 +155,20 @@ class Gauges:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """How busy an engine is; tokens, requests and seconds to first tokens are counted since its start."""
+
+    running_requests: int = 0
+    waiting_requests: int = 0
+    kv_cache_percent: float = 0.0
+    prompt_tokens: float = 0.0
+    generated_tokens: float = 0.0
+    requests: float = 0.0
+    first_token_seconds: float = 0.0
+    first_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """A workload as its node last described it."""
 
@@ -172,6 +186,7 @@ class Container:
     cpu_percent: float = 0.0
     restarts: int = 0
     started_at: datetime | None = None
+    engine_load: EngineLoad | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controller.nodes.devices import GpuDevice
 from controller.nodes.model import (
     Container,
+    EngineLoad,
     FleetGuard,
     Gauges,
     Node,
@@ -321,8 +322,10 @@ def _container_row(node: Node, key: str, container: Container, now: datetime) ->
 
 
 def _container(row: Mapping[str, Any]) -> Container:
+    load = row.get("engine_load")
     started_at = row.get("started_at")
     known = _known(Container, row)
+    known["engine_load"] = EngineLoad(**_known(EngineLoad, load)) if load else None
     return Container(**{**known, "started_at": datetime.fromisoformat(started_at) if started_at else None})
 
 

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from aiops.nodes.v1 import node_pb2
 from aiops.nodes.v1 import node_session_service_pb2 as pb
+from aiops.types.v1 import engine_pb2
 
 from controller.deployments.workload import (
+    AdapterReport,
     ArtifactFile,
     DesiredChange,
     DesiredWorkload,
@@ -20,7 +23,7 @@ from controller.deployments.workload import (
 from controller.nodes.convert import timestamp
 from controller.nodes.devices import GpuDevice
 from controller.nodes.liveness import LivenessRules
-from controller.nodes.model import Container, Gauges, Greeting, LogPage, Node, NodeId, Tunnel, check_host
+from controller.nodes.model import Container, EngineLoad, Gauges, Greeting, LogPage, Node, NodeId, Tunnel, check_host
 from controller.sessions.model import Acknowledgement, Decision, Hello, LogRequest, Opened, Reading
 from mesh.errors import FieldViolation, InvalidRequestError
 
@@ -129,6 +132,9 @@ def report_from_proto(node_id: NodeId, session_epoch: int, message: pb.WorkloadS
         exit_code=message.exit_code if event in _ENDINGS else None,
         next_attempt_s=min(max(0.0, _number(message.next_attempt_seconds)), LONGEST_PAUSE_S),
         revision=_count(message.revision),
+        adapters=tuple(
+            AdapterReport(_text(each.name), each.loaded, _text(each.error)) for each in message.adapters[:MOST_NAMES]
+        ),
     )
 
 
@@ -218,6 +224,14 @@ def _workload(workload: DesiredWorkload) -> pb.WorkloadSpec:
         drain_seconds=workload.drain_seconds,
         context_tokens=workload.context_tokens,
         max_concurrency=workload.max_concurrency,
+        engine_options=engine_pb2.EngineOptions(**asdict(workload.options)),
+        adapters=[
+            pb.WorkloadAdapter(
+                name=each.name,
+                artifact=pb.ModelArtifact(url=each.artifact_url, files=[_file(file) for file in each.files]),
+            )
+            for each in workload.adapters
+        ],
     )
 
 
@@ -285,6 +299,20 @@ def _container(message: node_pb2.Container) -> Container:
         cpu_percent=_number(message.cpu_percent),
         restarts=message.restarts,
         started_at=_moment(message) if message.HasField("started_at") else None,
+        engine_load=_load(message.engine_load) if message.HasField("engine_load") else None,
+    )
+
+
+def _load(message: engine_pb2.EngineLoad) -> EngineLoad:
+    return EngineLoad(
+        running_requests=message.running_requests,
+        waiting_requests=message.waiting_requests,
+        kv_cache_percent=_number(message.kv_cache_percent),
+        prompt_tokens=_number(message.prompt_tokens),
+        generated_tokens=_number(message.generated_tokens),
+        requests=_number(message.requests),
+        first_token_seconds=_number(message.first_token_seconds),
+        first_tokens=_number(message.first_tokens),
     )
 
 

@@ -85,11 +85,13 @@ def compile_routes(replicas: Iterable[Replica]) -> tuple[ModelRoute, ...]:
     Instances of one model name of one organisation share its requests equally. Of one deployment only the newest epoch
     counts. What nothing can be routed to is left out; `Replica.flaw` says why.
     """
-    newest: dict[str, Replica] = {}
+    # A deployment has several routes where its engine has adapters: one for each name.
+    newest: dict[tuple[str, str], Replica] = {}
     for replica in replicas:
-        known = newest.get(replica.deployment_id)
+        key = (replica.deployment_id, replica.model_name)
+        known = newest.get(key)
         if not replica.flaw() and (known is None or replica.epoch > known.epoch):
-            newest[replica.deployment_id] = replica
+            newest[key] = replica
     ordered = sorted(newest.values(), key=lambda each: (*_route_of(each), each.deployment_id))
     return tuple(_route(list(members)) for _, members in groupby(ordered, _route_of))
 

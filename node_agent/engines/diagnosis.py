@@ -7,11 +7,11 @@ from typing import NamedTuple
 from node_agent.engines.engine import Diagnosis, FailureReason
 
 _SMALLER = (
-    "Choose a node with more free memory, a quantised or smaller revision of the model, a shorter context_length or a "
+    "Choose a node with more free memory, a quantised or smaller revision of the model, a shorter context_tokens or a "
     "lower max_concurrency, or stop another deployment."
 )
 _SHORTER = (
-    "Deploy with a shorter context_length or a lower max_concurrency, take a quantised revision of the model, "
+    "Deploy with a shorter context_tokens or a lower max_concurrency, take a quantised revision of the model, "
     "or a node with more memory."
 )
 
@@ -66,7 +66,7 @@ _SIGNS = (
         r"max_model_len .* is greater than the derived max_model_len",
         FailureReason.ENGINE_FAILED,
         "the model has no room for a context as long as the deployment asks for",
-        "Deploy with a shorter context_length.",
+        "Deploy with a shorter context_tokens.",
     ),
     _sign(
         r"SafetensorError|error while deserializing header|did not match the original empty weight shapes",

@@ -13,11 +13,11 @@ from mesh.errors import DomainError, Kind
 class EngineOptions:
     """What a deployment asks of its engine; zero and empty leave it to the engine and the model.
 
-    `context_length` is in tokens of prompt and answer, `max_concurrency` the requests answered at once, `max_adapters`
+    `context_tokens` is in tokens of prompt and answer, `max_concurrency` the requests answered at once, `max_adapters`
     the LoRA adapters that may be loaded at once. `extra` are options of the engine's own, by name without dashes.
     """
 
-    context_length: int = 0
+    context_tokens: int = 0
     max_concurrency: int = 0
     tool_parser: str = ""
     max_adapters: int = 0
@@ -43,7 +43,7 @@ class EngineSpec:
     gpu_devices: tuple[str, ...] = ()
     memory_mb: int = 0
     device_memory_mb: int = 0
-    options: EngineOptions = EngineOptions()
+    options: EngineOptions = field(default_factory=EngineOptions)
     environment: Mapping[str, str] = field(default_factory=dict)
     more_ports: Mapping[str, int] = field(default_factory=dict)
 

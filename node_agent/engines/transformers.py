@@ -59,7 +59,8 @@ class Transformers:
         links to the model's files; the body of a request reaches the engine as the client wrote it.
         """
         launch.require_servable(spec.served_name)
-        launch.require_known(spec, "transformers serve")
+        # It answers one request at a time, so that no limit is too low for it.
+        launch.require_known(spec, "transformers serve", "max_concurrency")
         models = spec.run_dir / "models"
         view = models / spec.served_name
         override = _sampling_override(spec.model_dir)

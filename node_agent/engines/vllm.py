@@ -125,7 +125,7 @@ def _tool_options(spec: EngineSpec, template: str) -> tuple[str, ...]:
 def _chosen_options(spec: EngineSpec) -> tuple[str, ...]:
     """What the deployment chose. Raises EngineOptionError for an option that is not allowed."""
     options = spec.options
-    chosen = {"max-model-len": options.context_length, "max-num-seqs": options.max_concurrency}
+    chosen = {"max-model-len": options.context_tokens, "max-num-seqs": options.max_concurrency}
     named = tuple(word for name, value in chosen.items() if value for word in (f"--{name}", str(value)))
     adapters = ("--enable-lora", "--max-loras", str(options.max_adapters)) if options.max_adapters else ()
     rank = () if "max-lora-rank" in options.extra else ("--max-lora-rank", str(_LARGEST_ADAPTER_RANK))

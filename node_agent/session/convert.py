@@ -9,6 +9,7 @@ from aiops.nodes.v1 import node_session_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from node_agent.cache.model import Artifact, ArtifactFile
+from node_agent.engines.engine import EngineOptions
 from node_agent.inventory.model import Gpu, Reading
 from node_agent.tunnel.model import Report
 from node_agent.workloads.model import (
@@ -18,6 +19,7 @@ from node_agent.workloads.model import (
     DesiredState,
     EngineFacts,
     Goal,
+    WorkloadAdapter,
     WorkloadId,
     WorkloadKey,
     WorkloadSpec,
@@ -58,7 +60,6 @@ def acknowledgement_to_proto(answer: Acknowledgement) -> pb.ConnectRequest:
 
 def spec_from_proto(message: pb.WorkloadSpec) -> WorkloadSpec:
     """One workload's specification."""
-    files = (ArtifactFile(each.path, each.size_bytes, each.sha256) for each in message.artifact.files)
     return WorkloadSpec(
         key=WorkloadKey(WorkloadId(message.workload_id), message.replica),
         epoch=message.epoch,
@@ -68,7 +69,7 @@ def spec_from_proto(message: pb.WorkloadSpec) -> WorkloadSpec:
         served_name=message.served_name,
         framework=message.framework,
         task=message.task,
-        artifact=Artifact(message.artifact.url, tuple(files)),
+        artifact=_artifact(message.artifact),
         port=message.port,
         gpu_devices=tuple(message.gpu_devices),
         memory_limit_mb=message.memory_limit_mb,
@@ -77,8 +78,10 @@ def spec_from_proto(message: pb.WorkloadSpec) -> WorkloadSpec:
         job_id=message.job_id,
         request_id=message.request_id,
         drain=timedelta(seconds=message.drain_seconds),
-        context_tokens=message.context_tokens,
-        max_concurrency=message.max_concurrency,
+        options=_options(message),
+        adapters=tuple(
+            WorkloadAdapter(each.name, _artifact(each.artifact)) for each in message.adapters if is_plain_id(each.name)
+        ),
     )
 
 
@@ -106,6 +109,7 @@ def status_to_proto(status: WorkloadStatus, sequence: int = 0) -> pb.WorkloadSta
         exit_code=status.exit_code,
         next_attempt_seconds=status.next_attempt.total_seconds(),
         revision=status.revision,
+        adapters=[pb.AdapterStatus(name=each.name, loaded=each.loaded, error=each.error) for each in status.adapters],
     )
 
 
@@ -189,6 +193,21 @@ def _gpus(devices: Iterable[Gpu]) -> list[node_pb2.GpuDevice]:
         )
         for each in devices
     ]
+
+
+def _artifact(message: pb.ModelArtifact) -> Artifact:
+    return Artifact(message.url, tuple(ArtifactFile(each.path, each.size_bytes, each.sha256) for each in message.files))
+
+
+def _options(message: pb.WorkloadSpec) -> EngineOptions:
+    asked = message.engine_options
+    return EngineOptions(
+        context_tokens=message.context_tokens,
+        max_concurrency=message.max_concurrency,
+        tool_parser=asked.tool_parser,
+        max_adapters=asked.max_adapters,
+        extra=dict(asked.extra),
+    )
 
 
 def _facts_to_proto(facts: EngineFacts) -> pb.EngineFacts:

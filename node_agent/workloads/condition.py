@@ -75,6 +75,7 @@ class Condition:
             exit_code=news.exit_code,
             next_attempt=news.next_attempt,
             revision=revision,
+            adapters=record.adapters,
         )
 
 

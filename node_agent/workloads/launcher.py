@@ -12,7 +12,7 @@ from mesh.clock import Clock
 from mesh.errors import DomainError
 from node_agent.cache.model import Artifact, DiskFullError
 from node_agent.cache.service import ModelCache
-from node_agent.engines.engine import Diagnosis, Engine, EngineOptions, EngineSpec, LaunchPlan
+from node_agent.engines.engine import Diagnosis, Engine, EngineSpec, LaunchPlan
 from node_agent.engines.prepare import prepare
 from node_agent.inventory.machine import Machine
 from node_agent.runtime.model import Launch, LaunchError, Marked, Runtime
@@ -160,6 +160,10 @@ class Launcher:
         """Where the workload's engines write, all its life."""
         return self._run_dir(key) / _LOG
 
+    def adapter_directory(self, key: WorkloadKey) -> Path:
+        """Where the workload's engine finds its LoRA adapters; gone with the workload."""
+        return self._run_dir(key) / "work" / "adapters"
+
     def tail(self, key: WorkloadKey, since: int) -> str:
         """The end of what was written since then."""
         return read_tail(self.log_path(key), since, _TAIL_BYTES)
@@ -199,7 +203,7 @@ class Launcher:
             gpu_devices=spec.gpu_devices,
             memory_mb=spec.memory_limit_mb,
             device_memory_mb=device_memory_mb,
-            options=EngineOptions(context_length=spec.context_tokens, max_concurrency=spec.max_concurrency),
+            options=spec.options,
             environment=spec.environment,
             more_ports=dict(zip(engine.more_ports, ports[1:], strict=False)),
         )

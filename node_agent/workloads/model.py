@@ -9,7 +9,7 @@ from typing import NewType
 from mesh.errors import DomainError, Kind
 from mesh.loops import Backoff
 from node_agent.cache.model import NO_ARTIFACT, Artifact
-from node_agent.engines.engine import UnsupportedField
+from node_agent.engines.engine import EngineOptions, UnsupportedField
 from node_agent.runtime.model import Instance
 
 WorkloadId = NewType("WorkloadId", str)
@@ -81,6 +81,23 @@ class Event(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkloadAdapter:
+    """A LoRA adapter that an engine is to have, under the name that clients call it by."""
+
+    name: str
+    artifact: Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStatus:
+    """Whether the engine has an adapter; `error` says why not, when it was tried."""
+
+    name: str
+    loaded: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadSpec:
     """What should run, or end. The epoch grows each time the controller places the replica anew."""
 
@@ -101,8 +118,8 @@ class WorkloadSpec:
     job_id: str = ""
     request_id: str = ""
     drain: timedelta = timedelta()
-    context_tokens: int = 0
-    max_concurrency: int = 0
+    options: EngineOptions = field(default_factory=EngineOptions)
+    adapters: tuple[WorkloadAdapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +196,17 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that is remembered of one workload over the agent's death; `failures` are those in a row."""
+    """All that is remembered of one workload over the agent's death; `failures` are those in a row.
+
+    `adapters` are those that its process was found to have, or not to take.
+    """
 
     spec: WorkloadSpec
     process: Process | None = None
     failure: Failure | None = None
     restarts: int = 0
     failures: int = 0
+    adapters: tuple[AdapterStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +236,7 @@ class WorkloadStatus:
     exit_code: int = 0
     next_attempt: timedelta = timedelta()
     revision: int = 0
+    adapters: tuple[AdapterStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

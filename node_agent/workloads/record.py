@@ -5,15 +5,17 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from node_agent.cache.model import Artifact, ArtifactFile
-from node_agent.engines.engine import UnsupportedField
+from node_agent.engines.engine import EngineOptions, UnsupportedField
 from node_agent.runtime.model import Instance
 from node_agent.workloads.model import (
+    AdapterStatus,
     EngineFacts,
     Failure,
     Goal,
     Process,
     Readiness,
     Record,
+    WorkloadAdapter,
     WorkloadId,
     WorkloadKey,
     WorkloadSpec,
@@ -39,21 +41,28 @@ def record_from_json(document: Json) -> Record:
         failure=Failure(**document["failure"]) if document["failure"] else None,
         restarts=document["restarts"],
         failures=document["failures"],
+        adapters=tuple(AdapterStatus(**each) for each in document.get("adapters", ())),
     )
 
 
 def _spec(document: Json) -> WorkloadSpec:
-    artifact = document["artifact"]
+    adapters = (WorkloadAdapter(each["name"], _artifact(each["artifact"])) for each in document.get("adapters", ()))
     return WorkloadSpec(
         **document
         | {
             "key": WorkloadKey(WorkloadId(document["key"]["workload_id"]), document["key"]["replica"]),
             "goal": Goal(document["goal"]),
-            "artifact": Artifact(artifact["url"], tuple(ArtifactFile(**each) for each in artifact["files"])),
+            "artifact": _artifact(document["artifact"]),
             "gpu_devices": tuple(document["gpu_devices"]),
             "drain": timedelta(seconds=document["drain"]),
+            "options": EngineOptions(**document.get("options", {})),
+            "adapters": tuple(adapters),
         }
     )
+
+
+def _artifact(document: Json) -> Artifact:
+    return Artifact(document["url"], tuple(ArtifactFile(**each) for each in document["files"]))
 
 
 def _process(document: Json) -> Process:

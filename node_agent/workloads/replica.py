@@ -5,15 +5,18 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 
 from mesh.errors import DomainError
-from mesh.loops import Wake, run_loop
+from mesh.loops import Backoff, Wake, run_loop
 from node_agent.engines.engine import FailureReason
 from node_agent.runtime.model import Ended, Runtime
+from node_agent.workloads.adapters import RETRY, AdapterKeeper
 from node_agent.workloads.condition import Condition, News
 from node_agent.workloads.judgement import exit_code, judge
 from node_agent.workloads.launcher import Launcher
 from node_agent.workloads.model import (
+    AdapterStatus,
     Container,
     Event,
     Failure,
@@ -25,6 +28,7 @@ from node_agent.workloads.model import (
     Record,
     Report,
     State,
+    WorkloadAdapter,
     WorkloadSpec,
     WorkloadStatus,
 )
@@ -34,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _IDLE = timedelta(minutes=1)
 _AT_ONCE = timedelta(0)
+_SLOW = Backoff(RETRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class Surroundings:
     save: Callable[[], Awaitable[None]]
     finished: Callable[["Replica"], Awaitable[None]]
     patience: Patience
+    adapters: AdapterKeeper
     permit: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -57,7 +63,7 @@ class Replica:
         self._around = around
         self._revision = revision
         self._condition = Condition(record, around.runtime.name, around.report)
-        self._wake = Wake()
+        self._wake, self._adapters_changed = Wake(), Wake()
         self._scope: asyncio.Timeout | None = None
         around.launcher.hold(record.spec.artifact)
         if record.process:
@@ -75,6 +81,19 @@ class Replica:
             if self._scope:
                 self._scope.reschedule(asyncio.get_running_loop().time())
             self._wake.set()
+        if spec.adapters != before.adapters:
+            self._adapters_changed.set()
+
+    @property
+    def wanted_adapters(self) -> tuple[WorkloadAdapter, ...]:
+        """The LoRA adapters that its engine should have."""
+        return self.record.spec.adapters
+
+    def adapted(self, statuses: tuple[AdapterStatus, ...]) -> None:
+        """Tells which adapters its engine has, unless that is known."""
+        if statuses != self.record.adapters:
+            self.record = replace(self.record, adapters=statuses)
+            self._around.report(self.status())
 
     async def run(self) -> None:
         """Drives the replica until cancelled."""
@@ -141,7 +160,7 @@ class Replica:
         prepared = await self._around.launcher.prepare(self.record.spec, self._tell_phase)
         # Nothing is awaited between start and record: a cut here cannot lose the process.
         process = self._around.launcher.spawn(prepared)
-        self.record = replace(self.record, process=process)
+        self.record = replace(self.record, process=process, adapters=())
         await self._around.save()
         self._tell(News(State.STARTING, 10, event=Event.STARTED))
         return process
@@ -165,7 +184,18 @@ class Replica:
             # Saved before it is told: an agent that dies in between must not come back knowing less.
             await self._around.save()
             self._tell(News(State.RUNNING, 100, Health.HEALTHY))
-        return await watch.until_ended(self._healthy, self._stable)
+        async with asyncio.TaskGroup() as group:
+            keeping = group.create_task(self._keep_adapters(process))
+            ended = await watch.until_ended(self._healthy, self._stable)
+            keeping.cancel()
+        return ended
+
+    async def _keep_adapters(self, process: Process) -> None:
+        """Until cancelled."""
+        key, around = self.record.spec.key, self._around
+        if self.record.spec.options.max_adapters:
+            step = partial(around.adapters.step, self, process, around.launcher.adapter_directory(key))
+            await run_loop(f"adapters of {key}", step, interval=_IDLE, wake=self._adapters_changed, backoff=_SLOW)
 
     def _healthy(self, health: Health) -> None:
         self._tell(News(State.RUNNING, 100, health))

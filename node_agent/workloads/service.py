@@ -12,6 +12,7 @@ from mesh.loops import run_loop
 from node_agent.journal.journal import Journal, JournalWriteError
 from node_agent.runtime.model import Marked, Runtime, Usage
 from node_agent.runtime.output import trim_log
+from node_agent.workloads.adapters import AdapterKeeper
 from node_agent.workloads.launcher import Launcher
 from node_agent.workloads.model import (
     Acknowledgement,
@@ -39,10 +40,17 @@ class Workloads:
     """Use from one event loop; `run` must be running for anything to happen."""
 
     def __init__(
-        self, launcher: Launcher, runtime: Runtime, journal: Journal, report: Report, owner: str, patience: Patience
+        self,
+        launcher: Launcher,
+        runtime: Runtime,
+        journal: Journal,
+        report: Report,
+        owner: str,
+        patience: Patience,
+        adapters: AdapterKeeper,
     ) -> None:
         self._launcher, self._runtime, self._journal, self._owner = launcher, runtime, journal, owner
-        self._around = Surroundings(launcher, runtime, report, self._save, self._finished, patience)
+        self._around = Surroundings(launcher, runtime, report, self._save, self._finished, patience, adapters)
         self._replicas: dict[WorkloadKey, Replica] = {}
         self._tasks: dict[WorkloadKey, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None

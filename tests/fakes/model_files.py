@@ -44,6 +44,14 @@ def tiny_model(*, config: Mapping[str, Any] | None = None, rows: int = 100) -> d
     }
 
 
+def tiny_adapter() -> dict[str, bytes]:
+    """A directory that passes for a LoRA adapter."""
+    return {
+        "adapter_config.json": json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}).encode(),
+        "adapter_model.safetensors": safetensors({"w": ("F32", [4, 4], 64)}),
+    }
+
+
 def header(name: str, files: Files, **fields: Any) -> model_service_pb2.ImportModelRequest:
     """The announcement of an upload."""
     manifest = [

@@ -5,9 +5,12 @@ from aiops.nodes.v1 import node_pb2
 from aiops.nodes.v1 import node_session_service_pb2 as pb
 
 from controller.deployments.workload import (
+    AdapterReport,
     ArtifactFile,
+    DesiredAdapter,
     DesiredChange,
     DesiredWorkload,
+    EngineOptions,
     Goal,
     HealthStatus,
     UnsupportedField,
@@ -40,6 +43,8 @@ WANTED = DesiredWorkload(
     image="vllm/vllm-openai:latest",
     drain_seconds=10,
     environment={"A": "b"},
+    options=EngineOptions("hermes", 2, {"dtype": "auto"}),
+    adapters=(DesiredAdapter("pirate", "file:///objects/models/model-2", (ArtifactFile("a.json", 5, "cd" * 32),)),),
 )
 
 
@@ -71,7 +76,7 @@ def test_nothing_of_a_desired_workload_is_lost() -> None:
     state = desired_to_proto(DesiredChange(7, False, 6, (WANTED,))).desired_state
     (workload,) = state.workloads
     assert (state.revision, state.snapshot, state.base_revision) == (7, False, 6)
-    left_out = {"goal", "revision", "artifact_url", "files", "gpu_devices", "environment"}
+    left_out = {"goal", "revision", "artifact_url", "files", "gpu_devices", "environment", "options", "adapters"}
     for name in set(DesiredWorkload.__dataclass_fields__) - left_out:
         assert getattr(workload, name) == getattr(WANTED, name), name
     assert (workload.artifact.url, list(workload.gpu_devices)) == (WANTED.artifact_url, ["0", "1"])
@@ -79,6 +84,11 @@ def test_nothing_of_a_desired_workload_is_lost() -> None:
         ("model.safetensors", 2**40, "ab" * 32)
     ]
     assert dict(workload.environment) == {"A": "b"}
+    options = workload.engine_options
+    assert (options.tool_parser, options.max_adapters, dict(options.extra)) == ("hermes", 2, {"dtype": "auto"})
+    (adapter,) = workload.adapters
+    assert (adapter.name, adapter.artifact.url) == ("pirate", "file:///objects/models/model-2")
+    assert [(each.path, each.size_bytes, each.sha256) for each in adapter.artifact.files] == [("a.json", 5, "cd" * 32)]
 
 
 def test_what_a_node_reports_is_kept_and_cut() -> None:
@@ -95,6 +105,7 @@ def test_what_a_node_reports_is_kept_and_cut() -> None:
         log_tail="x" * 9000 + "end",
         event="began to dance",
         exit_code=3,
+        adapters=[pb.AdapterStatus(name="pirate", error="too large")],
     )
     report = report_from_proto(NODE, 5, message)
     assert (report.node_id, report.session_epoch, report.epoch) == (NODE, 5, 3)
@@ -102,3 +113,4 @@ def test_what_a_node_reports_is_kept_and_cut() -> None:
     assert report.unsupported_fields == (UnsupportedField("logprobs", ("false",)),)
     assert (len(report.log_tail), report.log_tail[-3:]) == (8192, "end")
     assert (report.event, report.exit_code) == ("", None)
+    assert report.adapters == (AdapterReport("pirate", False, "too large"),)

@@ -63,7 +63,7 @@ def test_the_cause_is_recognised(log: str, returncode: int | None, reason: Failu
 def test_out_of_memory_suggests_what_would_fit() -> None:
     assert "smaller" in diagnose(-9, "").suggestion
     cache = diagnose(1, "4.0 GiB KV cache is needed, which is larger than the available KV cache memory (1.0 GiB)")
-    assert {"context_length", "max_concurrency", "quantised"} <= set(re.findall(r"\w+", cache.suggestion))
+    assert {"context_tokens", "max_concurrency", "quantised"} <= set(re.findall(r"\w+", cache.suggestion))
 
 
 def test_an_unknown_end_is_told_with_the_last_error_line() -> None:

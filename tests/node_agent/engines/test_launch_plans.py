@@ -168,7 +168,7 @@ def test_a_model_that_samples_keeps_its_own_settings(spec: EngineSpec) -> None:
 
 
 def test_vllm_serves_under_the_served_name_on_the_nodes_address_only(spec: EngineSpec) -> None:
-    plan = VLLM.plan(replace(spec, options=EngineOptions(context_length=4096)))
+    plan = VLLM.plan(replace(spec, options=EngineOptions(context_tokens=4096)))
     assert plan.argv[:3] == ("/opt/vllm/bin/vllm", "serve", str(spec.model_dir))
     assert options(plan) | {"--served-model-name": "demo", "--host": "127.0.0.1", "--max-model-len": "4096"} == options(
         plan
@@ -213,8 +213,7 @@ def test_an_option_that_leads_elsewhere_is_refused_and_the_others_are_named(spec
 @pytest.mark.parametrize(
     "chosen",
     [
-        EngineOptions(context_length=1024),
-        EngineOptions(max_concurrency=2),
+        EngineOptions(context_tokens=1024),
         EngineOptions(max_adapters=1),
         EngineOptions(tool_parser="hermes"),
         EngineOptions(extra={"dtype": "auto"}),

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from aiops.types.v1 import engine_pb2 as _engine_pb2
 from aiops.types.v1 import owner_pb2 as _owner_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -145,6 +146,8 @@ class Deployment(_message.Message):
     REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
     TEMPLATE_REVISION_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_AT_FIELD_NUMBER: _builtins.int
+    ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     model_id: _builtins.str
@@ -215,6 +218,14 @@ class Deployment(_message.Message):
     def next_attempt_at(self) -> _timestamp_pb2.Timestamp:
         """When its node starts the engine again that failed; unset when it is not waiting for that."""
 
+    @_builtins.property
+    def engine_options(self) -> _engine_pb2.EngineOptions:
+        """What was asked of the engine."""
+
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adapter]:
+        """LoRA adapters that the engine is to have loaded."""
+
     def __init__(
         self,
         *,
@@ -260,10 +271,12 @@ class Deployment(_message.Message):
         replica_set_id: _builtins.str = ...,
         template_revision: _builtins.int = ...,
         next_attempt_at: _timestamp_pb2.Timestamp | None = ...,
+        engine_options: _engine_pb2.EngineOptions | None = ...,
+        adapters: _abc.Iterable[Global___Adapter] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "last_request_at", b"last_request_at", "next_attempt_at", b"next_attempt_at", "owner", b"owner", "stopped_at", b"stopped_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "engine_options", b"engine_options", "last_request_at", b"last_request_at", "next_attempt_at", b"next_attempt_at", "owner", b"owner", "stopped_at", b"stopped_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "context_tokens", b"context_tokens", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "epoch", b"epoch", "error_message", b"error_message", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "max_concurrency", b"max_concurrency", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "next_attempt_at", b"next_attempt_at", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "priority", b"priority", "progress", b"progress", "replica_set_id", b"replica_set_id", "request_count", b"request_count", "required_labels", b"required_labels", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "template_revision", b"template_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "adapters", b"adapters", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "context_tokens", b"context_tokens", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "engine_options", b"engine_options", "epoch", b"epoch", "error_message", b"error_message", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "max_concurrency", b"max_concurrency", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "next_attempt_at", b"next_attempt_at", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "priority", b"priority", "progress", b"progress", "replica_set_id", b"replica_set_id", "request_count", b"request_count", "required_labels", b"required_labels", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "template_revision", b"template_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015
@@ -287,6 +300,55 @@ class Deployment(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stopped_at) -> _WhichOneofReturnType__stopped_at | None: ...
 
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class Adapter(_message.Message):
+    """A LoRA adapter of a deployment: a model of the registry that clients call by its own name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Adapter._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Adapter._State.ValueType  # 0
+        loading: Adapter._State.ValueType  # 1
+        loaded: Adapter._State.ValueType  # 2
+        failed: Adapter._State.ValueType  # 3
+
+    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    STATE_UNSPECIFIED: Adapter.State.ValueType  # 0
+    loading: Adapter.State.ValueType  # 1
+    loaded: Adapter.State.ValueType  # 2
+    failed: Adapter.State.ValueType  # 3
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    name: _builtins.str
+    """What clients send as `model`."""
+    state: Global___Adapter.State.ValueType
+    error: _builtins.str
+    """Why it is not loaded yet; it is tried again."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        state: Global___Adapter.State.ValueType = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model_id", b"model_id", "name", b"name", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
 
 @_typing.final
 class Placement(_message.Message):
@@ -444,6 +506,7 @@ class DeploymentMetrics(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     MEASURED_AT_FIELD_NUMBER: _builtins.int
+    ENGINE_LOAD_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     request_count: _builtins.int
     avg_latency_ms: _builtins.float
@@ -457,6 +520,10 @@ class DeploymentMetrics(_message.Message):
     uptime_seconds: _builtins.float
     @_builtins.property
     def measured_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def engine_load(self) -> _engine_pb2.EngineLoad:
+        """How busy the engine is, when it says so."""
+
     def __init__(
         self,
         *,
@@ -469,10 +536,11 @@ class DeploymentMetrics(_message.Message):
         restarts: _builtins.int = ...,
         uptime_seconds: _builtins.float = ...,
         measured_at: _timestamp_pb2.Timestamp | None = ...,
+        engine_load: _engine_pb2.EngineLoad | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_measured_at", b"_measured_at", "measured_at", b"measured_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_measured_at", b"_measured_at", "engine_load", b"engine_load", "measured_at", b"measured_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_measured_at", b"_measured_at", "avg_latency_ms", b"avg_latency_ms", "cpu_percent", b"cpu_percent", "deployment_id", b"deployment_id", "gpu_memory_mb", b"gpu_memory_mb", "measured_at", b"measured_at", "memory_mb", b"memory_mb", "request_count", b"request_count", "restarts", b"restarts", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_measured_at", b"_measured_at", "avg_latency_ms", b"avg_latency_ms", "cpu_percent", b"cpu_percent", "deployment_id", b"deployment_id", "engine_load", b"engine_load", "gpu_memory_mb", b"gpu_memory_mb", "measured_at", b"measured_at", "memory_mb", b"memory_mb", "request_count", b"request_count", "restarts", b"restarts", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__measured_at: _TypeAlias = _typing.Literal["measured_at"]  # noqa: Y015
     _WhichOneofArgType__measured_at: _TypeAlias = _typing.Literal["_measured_at", b"_measured_at"]  # noqa: Y015

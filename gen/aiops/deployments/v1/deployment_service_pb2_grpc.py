@@ -60,6 +60,16 @@ class DeploymentServiceStub:
                 request_serializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.StopDeploymentRequest.SerializeToString,
                 response_deserializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.StopDeploymentResponse.FromString,
                 _registered_method=True)
+        self.LoadAdapter = channel.unary_unary(
+                '/aiops.deployments.v1.DeploymentService/LoadAdapter',
+                request_serializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.LoadAdapterRequest.SerializeToString,
+                response_deserializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.LoadAdapterResponse.FromString,
+                _registered_method=True)
+        self.UnloadAdapter = channel.unary_unary(
+                '/aiops.deployments.v1.DeploymentService/UnloadAdapter',
+                request_serializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.UnloadAdapterRequest.SerializeToString,
+                response_deserializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.UnloadAdapterResponse.FromString,
+                _registered_method=True)
         self.GetDeploymentLogs = channel.unary_unary(
                 '/aiops.deployments.v1.DeploymentService/GetDeploymentLogs',
                 request_serializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.GetDeploymentLogsRequest.SerializeToString,
@@ -114,6 +124,20 @@ class DeploymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadAdapter(self, request, context):
+        """Has the engine load a LoRA adapter from the registry while it runs. Clients then call it by its own name as a model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadAdapter(self, request, context):
+        """Takes an adapter out again: its route first, then the engine. Can be repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDeploymentLogs(self, request, context):
         """A page of the engine's log.
         """
@@ -161,6 +185,16 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
                     servicer.StopDeployment,
                     request_deserializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.StopDeploymentRequest.FromString,
                     response_serializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.StopDeploymentResponse.SerializeToString,
+            ),
+            'LoadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadAdapter,
+                    request_deserializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.LoadAdapterRequest.FromString,
+                    response_serializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.LoadAdapterResponse.SerializeToString,
+            ),
+            'UnloadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadAdapter,
+                    request_deserializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.UnloadAdapterRequest.FromString,
+                    response_serializer=aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.UnloadAdapterResponse.SerializeToString,
             ),
             'GetDeploymentLogs': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDeploymentLogs,
@@ -314,6 +348,60 @@ class DeploymentService:
             '/aiops.deployments.v1.DeploymentService/StopDeployment',
             aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.StopDeploymentRequest.SerializeToString,
             aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.StopDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.deployments.v1.DeploymentService/LoadAdapter',
+            aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.LoadAdapterRequest.SerializeToString,
+            aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.LoadAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.deployments.v1.DeploymentService/UnloadAdapter',
+            aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.UnloadAdapterRequest.SerializeToString,
+            aiops_dot_deployments_dot_v1_dot_deployment__service__pb2.UnloadAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,

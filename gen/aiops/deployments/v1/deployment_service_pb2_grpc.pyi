@@ -41,6 +41,10 @@ class DeploymentServiceStub:
     """Says where CreateDeployment would place the instance, and changes nothing."""
     StopDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.StopDeploymentRequest, _deployment_service_pb2.StopDeploymentResponse]
     """Stops a deployment: routes first, then the engine. Can be repeated."""
+    LoadAdapter: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.LoadAdapterRequest, _deployment_service_pb2.LoadAdapterResponse]
+    """Has the engine load a LoRA adapter from the registry while it runs. Clients then call it by its own name as a model."""
+    UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.UnloadAdapterRequest, _deployment_service_pb2.UnloadAdapterResponse]
+    """Takes an adapter out again: its route first, then the engine. Can be repeated."""
     GetDeploymentLogs: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.GetDeploymentLogsRequest, _deployment_service_pb2.GetDeploymentLogsResponse]
     """A page of the engine's log."""
     FollowDeploymentLogs: _grpc.UnaryStreamMultiCallable[_deployment_service_pb2.FollowDeploymentLogsRequest, _deployment_service_pb2.FollowDeploymentLogsResponse]
@@ -60,6 +64,10 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """Says where CreateDeployment would place the instance, and changes nothing."""
     StopDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.StopDeploymentRequest, _deployment_service_pb2.StopDeploymentResponse]  # type: ignore[assignment]
     """Stops a deployment: routes first, then the engine. Can be repeated."""
+    LoadAdapter: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.LoadAdapterRequest, _deployment_service_pb2.LoadAdapterResponse]  # type: ignore[assignment]
+    """Has the engine load a LoRA adapter from the registry while it runs. Clients then call it by its own name as a model."""
+    UnloadAdapter: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.UnloadAdapterRequest, _deployment_service_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
+    """Takes an adapter out again: its route first, then the engine. Can be repeated."""
     GetDeploymentLogs: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.GetDeploymentLogsRequest, _deployment_service_pb2.GetDeploymentLogsResponse]  # type: ignore[assignment]
     """A page of the engine's log."""
     FollowDeploymentLogs: _aio.UnaryStreamMultiCallable[_deployment_service_pb2.FollowDeploymentLogsRequest, _deployment_service_pb2.FollowDeploymentLogsResponse]  # type: ignore[assignment]
@@ -106,6 +114,22 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.StopDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.StopDeploymentResponse]]:
         """Stops a deployment: routes first, then the engine. Can be repeated."""
+
+    @_abc_1.abstractmethod
+    def LoadAdapter(
+        self,
+        request: _deployment_service_pb2.LoadAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_service_pb2.LoadAdapterResponse, _abc.Awaitable[_deployment_service_pb2.LoadAdapterResponse]]:
+        """Has the engine load a LoRA adapter from the registry while it runs. Clients then call it by its own name as a model."""
+
+    @_abc_1.abstractmethod
+    def UnloadAdapter(
+        self,
+        request: _deployment_service_pb2.UnloadAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_service_pb2.UnloadAdapterResponse, _abc.Awaitable[_deployment_service_pb2.UnloadAdapterResponse]]:
+        """Takes an adapter out again: its route first, then the engine. Can be repeated."""
 
     @_abc_1.abstractmethod
     def GetDeploymentLogs(

@@ -93,6 +93,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     ENGINE_FAILED: _Reason.ValueType  # 408
     DISK_FULL: _Reason.ValueType  # 409
     ENGINE_OPTION_INVALID: _Reason.ValueType  # 465
+    ADAPTERS_UNAVAILABLE: _Reason.ValueType  # 466
+    NOT_AN_ADAPTER: _Reason.ValueType  # 467
     REPLICA_SET_NOT_FOUND: _Reason.ValueType  # 490
     REPLICA_SET_EXISTS: _Reason.ValueType  # 491
     REVISION_NOT_FOUND: _Reason.ValueType  # 492
@@ -172,6 +174,8 @@ OUT_OF_MEMORY: Reason.ValueType  # 407
 ENGINE_FAILED: Reason.ValueType  # 408
 DISK_FULL: Reason.ValueType  # 409
 ENGINE_OPTION_INVALID: Reason.ValueType  # 465
+ADAPTERS_UNAVAILABLE: Reason.ValueType  # 466
+NOT_AN_ADAPTER: Reason.ValueType  # 467
 REPLICA_SET_NOT_FOUND: Reason.ValueType  # 490
 REPLICA_SET_EXISTS: Reason.ValueType  # 491
 REVISION_NOT_FOUND: Reason.ValueType  # 492

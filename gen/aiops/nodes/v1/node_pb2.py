@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aiops.types.v1 import engine_pb2 as aiops_dot_types_dot_v1_dot_engine__pb2
 from aiops.types.v1 import owner_pb2 as aiops_dot_types_dot_v1_dot_owner__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61iops/nodes/v1/node.proto\x12\x0e\x61iops.nodes.v1\x1a\x1a\x61iops/types/v1/owner.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x08\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x03(\x0e\x32\x19.aiops.nodes.v1.Node.Role\x12+\n\x06status\x18\x04 \x01(\x0e\x32\x1b.aiops.nodes.v1.Node.Status\x12\x10\n\x08is_local\x18\x05 \x01(\x08\x12\x0e\n\x06vpn_ip\x18\x06 \x01(\t\x12\x1b\n\x13websocket_connected\x18\x07 \x01(\x08\x12\x37\n\x0elast_heartbeat\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12.\n\x0bgpu_devices\x18\t \x03(\x0b\x32\x19.aiops.nodes.v1.GpuDevice\x12\x11\n\tcpu_cores\x18\n \x01(\r\x12\x11\n\tram_total\x18\x0b \x01(\r\x12\x10\n\x08ram_free\x18\x0c \x01(\r\x12*\n\x06\x63onfig\x18\r \x01(\x0b\x32\x1a.aiops.nodes.v1.NodeConfig\x12$\n\x05owner\x18\x0e \x01(\x0b\x32\x15.aiops.types.v1.Owner\x12.\n\ncreated_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\ndeleted_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x12\n\nis_deleted\x18\x12 \x01(\x08\x12\x11\n\tdisk_free\x18\x13 \x01(\r\x12\x12\n\ndisk_total\x18\x14 \x01(\r\x12\x10\n\x08runtimes\x18\x15 \x03(\t\x12\x0f\n\x07\x65ngines\x18\x16 \x03(\t\x12\x15\n\ragent_version\x18\x17 \x01(\t\x12\x30\n\x06labels\x18\x18 \x03(\x0b\x32 .aiops.nodes.v1.Node.LabelsEntry\x12+\n\x06tunnel\x18\x32 \x01(\x0b\x32\x16.aiops.nodes.v1.TunnelH\x02\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\ncontroller\x10\x01\x12\n\n\x06worker\x10\x02\x12\t\n\x05proxy\x10\x03\x12\x0b\n\x07storage\x10\x04\"J\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06online\x10\x01\x12\x0b\n\x07offline\x10\x02\x12\x0f\n\x0bmaintenance\x10\x03\x42\x11\n\x0f_last_heartbeatB\r\n\x0b_deleted_atB\t\n\x07_tunnel\"e\n\x06Tunnel\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x13\n\x0b\x63onnections\x18\x04 \x01(\r\x12\x17\n\x0fgateway_address\x18\x05 \x01(\t\"\xfb\x01\n\tGpuDevice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmemory_total\x18\x03 \x01(\r\x12\x13\n\x0bmemory_free\x18\x04 \x01(\r\x12\x13\n\x0butilization\x18\x05 \x01(\r\x12\x13\n\x0btemperature\x18\x06 \x01(\r\x12\x0c\n\x04uuid\x18\x07 \x01(\t\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12\x18\n\x10parent_device_id\x18( \x01(\t\x12\x13\n\x0bmig_profile\x18) \x01(\t\x12\x0b\n\x03mig\x18* \x01(\x08\x12\x11\n\texclusive\x18+ \x01(\x08\x12\x0b\n\x03mps\x18, \x01(\x08\"b\n\nNodeConfig\x12%\n\x13\x63ontroller_endpoint\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12-\n\x11working_directory\x18\x02 \x01(\tB\x12\xbaH\x0fr\r\x18\x80 2\x08^(/.*)?$\"\xe4\x01\n\x0bNodeMetrics\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12.\n\x0bgpu_devices\x18\x02 \x03(\x0b\x32\x19.aiops.nodes.v1.GpuDevice\x12\x17\n\x0f\x63pu_utilization\x18\x03 \x01(\x01\x12\x11\n\tram_total\x18\x04 \x01(\r\x12\x10\n\x08ram_free\x18\x05 \x01(\r\x12\x11\n\tdisk_free\x18\x06 \x01(\r\x12\x12\n\ndisk_total\x18\x07 \x01(\r\x12/\n\x0bmeasured_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb7\x02\n\tContainer\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\t\x12\x0f\n\x07runtime\x18\x04 \x01(\t\x12\x13\n\x0bworkload_id\x18\x05 \x01(\t\x12\x0f\n\x07replica\x18\x06 \x01(\r\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x0e\n\x06status\x18\x08 \x01(\t\x12\x0c\n\x04port\x18\t \x01(\r\x12\x0b\n\x03pid\x18\n \x01(\r\x12\x11\n\tmemory_mb\x18\x0b \x01(\r\x12\x13\n\x0b\x63pu_percent\x18\x0c \x01(\x01\x12\x10\n\x08restarts\x18\r \x01(\r\x12\x33\n\nstarted_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\r\n\x0b_started_atb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61iops/nodes/v1/node.proto\x12\x0e\x61iops.nodes.v1\x1a\x1b\x61iops/types/v1/engine.proto\x1a\x1a\x61iops/types/v1/owner.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x08\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x03(\x0e\x32\x19.aiops.nodes.v1.Node.Role\x12+\n\x06status\x18\x04 \x01(\x0e\x32\x1b.aiops.nodes.v1.Node.Status\x12\x10\n\x08is_local\x18\x05 \x01(\x08\x12\x0e\n\x06vpn_ip\x18\x06 \x01(\t\x12\x1b\n\x13websocket_connected\x18\x07 \x01(\x08\x12\x37\n\x0elast_heartbeat\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12.\n\x0bgpu_devices\x18\t \x03(\x0b\x32\x19.aiops.nodes.v1.GpuDevice\x12\x11\n\tcpu_cores\x18\n \x01(\r\x12\x11\n\tram_total\x18\x0b \x01(\r\x12\x10\n\x08ram_free\x18\x0c \x01(\r\x12*\n\x06\x63onfig\x18\r \x01(\x0b\x32\x1a.aiops.nodes.v1.NodeConfig\x12$\n\x05owner\x18\x0e \x01(\x0b\x32\x15.aiops.types.v1.Owner\x12.\n\ncreated_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\ndeleted_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x12\n\nis_deleted\x18\x12 \x01(\x08\x12\x11\n\tdisk_free\x18\x13 \x01(\r\x12\x12\n\ndisk_total\x18\x14 \x01(\r\x12\x10\n\x08runtimes\x18\x15 \x03(\t\x12\x0f\n\x07\x65ngines\x18\x16 \x03(\t\x12\x15\n\ragent_version\x18\x17 \x01(\t\x12\x30\n\x06labels\x18\x18 \x03(\x0b\x32 .aiops.nodes.v1.Node.LabelsEntry\x12+\n\x06tunnel\x18\x32 \x01(\x0b\x32\x16.aiops.nodes.v1.TunnelH\x02\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\ncontroller\x10\x01\x12\n\n\x06worker\x10\x02\x12\t\n\x05proxy\x10\x03\x12\x0b\n\x07storage\x10\x04\"J\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06online\x10\x01\x12\x0b\n\x07offline\x10\x02\x12\x0f\n\x0bmaintenance\x10\x03\x42\x11\n\x0f_last_heartbeatB\r\n\x0b_deleted_atB\t\n\x07_tunnel\"e\n\x06Tunnel\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x13\n\x0b\x63onnections\x18\x04 \x01(\r\x12\x17\n\x0fgateway_address\x18\x05 \x01(\t\"\xfb\x01\n\tGpuDevice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmemory_total\x18\x03 \x01(\r\x12\x13\n\x0bmemory_free\x18\x04 \x01(\r\x12\x13\n\x0butilization\x18\x05 \x01(\r\x12\x13\n\x0btemperature\x18\x06 \x01(\r\x12\x0c\n\x04uuid\x18\x07 \x01(\t\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12\x18\n\x10parent_device_id\x18( \x01(\t\x12\x13\n\x0bmig_profile\x18) \x01(\t\x12\x0b\n\x03mig\x18* \x01(\x08\x12\x11\n\texclusive\x18+ \x01(\x08\x12\x0b\n\x03mps\x18, \x01(\x08\"b\n\nNodeConfig\x12%\n\x13\x63ontroller_endpoint\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12-\n\x11working_directory\x18\x02 \x01(\tB\x12\xbaH\x0fr\r\x18\x80 2\x08^(/.*)?$\"\xe4\x01\n\x0bNodeMetrics\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12.\n\x0bgpu_devices\x18\x02 \x03(\x0b\x32\x19.aiops.nodes.v1.GpuDevice\x12\x17\n\x0f\x63pu_utilization\x18\x03 \x01(\x01\x12\x11\n\tram_total\x18\x04 \x01(\r\x12\x10\n\x08ram_free\x18\x05 \x01(\r\x12\x11\n\tdisk_free\x18\x06 \x01(\r\x12\x12\n\ndisk_total\x18\x07 \x01(\r\x12/\n\x0bmeasured_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe8\x02\n\tContainer\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\t\x12\x0f\n\x07runtime\x18\x04 \x01(\t\x12\x13\n\x0bworkload_id\x18\x05 \x01(\t\x12\x0f\n\x07replica\x18\x06 \x01(\r\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x0e\n\x06status\x18\x08 \x01(\t\x12\x0c\n\x04port\x18\t \x01(\r\x12\x0b\n\x03pid\x18\n \x01(\r\x12\x11\n\tmemory_mb\x18\x0b \x01(\r\x12\x13\n\x0b\x63pu_percent\x18\x0c \x01(\x01\x12\x10\n\x08restarts\x18\r \x01(\r\x12\x33\n\nstarted_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12/\n\x0b\x65ngine_load\x18\x36 \x01(\x0b\x32\x1a.aiops.types.v1.EngineLoadB\r\n\x0b_started_atb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,22 +41,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODECONFIG'].fields_by_name['controller_endpoint']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_NODECONFIG'].fields_by_name['working_directory']._loaded_options = None
   _globals['_NODECONFIG'].fields_by_name['working_directory']._serialized_options = b'\272H\017r\r\030\200 2\010^(/.*)?$'
-  _globals['_NODE']._serialized_start=136
-  _globals['_NODE']._serialized_end=1176
-  _globals['_NODE_LABELSENTRY']._serialized_start=928
-  _globals['_NODE_LABELSENTRY']._serialized_end=973
-  _globals['_NODE_ROLE']._serialized_start=975
-  _globals['_NODE_ROLE']._serialized_end=1055
-  _globals['_NODE_STATUS']._serialized_start=1057
-  _globals['_NODE_STATUS']._serialized_end=1131
-  _globals['_TUNNEL']._serialized_start=1178
-  _globals['_TUNNEL']._serialized_end=1279
-  _globals['_GPUDEVICE']._serialized_start=1282
-  _globals['_GPUDEVICE']._serialized_end=1533
-  _globals['_NODECONFIG']._serialized_start=1535
-  _globals['_NODECONFIG']._serialized_end=1633
-  _globals['_NODEMETRICS']._serialized_start=1636
-  _globals['_NODEMETRICS']._serialized_end=1864
-  _globals['_CONTAINER']._serialized_start=1867
-  _globals['_CONTAINER']._serialized_end=2178
+  _globals['_NODE']._serialized_start=165
+  _globals['_NODE']._serialized_end=1205
+  _globals['_NODE_LABELSENTRY']._serialized_start=957
+  _globals['_NODE_LABELSENTRY']._serialized_end=1002
+  _globals['_NODE_ROLE']._serialized_start=1004
+  _globals['_NODE_ROLE']._serialized_end=1084
+  _globals['_NODE_STATUS']._serialized_start=1086
+  _globals['_NODE_STATUS']._serialized_end=1160
+  _globals['_TUNNEL']._serialized_start=1207
+  _globals['_TUNNEL']._serialized_end=1308
+  _globals['_GPUDEVICE']._serialized_start=1311
+  _globals['_GPUDEVICE']._serialized_end=1562
+  _globals['_NODECONFIG']._serialized_start=1564
+  _globals['_NODECONFIG']._serialized_end=1662
+  _globals['_NODEMETRICS']._serialized_start=1665
+  _globals['_NODEMETRICS']._serialized_end=1893
+  _globals['_CONTAINER']._serialized_start=1896
+  _globals['_CONTAINER']._serialized_end=2256
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from aiops.types.v1 import engine_pb2 as _engine_pb2
 from aiops.types.v1 import owner_pb2 as _owner_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -409,6 +410,7 @@ class Container(_message.Message):
     CPU_PERCENT_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
+    ENGINE_LOAD_FIELD_NUMBER: _builtins.int
     container_id: _builtins.str
     container_name: _builtins.str
     """model-{modelId}-{instanceId}"""
@@ -430,6 +432,10 @@ class Container(_message.Message):
     restarts: _builtins.int
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def engine_load(self) -> _engine_pb2.EngineLoad:
+        """How busy its engine is, when the engine says so."""
+
     def __init__(
         self,
         *,
@@ -447,10 +453,11 @@ class Container(_message.Message):
         cpu_percent: _builtins.float = ...,
         restarts: _builtins.int = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
+        engine_load: _engine_pb2.EngineLoad | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_started_at", b"_started_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_started_at", b"_started_at", "engine_load", b"engine_load", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_started_at", b"_started_at", "container_id", b"container_id", "container_name", b"container_name", "cpu_percent", b"cpu_percent", "epoch", b"epoch", "image", b"image", "memory_mb", b"memory_mb", "pid", b"pid", "port", b"port", "replica", b"replica", "restarts", b"restarts", "runtime", b"runtime", "started_at", b"started_at", "status", b"status", "workload_id", b"workload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_started_at", b"_started_at", "container_id", b"container_id", "container_name", b"container_name", "cpu_percent", b"cpu_percent", "engine_load", b"engine_load", "epoch", b"epoch", "image", b"image", "memory_mb", b"memory_mb", "pid", b"pid", "port", b"port", "replica", b"replica", "restarts", b"restarts", "runtime", b"runtime", "started_at", b"started_at", "status", b"status", "workload_id", b"workload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__started_at: _TypeAlias = _typing.Literal["started_at"]  # noqa: Y015
     _WhichOneofArgType__started_at: _TypeAlias = _typing.Literal["_started_at", b"_started_at"]  # noqa: Y015

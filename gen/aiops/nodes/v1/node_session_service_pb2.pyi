@@ -4,6 +4,7 @@ isort:skip_file
 How a node agent enrols and talks to the controller."""
 
 from aiops.nodes.v1 import node_pb2 as _node_pb2
+from aiops.types.v1 import engine_pb2 as _engine_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -510,6 +511,8 @@ class WorkloadSpec(_message.Message):
     DRAIN_SECONDS_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     workload_id: _builtins.str
     replica: _builtins.int
     epoch: _builtins.int
@@ -546,6 +549,12 @@ class WorkloadSpec(_message.Message):
 
     @_builtins.property
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def engine_options(self) -> _engine_pb2.EngineOptions: ...
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkloadAdapter]:
+        """The LoRA adapters that the engine is to have loaded, neither more nor fewer."""
+
     def __init__(
         self,
         *,
@@ -569,14 +578,69 @@ class WorkloadSpec(_message.Message):
         drain_seconds: _builtins.int = ...,
         context_tokens: _builtins.int = ...,
         max_concurrency: _builtins.int = ...,
+        engine_options: _engine_pb2.EngineOptions | None = ...,
+        adapters: _abc.Iterable[Global___WorkloadAdapter] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "engine_options", b"engine_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "container_name", b"container_name", "context_tokens", b"context_tokens", "drain_seconds", b"drain_seconds", "environment", b"environment", "epoch", b"epoch", "framework", b"framework", "goal", b"goal", "gpu_devices", b"gpu_devices", "image", b"image", "job_id", b"job_id", "max_concurrency", b"max_concurrency", "memory_limit_mb", b"memory_limit_mb", "model_id", b"model_id", "port", b"port", "replica", b"replica", "request_id", b"request_id", "served_name", b"served_name", "task", b"task", "workload_id", b"workload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "artifact", b"artifact", "container_name", b"container_name", "context_tokens", b"context_tokens", "drain_seconds", b"drain_seconds", "engine_options", b"engine_options", "environment", b"environment", "epoch", b"epoch", "framework", b"framework", "goal", b"goal", "gpu_devices", b"gpu_devices", "image", b"image", "job_id", b"job_id", "max_concurrency", b"max_concurrency", "memory_limit_mb", b"memory_limit_mb", "model_id", b"model_id", "port", b"port", "replica", b"replica", "request_id", b"request_id", "served_name", b"served_name", "task", b"task", "workload_id", b"workload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkloadSpec: _TypeAlias = WorkloadSpec  # noqa: Y015
+
+@_typing.final
+class WorkloadAdapter(_message.Message):
+    """A LoRA adapter: what it is called, and its files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def artifact(self) -> Global___ModelArtifact: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        artifact: Global___ModelArtifact | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkloadAdapter: _TypeAlias = WorkloadAdapter  # noqa: Y015
+
+@_typing.final
+class AdapterStatus(_message.Message):
+    """A LoRA adapter as the engine has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LOADED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    loaded: _builtins.bool
+    error: _builtins.str
+    """Why it is not loaded, when it was tried."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        loaded: _builtins.bool = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "loaded", b"loaded", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdapterStatus: _TypeAlias = AdapterStatus  # noqa: Y015
 
 @_typing.final
 class ModelArtifact(_message.Message):
@@ -678,6 +742,7 @@ class WorkloadStatus(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_SECONDS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     workload_id: _builtins.str
     replica: _builtins.int
     epoch: _builtins.int
@@ -713,6 +778,10 @@ class WorkloadStatus(_message.Message):
 
     @_builtins.property
     def container(self) -> _node_pb2.Container: ...
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterStatus]:
+        """What became of the adapters."""
+
     def __init__(
         self,
         *,
@@ -736,10 +805,11 @@ class WorkloadStatus(_message.Message):
         exit_code: _builtins.int = ...,
         revision: _builtins.int = ...,
         next_attempt_seconds: _builtins.float = ...,
+        adapters: _abc.Iterable[Global___AdapterStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "container_id", b"container_id", "engine", b"engine", "epoch", b"epoch", "error", b"error", "error_reason", b"error_reason", "event", b"event", "exit_code", b"exit_code", "facts", b"facts", "health", b"health", "log_tail", b"log_tail", "next_attempt_seconds", b"next_attempt_seconds", "port", b"port", "progress", b"progress", "replica", b"replica", "revision", b"revision", "runtime", b"runtime", "sequence", b"sequence", "state", b"state", "workload_id", b"workload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "container", b"container", "container_id", b"container_id", "engine", b"engine", "epoch", b"epoch", "error", b"error", "error_reason", b"error_reason", "event", b"event", "exit_code", b"exit_code", "facts", b"facts", "health", b"health", "log_tail", b"log_tail", "next_attempt_seconds", b"next_attempt_seconds", "port", b"port", "progress", b"progress", "replica", b"replica", "revision", b"revision", "runtime", b"runtime", "sequence", b"sequence", "state", b"state", "workload_id", b"workload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
