@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from controller.deployments.model import Adapter, Deployment, DeploymentId
+from controller.deployments.model import Deployment, DeploymentId
 from controller.deployments.refusals import AdaptersUnavailableError, DeploymentStoppedError, NotAnAdapterError
 from controller.deployments.stores import UnitOfWork, Work
+from controller.deployments.workload import Adapter
 from controller.hints import Hints
 from controller.models.manifest import ADAPTER_CONFIG
 from controller.models.model import Model, ModelNotFoundError

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import NewType
 
-from controller.deployments.workload import AdapterReport, EngineOptions, Goal, HealthStatus, UnsupportedField
+from controller.deployments.workload import Adapter, AdapterReport, EngineOptions, Goal, HealthStatus, UnsupportedField
 from controller.models.model import Model, ModelId
 from controller.nodes.model import EngineLoad, NodeId
 from controller.placement.model import NO_OPTIONS, Options
@@ -65,14 +65,6 @@ class LogsUnavailableError(DomainError):
 
     def __init__(self, deployment_id: DeploymentId, cause: str) -> None:
         super().__init__(f"the log of {deployment_id} cannot be read: {cause}", deployment_id=deployment_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """A LoRA adapter that a deployment is to have: a model of the registry, called by its own name."""
-
-    model_id: ModelId
-    name: str
 
 
 @dataclass(frozen=True, slots=True)

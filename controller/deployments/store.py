@@ -28,7 +28,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controller.deployments.holding import Holding
 from controller.deployments.model import (
     ACTIVE,
-    Adapter,
     Deployment,
     DeploymentId,
     DeploymentNotFoundError,
@@ -37,7 +36,7 @@ from controller.deployments.model import (
     Observation,
     Replica,
 )
-from controller.deployments.workload import AdapterReport, EngineOptions, Goal, HealthStatus, UnsupportedField
+from controller.deployments.workload import Adapter, AdapterReport, EngineOptions, Goal, HealthStatus, UnsupportedField
 from controller.models.model import ModelId
 from controller.nodes.model import NodeId, NodeStatus
 from controller.nodes.store import nodes

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from controller.models.model import ModelId
 from controller.nodes.model import Container, NodeId
 
 
@@ -52,6 +53,14 @@ class EngineOptions:
     tool_parser: str = ""
     max_adapters: int = 0
     extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter that a deployment is to have: a model of the registry, called by its own name."""
+
+    model_id: ModelId
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
