@@ -102,6 +102,7 @@ class Stack:
             "AIOPS_NODE_NAME": name,
             "AIOPS_NODE_HOME": str(self.home.node(name)),
             "AIOPS_NODE_KEEP_WORKLOADS": "0",
+            "AIOPS_NODE_TUNNEL": self.settings.inherited.get("AIOPS_NODE_TUNNEL", "off"),
             "AIOPS_ENGINE_TRANSFORMERS": str(self.settings.transformers or self.home.transformers),
         }
         return Service(
