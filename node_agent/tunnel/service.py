@@ -178,7 +178,8 @@ class Tunnel:
 
     def _last_words(self) -> str:
         try:
-            lines = self.log_path.read_text(errors="replace").strip().splitlines()
+            said = self.log_path.read_text(errors="replace").splitlines()
         except OSError:
             return ""
+        lines = [line for line in said if "[critical]" in line]
         return f": {lines[-1][-LAST_WORDS:]}" if lines else ""

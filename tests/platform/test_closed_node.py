@@ -205,4 +205,4 @@ async def killing_the_gateways_envoy_is_mended(rest: httpx.AsyncClient, far: Clo
 
 
 def restarted(envoy: Any, killed: int) -> bool:
-    return envoy.state == "healthy" and envoy.pid != killed
+    return bool(envoy.state == "healthy" and envoy.pid != killed)
