@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import grpc
@@ -91,6 +91,7 @@ class SessionClient:
             first = await stream.read()
         if not isinstance(first, pb.ConnectResponse) or not first.HasField("welcome"):
             raise SessionEndedError("the controller did not say welcome")
+        self._stay_within(timedelta(seconds=first.welcome.lease_seconds))
         self.open, opened_at = True, self._clock.monotonic()
         try:
             await self._exchange.hold(stream, first.welcome)
@@ -98,6 +99,11 @@ class SessionClient:
             self.open = False
             if self._clock.monotonic() - opened_at > _STABLE_S:
                 self._failures = 0
+
+    def _stay_within(self, lease: timedelta) -> None:
+        """A controller that is back waits a lease for its nodes: none may sleep so long before it dials again."""
+        if lease:
+            self._backoff = replace(self._backoff, limit=min(self._backoff.limit, lease / 3))
 
     async def _hello(self) -> pb.Hello:
         reading, presence = await self._machine.read(), self._presence
