@@ -59,6 +59,7 @@ from mesh.clock import Clock, SystemClock
 from mesh.events.kafka import Kafka
 from mesh.events.publisher import KafkaPublisher
 from mesh.events.relay import Relay
+from mesh.failpoints import arm
 from mesh.loops import Backoff, Wake, run_loop
 from mesh.names import JOIN_NAME, SESSION_NAME
 from mesh.pki import ensure_authority, issue_service
@@ -97,6 +98,7 @@ class Kernel:
 
 async def run(settings: Settings, stopping: asyncio.Event) -> None:
     """Runs until `stopping` is set, then drains."""
+    arm(settings.failpoints)
     await asyncio.to_thread(_migrate, settings.database_url)
     async with AsyncExitStack() as stack:
         kernel = await stack.enter_async_context(_kernel(settings))

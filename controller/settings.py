@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from mesh.settings import Observability, observability, required, whole
+from mesh.failpoints import Failpoint
+from mesh.settings import Observability, failpoints, observability, required, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Settings:
     observability: Observability
     lease: timedelta
     heartbeat: timedelta
+    failpoints: Mapping[str, Failpoint]
     # When at least so many nodes and more than such a share of them fall silent together, none is declared lost.
     mass_least: int
     mass_percent: int
@@ -63,6 +65,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         observability=observability(environment),
         lease=timedelta(seconds=whole(environment, "AIOPS_NODE_LEASE_SECONDS", 15)),
         heartbeat=timedelta(seconds=whole(environment, "AIOPS_NODE_HEARTBEAT_SECONDS", 5)),
+        failpoints=failpoints(environment),
         mass_least=whole(environment, "AIOPS_MASS_LOSS_NODES", 3),
         mass_percent=whole(environment, "AIOPS_MASS_LOSS_PERCENT", 50),
     )

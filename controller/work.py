@@ -19,6 +19,7 @@ from controller.replica_sets.store import SqlReplicaSetStore
 from controller.system.store import SqlSystemStore
 from mesh.clock import Clock
 from mesh.events import outbox
+from mesh.failpoints import failpoint
 from mesh.identity import Caller
 from mesh.loops import Wake
 from mesh.sql.database import Database
@@ -102,7 +103,9 @@ class Work:
         """Makes the changes and their events permanent, together, and wakes the relay."""
         rows = envelopes(self._encodings, events, self._clock.now(), current_traceparent())
         await outbox.append(self._connection, *rows)
+        await failpoint("commit.before")
         await self._connection.commit()
+        await failpoint("commit.done")
         if rows:
             self._relay.set()
 

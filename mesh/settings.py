@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mesh.failpoints import Failpoint, parse
+
 Environment = Mapping[str, str]
 
 
@@ -28,6 +30,11 @@ def observability(environment: Environment) -> Observability:
         otlp_endpoint=environment.get("AIOPS_OTLP_ENDPOINT", ""),
         log_level=environment.get("AIOPS_LOG_LEVEL", "INFO").upper(),
     )
+
+
+def failpoints(environment: Environment) -> Mapping[str, Failpoint]:
+    """Where the service is to fail, in tests. Raises ValueError."""
+    return parse(environment.get("AIOPS_FAILPOINTS", ""))
 
 
 def whole(environment: Environment, name: str, default: int) -> int:

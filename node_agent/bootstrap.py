@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mesh.clock import Clock, SystemClock
 from mesh.errors import DomainError, Kind
+from mesh.failpoints import arm
 from mesh.loops import run_loop
 from mesh.telemetry import start_telemetry
 from node_agent.cache.blobs import BlobStore
@@ -160,6 +161,7 @@ class Agent:
 
 async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
     """Runs the agent of a joined node. Raises NotJoinedError."""
+    arm(settings.failpoints)
     agent = Agent(settings, IdentityStore(settings.home).load(), SystemClock())
     telemetry = start_telemetry("node_agent", settings.observability)
     try:

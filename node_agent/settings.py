@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from mesh.settings import Observability, observability, whole
+from mesh.failpoints import Failpoint
+from mesh.settings import Observability, failpoints, observability, whole
 from node_agent.tunnel.choice import Way
 
 DEFAULT_ADDRESS = "127.0.0.1"
@@ -39,6 +40,7 @@ class AgentSettings:
     envoy: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     observability: Observability = field(default_factory=Observability)
+    failpoints: Mapping[str, Failpoint] = field(default_factory=dict)
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
@@ -69,6 +71,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
         envoy=Path(envoy).absolute() if envoy else None,
         environment=dict(environment),
         observability=observability(environment),
+        failpoints=failpoints(environment),
     )
 
 

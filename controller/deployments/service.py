@@ -27,6 +27,7 @@ from controller.nodes.events import WorkloadAssigned, WorkloadEnded
 from controller.nodes.model import Container, NodeNotFoundError
 from controller.placement.model import Placement, Refusal
 from mesh.errors import ConflictError
+from mesh.failpoints import failpoint
 from mesh.identity import Caller, UserId, new_id
 from mesh.sql.database import retry_conflicts
 from mesh.sql.idempotency import digest_of
@@ -107,11 +108,14 @@ class Deployments:
             )
             if booked != deployment_id:
                 return await work.deployments.get(DeploymentId(booked), caller)
+            await failpoint("deploy.booked")
             model = await work.models.get(wish.model, caller, lock=True)
             made = await deployed(work, caller, wish, model, caller.user_id, deployment_id, request_id)
             if made is None:
                 return None
+            await failpoint("deploy.placed")
             await work.commit(*made[1])
+            await failpoint("deploy.committed")
         if any(isinstance(each, DeploymentEvicted) for each in made[1]):
             self._hints.replicas_changed()
         return made[0]

@@ -18,6 +18,7 @@ from controller.deployments.workload import (
 from controller.hints import Hints
 from controller.models.model import Model, ModelFile, ModelId, ModelNotFoundError
 from controller.nodes.model import NodeId, SessionSupersededError
+from mesh.failpoints import failpoint
 from mesh.identity import SYSTEM, Caller
 
 # An engine gets so long to finish what it was asked before its routes went.
@@ -64,7 +65,9 @@ class Workloads:
                 return
             events = tuple(told(before, after, report, now))
             await work.deployments.save(remember_told(before.observed, after, now))
+            await failpoint("report.stored")
             await work.commit(*events)
+            await failpoint("report.committed")
         self._hints.replicas_changed()
 
     async def miss_unheard(self, node_id: NodeId, session_epoch: int) -> None:

@@ -16,6 +16,7 @@ from controller.nodes.model import (
     NodeRemovedError,
 )
 from controller.nodes.service import UnitOfWork, Work
+from mesh.failpoints import failpoint
 from mesh.identity import SYSTEM
 from mesh.pki import NODE_LIFETIME, Authority, IssuedCertificate, SpiffeId
 
@@ -84,7 +85,9 @@ class Enrolment:
             if node_id is None:
                 raise JoinTokenInvalidError()
             enrolled = self._issue(node_id, request_der)
+            await failpoint("join.redeemed")
             await work.commit()
+            await failpoint("join.committed")
             return enrolled
 
     async def renew(self, node_id: NodeId, request_der: bytes) -> Enrolled:

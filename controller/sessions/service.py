@@ -10,6 +10,7 @@ from controller.nodes.liveness import Liveness, LivenessRules
 from controller.nodes.model import Node, NodeId, NodeMismatchError, SessionSupersededError
 from controller.sessions.model import Acknowledgement, Hello, Opened, Reading, decide
 from mesh.errors import UnavailableError
+from mesh.failpoints import failpoint
 
 # However many agents speak at once, they take turns on few connections; the rest of the pool is for everyone else.
 OPENING_AT_ONCE = 4
@@ -54,10 +55,12 @@ class Sessions:
             )
         async with self._opening:
             node = await self._liveness.open_session(node_id, hello.greeting)
+            await failpoint("session.opened")
             for report in hello.workloads:
                 await self._workloads.apply_report(replace(report, session_epoch=node.session_epoch))
             await self._workloads.miss_unheard(node_id, node.session_epoch)
             desired = await self._workloads.desired(node_id, None)
+            await failpoint("session.told")
         return Opened(node.session_epoch, desired, decide(hello.workloads, desired))
 
     async def heartbeat(self, node_id: NodeId, session_epoch: int, reading: Reading, *, tell: bool) -> Node:

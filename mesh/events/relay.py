@@ -9,6 +9,7 @@ from mesh.events.cloudevents import Envelope, headers_of
 from mesh.events.kafka import Record
 from mesh.events.outbox import Claimed, Outbox
 from mesh.events.publisher import Publisher
+from mesh.failpoints import failpoint
 from mesh.identity import SYSTEM, new_id
 from mesh.loops import Backoff, Wake, attempt, run_loop
 from mesh.sql.database import Database
@@ -76,8 +77,11 @@ class Relay:
         claimed = await self._claim()
         if not claimed.envelopes:
             return None
+        await failpoint("relay.claimed")
         delivered, error = await self._publish(claimed.envelopes)
+        await failpoint("relay.published")
         await self._settle(claimed, delivered, error)
+        await failpoint("relay.marked")
         if error:
             self._failures += 1
             return BACKOFF.pause(self._failures)

@@ -11,6 +11,7 @@ from aiops.nodes.v1.node_session_service_pb2_grpc import NodeEnrollmentServiceSt
 
 from mesh.clock import Clock
 from mesh.errors import DomainError, FieldViolation, InvalidRequestError, Kind, UnavailableError
+from mesh.failpoints import failpoint
 from mesh.names import JOIN_NAME
 from mesh.rpc.channel import ClientTls, called, open_channel
 from mesh.rpc.status import error_from_rpc
@@ -53,6 +54,7 @@ async def join(store: IdentityStore, controller: str, token_text: str, clock: Cl
     key = store.key_pem() or new_key()
     store.save_key(key)
     response = await _call(target, token, certificate_request(key))
+    await failpoint("join.answered")
     identity = Identity(
         node_id=response.node_id,
         session_address=response.session_address,

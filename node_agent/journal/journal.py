@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.errors import DomainError, Kind
+from mesh.failpoints import failpoint_sync
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ class Journal:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            failpoint_sync("journal.written")
             temporary.replace(self._path)
+            failpoint_sync("journal.replaced")
             _sync_directory(self._path.parent)
         except OSError as error:
             temporary.unlink(missing_ok=True)

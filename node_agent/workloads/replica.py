@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 
 from mesh.errors import DomainError
+from mesh.failpoints import failpoint
 from mesh.loops import Backoff, Wake, run_loop
 from node_agent.engines.engine import FailureReason
 from node_agent.runtime.model import Ended, Runtime
@@ -158,10 +159,13 @@ class Replica:
     async def _start(self) -> Process:
         await self._around.permit.wait()
         prepared = await self._around.launcher.prepare(self.record.spec, self._tell_phase)
+        await failpoint("launch.prepared")
         # Nothing is awaited between start and record: a cut here cannot lose the process.
         process = self._around.launcher.spawn(prepared)
         self.record = replace(self.record, process=process, adapters=())
+        await failpoint("launch.spawned")
         await self._around.save()
+        await failpoint("launch.recorded")
         self._tell(News(State.STARTING, 10, event=Event.STARTED))
         return process
 
@@ -183,6 +187,7 @@ class Replica:
             self.record = replace(self.record, process=replace(process, ready=True))
             # Saved before it is told: an agent that dies in between must not come back knowing less.
             await self._around.save()
+            await failpoint("launch.ready")
             self._tell(News(State.RUNNING, 100, Health.HEALTHY))
         async with asyncio.TaskGroup() as group:
             keeping = group.create_task(self._keep_adapters(process))

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from mesh.errors import DomainError
+from mesh.failpoints import failpoint
 from mesh.loops import run_loop
 from node_agent.journal.journal import Journal, JournalWriteError
 from node_agent.runtime.model import Marked, Runtime, Usage
@@ -96,7 +97,9 @@ class Workloads:
             self._end_all_but(adopted | {spec.key for spec in desired.workloads}, desired.revision)
         self.revision = desired.revision
         self._around.permit.set()
+        await failpoint("agent.wanted")
         await self._save()
+        await failpoint("agent.recorded")
         return [each for each in answers if each.request_id]
 
     def statuses(self) -> list[WorkloadStatus]:
