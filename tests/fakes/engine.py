@@ -2,7 +2,9 @@
 
 FAKE_ENGINE in its environment: `ok` (default), `exit` (ends at once with FAKE_EXIT_CODE), `silent` (never listens),
 `unready` (healthy, but never answers a chat), `noisy` (writes its log without end), `stubborn` (ignores SIGTERM).
-`POST /exit` ends it with the body as exit code.
+`POST /exit` ends it with the body as exit code. A model whose name ends in `-exits`, `-unready` or `-grows` is served
+by an engine that ends at once, never answers a chat, or takes a megabyte with each answer and keeps it. Each answer
+says who gave it, in `served_by`.
 """
 
 import json
@@ -15,7 +17,11 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-MODE = os.environ.get("FAKE_ENGINE", "ok")
+BY_NAME = next(
+    (mode for mode in ("exits", "unready", "grows") if sys.argv[2:3] and sys.argv[2].endswith("-" + mode)), ""
+)
+MODE = os.environ.get("FAKE_ENGINE") or {"exits": "exit"}.get(BY_NAME, BY_NAME) or "ok"
+KEPT: list[bytes] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -31,9 +37,13 @@ class Handler(BaseHTTPRequestHandler):
         if MODE == "unready":
             self._answer(503, {"error": "loading"})
             return
+        if MODE == "grows":
+            KEPT.append(os.urandom(1024) * 1024)
         question = json.loads(body)
         message = {"role": "assistant", "content": f"I am {question['model']}"}
-        self._answer(200, {"model": question["model"], "choices": [{"index": 0, "message": message}]})
+        me = {"workload": os.environ.get("AIOPS_WORKLOAD", "").rpartition("#")[2], "pid": os.getpid()}
+        choices = [{"index": 0, "message": message}]
+        self._answer(200, {"model": question["model"], "choices": choices, "served_by": me})
 
     def log_request(self, *args: Any) -> None:
         sys.stderr.write(f"{self.command} {self.path}\n")

@@ -1,0 +1,41 @@
+"""Faults of the database and of the broker."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import pytest
+
+from stack.processes import Process, descendants
+from tests.robustness.conftest import Scenarios
+from tests.robustness.scenario import Load
+
+pytestmark = pytest.mark.timeout(180)
+
+RECOVERY_S = 5.0
+
+
+async def test_f19_without_the_broker_writes_go_on_and_their_events_follow(scenarios: Scenarios) -> None:
+    async with scenarios("f19", load=Load(importers=1)) as now:
+        store = now.cluster.machines["store"]
+        everyone = [machine.address for name, machine in now.cluster.machines.items() if name != "store"]
+        with store.silent_to(*everyone):
+            before = len(now.acknowledged())
+            await now.go_on(12)
+            assert len(now.acknowledged()) >= before + 5
+
+
+async def test_f26_a_database_that_is_killed_under_load_loses_nothing(scenarios: Scenarios) -> None:
+    async with scenarios("f26", load=Load(importers=1)) as now:
+        postgres = now.cluster.members["postgres"]
+        for _ in range(2):
+            await now.go_on(2)
+            backends = descendants(postgres.pid)
+            postgres.kill()
+            await now.until("its backends to end", partial(all_ended, backends), RECOVERY_S)
+            await now.start(postgres)
+            await now.until("a write to succeed", now.one_more_acknowledged(), RECOVERY_S)
+
+
+def all_ended(processes: Sequence[Process]) -> bool:
+    """Whether none of them lives."""
+    return not any(process.alive for process in processes)
