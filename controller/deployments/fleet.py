@@ -1,6 +1,7 @@
 """The fleet in memory: every node with its claims, brought up to date from the rows that changed meanwhile."""
 
 import asyncio
+import gc
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -89,6 +90,9 @@ class FleetView:
             self._put(node_id)
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
+        if since is None:
+            # A fleet in memory is many small objects; the collector need not look through them for each plan.
+            gc.freeze()
         self._seen = seen
 
     def _since(self, now: Snapshot) -> Snapshot | None:

@@ -1,16 +1,13 @@
 """The nodes as one index: grouped by what decides about an engine, so that a plan looks at numbers and not at nodes."""
 
-from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from operator import attrgetter
+from collections.abc import Collection, Iterable
 
 from controller.models.model import ModelId
 from controller.nodes.model import NodeId
+from controller.placement.alike import Alike
 from controller.placement.model import Candidate
 from controller.placement.seat import Kind, Seat
-
-_PREFERENCE = attrgetter("preference")
 
 
 class Fleet:
@@ -18,7 +15,7 @@ class Fleet:
 
     def __init__(self, candidates: Iterable[Candidate] = ()) -> None:
         self._seats: dict[NodeId, Seat] = {}
-        self._kinds: dict[Kind, list[Seat]] = {}
+        self._kinds: dict[Kind, Alike] = {}
         self._of_model: defaultdict[ModelId, set[NodeId]] = defaultdict(set)
         self._priorities = Counter[int]()
         self._cached: dict[NodeId, frozenset[str]] = {}
@@ -30,9 +27,9 @@ class Fleet:
         return len(self._seats)
 
     @property
-    def kinds(self) -> Mapping[Kind, list[Seat]]:
-        """Every group of alike nodes, the preferred ones first. Not for changing."""
-        return self._kinds
+    def groups(self) -> Iterable[Alike]:
+        """Every group of alike nodes."""
+        return self._kinds.values()
 
     @property
     def least_priority(self) -> int | None:
@@ -44,7 +41,9 @@ class Fleet:
         self.remove(candidate.node.node_id)
         seat = Seat(candidate)
         self._seats[seat.node_id] = seat
-        insort(self._kinds.setdefault(seat.kind, []), seat, key=_PREFERENCE)
+        if seat.kind not in self._kinds:
+            self._kinds[seat.kind] = Alike(seat.kind)
+        self._kinds[seat.kind].add(seat)
         for claim in seat.claims:
             self._of_model[claim.model_id].add(seat.node_id)
             self._priorities[claim.priority] += 1
@@ -55,7 +54,7 @@ class Fleet:
         if seat is None:
             return
         alike = self._kinds[seat.kind]
-        del alike[bisect_left(alike, seat.preference, key=_PREFERENCE)]
+        alike.remove(seat)
         if not alike:
             del self._kinds[seat.kind]
         for claim in seat.claims:

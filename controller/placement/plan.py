@@ -4,8 +4,10 @@ import heapq
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import attrgetter
 
+from controller.placement.alike import Alike
 from controller.placement.fit import Offer, engine_of, offer_of
 from controller.placement.fleet import Fleet
 from controller.placement.model import (
@@ -21,7 +23,7 @@ from controller.placement.model import (
 )
 from controller.placement.need import CPU, Need, need_of, parallel_sizes
 from controller.placement.preemption import cheapest_room
-from controller.placement.seat import Kind, Seat
+from controller.placement.seat import Seat
 from controller.placement.words import explain, explain_eviction, passed_over, unknown_need
 
 # Of a fleet up to this size a plan explains every node; of a larger one the nearest of each cause.
@@ -40,6 +42,7 @@ class _Search:
     causes: Counter[Cause] = field(default_factory=Counter)
     short: list[Seat] = field(default_factory=list)
     left: list[tuple[Cause, list[Seat]]] = field(default_factory=list)
+    near: list[Seat] = field(default_factory=list)
 
 
 def plan(demand: Demand, fleet: Fleet) -> Placement | Refusal:
@@ -56,9 +59,9 @@ def plan(demand: Demand, fleet: Fleet) -> Placement | Refusal:
         seat = fleet.seat(demand.node_id)
         _look_at(search, [seat] if seat else [])
     else:
-        for kind, seats in fleet.kinds.items():
-            if demand.org_id in (None, kind.org_id):
-                _look_at_kind(search, kind, seats)
+        for alike in fleet.groups:
+            if demand.org_id in (None, alike.kind.org_id):
+                _look_at_kind(search, alike)
     best: Offer | None = search.best
     evictions: tuple[Eviction, ...] = ()
     if best is None:
@@ -91,12 +94,9 @@ def _look_at(search: _Search, seats: Sequence[Seat]) -> None:
             _set_aside(search, unfit.cause, [seat])
 
 
-def _look_at_kind(search: _Search, kind: Kind, seats: list[Seat]) -> None:
-    """All nodes of a kind at once: whole lists are sifted by one number, and only the winner is looked at closely.
-
-    The lists are in the order of preference from the beginning, so that the first of them is the best.
-    """
-    demand = search.demand
+def _look_at_kind(search: _Search, alike: Alike) -> None:
+    """All nodes of a kind at once; only the winner is looked at closely, and those that the refusal names."""
+    demand, kind, seats = search.demand, alike.kind, alike.seats
     try:
         engine = engine_of(demand, kind)
         need = need_of(demand, engine, gpu=kind.gpu)
@@ -110,21 +110,57 @@ def _look_at_kind(search: _Search, kind: Kind, seats: list[Seat]) -> None:
     seats = _labelled(search, seats)
     if demand.port:
         seats = _parted(search, Cause.PORT, seats, [each for each in seats if demand.port not in each.ports])
-    sizes = (parallel_sizes(demand) if kind.gpu else (CPU,)) if seats else ()
-    if kind.gpu and not sizes:
+    sizes = parallel_sizes(demand) if kind.gpu else (CPU,)
+    if not sizes:
         _set_aside(search, Cause.DEVICE, seats)
-        return
-    if demand.gpu_devices:
+    elif demand.gpu_devices:
         _look_at_devices(search, seats, need)
-        return
-    if kind.gpu and sizes[0] > 1:
-        seats = _parted(search, Cause.DEVICE, seats, [each for each in seats if each.count >= sizes[0]])
-    for size in sizes:
-        fitting = _with_room(seats, size, need.per_device_mb(size))
-        if fitting:
-            search.fitting += len(fitting)
-            _keep_best(search, fitting, need, size)
-            seats = [] if len(fitting) == len(seats) else _others(seats, fitting)
+    elif len(seats) == len(alike) and sizes[0] <= 1:
+        _look_at_all(search, alike, [(size, need.per_device_mb(size)) for size in sizes])
+    else:
+        seats = _parted(
+            search, Cause.DEVICE, seats, [each for each in seats if each.count >= sizes[0] or sizes[0] <= 1]
+        )
+        _look_at_some(search, seats, [(size, need.per_device_mb(size)) for size in sizes])
+
+
+def _look_at_all(search: _Search, alike: Alike, shapes: Sequence[tuple[int, int]]) -> None:
+    """Every node of a kind, by what is kept sorted. `shapes` are numbers of cards, and what is needed on each."""
+    apart = search.fleet.apart(search.demand.model_id, search.demand.digest)
+    if apart:
+        known = [search.fleet.seat(each) for each in apart]
+        _look_again(search, [each for each in known if each is not None and each.kind == alike.kind])
+    for size, mb in shapes:
+        if not alike.count(size, mb):
+            continue
+        ways = (alike.sharing(size, mb, cards) for cards in range(size, -1, -1))
+        first = next((each for seats in ways for each in seats if each.node_id not in apart), None)
+        if first is not None:
+            _look_again(search, [first])
+            break
+    fitting = alike.count_any(shapes)
+    search.fitting += fitting
+    search.causes[Cause.MEMORY] += len(alike) - fitting
+    if not fitting:
+        search.short += alike.seats
+    if fitting < len(alike):
+        lacking = (each for each in alike.nearest(*shapes[0]) if all(each.room_for(size) < mb for size, mb in shapes))
+        search.near += islice(lacking, _EXAMPLES)
+
+
+def _look_at_some(search: _Search, seats: list[Seat], shapes: Sequence[tuple[int, int]]) -> None:
+    """Nodes that are left after others were sifted out, in the order of preference."""
+    apart = search.fleet.apart(search.demand.model_id, search.demand.digest)
+    for size, mb in shapes:
+        fitting = [each for each in seats if each.room_for(size) >= mb]
+        if not fitting:
+            continue
+        search.fitting += len(fitting)
+        _look_again(search, [each for each in fitting if each.node_id in apart])
+        ways = ((each for each in fitting if each.shared_room(cards) >= mb) for cards in range(size, -1, -1))
+        first = next((each for way in ways for each in way if each.node_id not in apart), None)
+        _look_again(search, [first] if first else [])
+        seats = [] if len(fitting) == len(seats) else _others(seats, fitting)
     _set_aside(search, Cause.MEMORY, seats)
 
 
@@ -165,36 +201,6 @@ def _parted(search: _Search, cause: Cause, seats: list[Seat], kept: list[Seat]) 
     if len(kept) < len(seats):
         _set_aside(search, cause, _others(seats, kept))
     return kept
-
-
-def _with_room(seats: list[Seat], size: int, mb: int) -> list[Seat]:
-    if size == CPU:
-        return [each for each in seats if each.ram >= mb]
-    if size == 1:
-        return [each for each in seats if each.single_free >= mb]
-    return [each for each in seats if each.count >= size and each.free[size - 1] >= mb]
-
-
-def _keep_best(search: _Search, seats: list[Seat], need: Need, size: int) -> None:
-    """The best of nodes that all have room for so many cards.
-
-    Nodes that run the model or have its files differ from one another and are looked at singly; all others differ only
-    in the untouched cards that they would lose, and in how full they are.
-    """
-    apart = search.fleet.apart(search.demand.model_id, search.demand.digest)
-    if apart:
-        _look_again(search, [each for each in seats if each.node_id in apart])
-    mb = need.per_device_mb(size)
-    for number in range(size, -1, -1):
-        sharing = (each for each in seats if not number or _shares(each, number, mb))
-        first = next((each for each in sharing if each.node_id not in apart), None)
-        if first is not None:
-            _look_again(search, [first])
-            return
-
-
-def _shares(seat: Seat, cards: int, mb: int) -> bool:
-    return seat.shared_count >= cards and seat.shared[cards - 1] >= mb
 
 
 def _look_again(search: _Search, seats: Sequence[Seat]) -> None:
@@ -245,7 +251,7 @@ def _refusals(search: _Search, best: Offer | None) -> tuple[NodeRefusal, ...]:
     else:
         for cause in Cause:
             of_cause = [each for left, group in search.left if left is cause for each in group]
-            seats += _nearest(of_cause)
+            seats += _nearest([*of_cause, *(search.near if cause is Cause.MEMORY else ())])
     return tuple(
         _refusal(search, demand, seat, best) for seat in seats if best is None or seat.node_id != best.seat.node_id
     )
@@ -256,7 +262,7 @@ def _all(search: _Search) -> list[Seat]:
     if demand.node_id is not None:
         seat = search.fleet.seat(demand.node_id)
         return [seat] if seat else []
-    groups = (seats for kind, seats in search.fleet.kinds.items() if demand.org_id in (None, kind.org_id))
+    groups = (alike.seats for alike in search.fleet.groups if demand.org_id in (None, alike.kind.org_id))
     return sorted((seat for seats in groups for seat in seats), key=lambda seat: seat.node_id)
 
 

@@ -15,6 +15,8 @@ RESERVED_RAM_MB = 256
 # vLLM on a processor is chosen only where there is so much RAM; its node agent follows the same rule.
 VLLM_CPU_FREE_MB = 6_000
 
+_BOUNDLESS = 2**62
+
 
 class Kind(NamedTuple):
     """What nodes have in common that decides about an engine, before any memory is counted."""
@@ -77,6 +79,20 @@ class Seat:
     @property
     def claims(self) -> tuple[Claim, ...]:
         return self.candidate.claims
+
+    def room_for(self, size: int) -> int:
+        """What there is on each of so many cards, or of RAM for 0."""
+        if size == 1:
+            return self.single_free
+        if size == 0:
+            return self.ram
+        return self.free[size - 1] if self.count >= size else 0
+
+    def shared_room(self, cards: int) -> int:
+        """What there is on each of so many cards without breaking into an untouched one; no limit for 0."""
+        if not cards:
+            return _BOUNDLESS
+        return self.shared[cards - 1] if self.shared_count >= cards else 0
 
     def replicas(self, model_id: ModelId) -> int:
         """How many claims are of the model."""
