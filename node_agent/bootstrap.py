@@ -37,7 +37,7 @@ from node_agent.tunnel.service import Tunnel
 from node_agent.workloads.adapters import AdapterKeeper
 from node_agent.workloads.installed import InstalledEngines
 from node_agent.workloads.launcher import Launcher, Site
-from node_agent.workloads.model import Patience, State, WorkloadStatus
+from node_agent.workloads.model import Patience, Process, State, WorkloadStatus
 from node_agent.workloads.service import Workloads
 
 log = logging.getLogger(__name__)
@@ -122,12 +122,9 @@ class Agent:
         return self.tunnel.report if self.tunnel else None
 
     def _reachable(self) -> list[Engine]:
-        """The engines that requests may reach: of this node's workloads, those with a process."""
-        return [
-            Engine(each.key.workload_id, each.process.port)
-            for each in self.workloads.statuses()
-            if each.process and each.state in {State.STARTING, State.RUNNING}
-        ]
+        """What requests may reach: the ports of this node's engines, those that answer and those that start."""
+        live = (each for each in self.workloads.statuses() if each.state in {State.STARTING, State.RUNNING})
+        return [engine for each in live if each.process for engine in _ports(each.key.workload_id, each.process)]
 
     def _tell(self, status: WorkloadStatus) -> None:
         # The tunnel knows an engine before the controller does, and so before any request for it comes.
@@ -169,6 +166,11 @@ async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
         await agent.run(stopping)
     finally:
         telemetry.shutdown()
+
+
+def _ports(workload_id: str, process: Process) -> list[Engine]:
+    grpc = process.facts.grpc_port if process.facts else 0
+    return [Engine(workload_id, process.port), *([Engine(workload_id, grpc, grpc=True)] if grpc else [])]
 
 
 def _patience(settings: AgentSettings) -> Patience:

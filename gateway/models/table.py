@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from aiops.routing.v1 import routing_service_pb2 as pb
 
-from gateway.tunnels.relay import replica_name
+from gateway.tunnels.relay import at_port, replica_name
 
 log = logging.getLogger(__name__)
 # What fits a header and a path as it is.
@@ -61,9 +61,8 @@ class ModelRoute:
 
     @property
     def over_grpc(self) -> "ModelRoute | None":
-        """The same model at its engines' gRPC ports, None when none can be reached: tunnels lead to HTTP ports only."""
-        with_grpc = (target for target in self.targets if target.grpc_port and not target.tunnel)
-        targets = tuple(replace(target, port=target.grpc_port) for target in with_grpc)
+        """The same model at its engines' gRPC ports, None when it has none."""
+        targets = tuple(_at_grpc_port(target) for target in self.targets if target.grpc_port)
         return replace(self, targets=targets, grpc=True) if targets else None
 
 
@@ -118,6 +117,11 @@ def _target(message: pb.Target) -> Target:
         private_paths=tuple(path for path in message.private_paths if PATH.fullmatch(path)),
         grpc_port=message.grpc_port if message.grpc_port < 65536 else 0,
     )
+
+
+def _at_grpc_port(target: Target) -> Target:
+    tunnel = at_port(target.tunnel, target.grpc_port) if target.tunnel else ""
+    return replace(target, port=target.grpc_port, tunnel=tunnel)
 
 
 def _refused(messages: Iterable[pb.RefusedField]) -> tuple[RefusedField, ...]:

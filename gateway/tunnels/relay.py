@@ -30,6 +30,11 @@ def replica_name(node_id: str, deployment_id: str, port: int) -> str:
     return f"{node_id}/{deployment_id}/{port}"
 
 
+def at_port(name: str, port: int) -> str:
+    """The name of the same replica at another of its ports."""
+    return f"{name.rpartition('/')[0]}/{port}"
+
+
 def relay_listener() -> listener_pb2.Listener:
     """The internal listener."""
     manager = typed(

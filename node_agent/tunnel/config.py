@@ -26,7 +26,8 @@ _TLS = "extensions.transport_sockets.tls.v3."
 _PROTOCOL = "extensions.upstreams.http.v3.HttpProtocolOptions"
 _KEEPALIVE = {"interval": "2s", "timeout": "2s"}
 # Engines close idle connections after five seconds; whoever reuses one in that moment loses its request.
-_ENGINE_IDLE = "4s"
+_IDLE = {"idle_timeout": "4s"}
+_HTTP1: dict[str, object] = {"http_protocol_options": {}}
 _HEAP_BYTES = 192 * 1024 * 1024
 # Only what cannot have reached an engine is tried again.
 _RETRY = {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2}
@@ -79,7 +80,8 @@ def trust(authority: Path) -> dict[str, object]:
 
 def clusters(ends: Ends, engines: Iterable[Engine]) -> dict[str, object]:
     """One cluster for each engine's port."""
-    return _resources(*(_engine_cluster(ends.engine_host, port) for port in sorted({each.port for each in engines})))
+    ports = {each.port: each.grpc for each in engines}
+    return _resources(*(_engine_cluster(ends.engine_host, port, grpc=grpc) for port, grpc in sorted(ports.items())))
 
 
 def routes(ends: Ends, engines: Iterable[Engine]) -> dict[str, object]:
@@ -167,12 +169,9 @@ def _common_tls(directory: Path, *alpn: str) -> dict[str, object]:
     }
 
 
-def _engine_cluster(host: str, port: int) -> dict[str, object]:
-    options = _typed(
-        _PROTOCOL,
-        common_http_protocol_options={"idle_timeout": _ENGINE_IDLE},
-        explicit_http_config={"http_protocol_options": {}},
-    )
+def _engine_cluster(host: str, port: int, *, grpc: bool) -> dict[str, object]:
+    protocol = {"http2_protocol_options": {"connection_keepalive": _KEEPALIVE}} if grpc else _HTTP1
+    options = _typed(_PROTOCOL, common_http_protocol_options=_IDLE, explicit_http_config=protocol)
     return {
         **_typed("config.cluster.v3.Cluster"),
         **_cluster(_engine_name(port), host, port),

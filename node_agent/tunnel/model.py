@@ -32,10 +32,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Engine:
-    """A workload's engine that may be reached: by its workload and the port it listens on."""
+    """A workload's engine that may be reached: by its workload and a port it listens on, where it may speak gRPC."""
 
     workload_id: str
     port: int
+    grpc: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """Engines behind tunnels: requests reach them as they reach others, and nobody gets what is not theirs."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,6 +14,7 @@ from aiops.inference.v1 import inference_service_pb2_grpc
 from aiops.routing.v1 import routing_service_pb2 as routing
 
 from node_agent.tunnel import config
+from node_agent.tunnel.model import Engine as Reachable
 from node_agent.tunnel.model import State
 from stack.ports import free_port
 from tests.fakes.engine_http import Engine, running_engine
@@ -221,3 +224,37 @@ async def test_a_new_certificate_is_taken_without_a_restart(site: Site, tmp_path
             await eventually(lambda: rotated(home, expected))  # noqa: B023 - asked at once
         assert (await site.edge.chat("b")).status_code == 200
         assert envoys(home) == before
+
+
+@asynccontextmanager
+async def inference_server(answer: bytes) -> AsyncIterator[int]:
+    """A gRPC server that answers every call of the Open Inference Protocol the same; its port."""
+
+    async def infer(request: bytes, context: object) -> bytes:
+        return answer
+
+    server = grpc.aio.server()
+    methods: dict[str, Any] = {"ModelInfer": grpc.unary_unary_rpc_method_handler(infer)}
+    service = "inference.GRPCInferenceService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(0)
+
+
+async def test_the_open_inference_protocol_passes_over_grpc(site: Site) -> None:
+    async with inference_server(b"\x0a\x01m") as port:
+        target = site.node.target(site.far)
+        target.grpc_port = port
+        site.node.engines.add(Reachable(site.far.name, port, grpc=True))
+        site.node.tunnel.wake.set()
+        await site.edge.route(tunnelled("m", [target]))
+        await site.edge.until_chat(200, "m")
+        metadata = [("authorization", f"Bearer {site.edge.issuer.token()}")]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{site.edge.port}") as channel:
+            infer: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            # A ModelInferRequest whose model_name is "m".
+            assert await infer(b"\x0a\x01m", metadata=metadata, timeout=10) == b"\x0a\x01m"
