@@ -1,9 +1,10 @@
 """`aiops models …`: the model registry."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -82,14 +83,17 @@ def files(context: typer.Context, model: ModelArgument, output: Output = Format.
 @app.command("import")
 def import_model(
     context: typer.Context,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model in Hugging Face layout.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model in Hugging Face layout, or an ONNX model.")],
     name: Annotated[str, typer.Option(help="What clients send as `model`; the directory's name by default.")] = "",
     description: Annotated[str, typer.Option()] = "",
     version: Annotated[str, typer.Option(help="Semantic version; 1.0.0 by default.")] = "",
     license: Annotated[str, typer.Option()] = "",  # noqa: A002 - the option's name
+    framework: Annotated[str, typer.Option(help="vllm, triton or custom; triton for ONNX by default.")] = "",
+    task: Annotated[str, typer.Option(help="llm, nlp, cv, asr or tts; what the files say by default.")] = "",
     output: Output = Format.TABLE,
 ) -> None:
     """Upload a model directory into the registry."""
+    from aiops.models.v1.model_pb2 import Framework, Model
     from aiops.models.v1.model_service_pb2 import ImportHeader
     from aiops.models.v1.model_service_pb2_grpc import ModelServiceStub
 
@@ -104,6 +108,8 @@ def import_model(
             description=description,
             version=version,
             license=license,
+            framework=_value(Framework, "framework", framework or framework_of(directory)),
+            task=_value(Model.Task, "task", task or task_of(directory)),
             files=manifest,
         )
 
@@ -138,6 +144,30 @@ def model_files(directory: Path) -> list[Path]:
     if not found:
         raise CliError(f"{directory} has no files", Exit.USAGE, next_step="give a folder in Hugging Face layout")
     return found
+
+
+def framework_of(directory: Path) -> str:
+    """What serves such a directory: Triton an ONNX model or a model repository of its own, vLLM all else."""
+    return "triton" if any((directory / name).is_file() for name in ("model.onnx", "config.pbtxt")) else "vllm"
+
+
+def task_of(directory: Path) -> str:
+    """What the model is for, by the steps around its graph where it has some."""
+    if framework_of(directory) != "triton":
+        return "llm"
+    try:
+        serving = json.loads((directory / "serving.json").read_bytes())
+        return {"image": "cv", "audio": "asr"}.get(serving["input"]["kind"], "nlp")
+    except (OSError, ValueError, LookupError, TypeError):
+        return "nlp"  # what is wrong with the file the registry says
+
+
+def _value(kind: Any, option: str, name: str) -> Any:
+    if name not in kind.keys()[1:]:
+        raise CliError(
+            f"there is no {option} {name!r}", Exit.USAGE, next_step=f"give one of {', '.join(kind.keys()[1:])}"
+        )
+    return kind.Value(name)
 
 
 def _hidden(path: Path, root: Path) -> bool:

@@ -21,7 +21,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # An ONNX graph, and what it keeps beside itself once it is larger than a protobuf message may be.
 _ONNX = frozenset({".onnx", ".onnx_data"})
 _WEIGHTS = {".safetensors", *_ONNX}
-_DOCUMENTS = {".json", ".jsonl", ".yaml", ".yml", ".txt", ".md", ".jinja", ".gitattributes"}
+_DOCUMENTS = {".json", ".jsonl", ".yaml", ".yml", ".txt", ".md", ".jinja", ".pbtxt", ".gitattributes"}
 _TOKENIZERS = {".model", ".tiktoken", ".vocab", ".spm", ".bpe", ".merges"}
 _ALLOWED = frozenset(_WEIGHTS | _DOCUMENTS | _TOKENIZERS)
 _ALLOWED_NAMES = frozenset({"license", "licence", "notice", "readme", "authors", "copying", "use_policy"})

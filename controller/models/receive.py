@@ -10,7 +10,10 @@ from typing import Protocol
 from controller.models.architecture import read_config
 from controller.models.manifest import CONFIG, INDEX, is_safetensors, is_weights, missing_shards
 from controller.models.model import ChecksumMismatchError, ModelFile, NotAModelError, Upload, UploadIncompleteError
+from controller.models.onnx import GraphReader, check_graph, is_read
 from controller.models.safetensors import SafetensorsReader, Tensors
+from mesh.onnx.graph import Graph
+from mesh.onnx.serving import SERVING
 
 # A client that sends nothing for so long is gone.
 LONGEST_SILENCE_S = 60.0
@@ -31,11 +34,12 @@ class Contents:
 
     tensors: dict[str, Tensors] = field(default_factory=dict)
     documents: dict[str, bytes] = field(default_factory=dict)
+    graph: Graph | None = None
 
     @property
     def parameters(self) -> int:
         """Numbers in the weights."""
-        return sum(each.parameters for each in self._weights())
+        return sum(each.parameters for each in self._weights()) + (self.graph.parameters if self.graph else 0)
 
     @property
     def weights_bytes(self) -> int:
@@ -62,14 +66,15 @@ async def receive(upload: Upload, chunks: AsyncIterator[bytes], objects: Objects
     """
     contents, source = Contents(), _Bytes(chunks)
     for file in upload.files:
-        await _store(file, source, objects.create(f"{folder}/{file.path}", file.size_bytes), contents)
+        sink = objects.create(f"{folder}/{file.path}", file.size_bytes)
+        await _store(file, source, sink, contents, GraphReader() if is_read(upload, file.path) else None)
     await source.expect_end()
     _check_documents(upload, contents)
     return contents
 
 
-async def _store(file: ModelFile, source: "_Bytes", sink: Sink, contents: Contents) -> None:
-    document = bytearray() if file.path in (CONFIG, INDEX) else None
+async def _store(file: ModelFile, source: "_Bytes", sink: Sink, contents: Contents, graph: GraphReader | None) -> None:
+    document = bytearray() if file.path in (CONFIG, INDEX, SERVING) else None
     reader = SafetensorsReader(file.path, file.size_bytes) if is_safetensors(file.path) else None
     missing = file.size_bytes
     try:
@@ -78,6 +83,8 @@ async def _store(file: ModelFile, source: "_Bytes", sink: Sink, contents: Conten
             missing -= len(piece)
             if reader is not None:
                 await reader.feed(piece)
+            if graph is not None:
+                await graph.feed(piece)
             if document is not None:
                 document += piece
             await sink.write(piece)
@@ -90,10 +97,15 @@ async def _store(file: ModelFile, source: "_Bytes", sink: Sink, contents: Conten
         contents.documents[file.path] = bytes(document)
     if reader is not None:
         contents.tensors[file.path] = reader.finish()
+    if graph is not None:
+        contents.graph = graph.finish()
 
 
 def _check_documents(upload: Upload, contents: Contents) -> None:
-    if CONFIG in contents.documents:
+    if contents.graph is not None:
+        paths = [file.path for file in upload.files]
+        check_graph(contents.graph, contents.documents.get(SERVING, b""), paths)
+    elif CONFIG in contents.documents:
         read_config(contents.documents[CONFIG])
     if INDEX not in contents.documents:
         return

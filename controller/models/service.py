@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
-from controller.models import manifest, memory
+from controller.models import manifest, memory, onnx
 from controller.models.architecture import architecture_of, read_config
 from controller.models.model import (
     Architecture,
@@ -127,6 +127,7 @@ class Models:
         Nothing of a refused upload stays: its objects are removed here, and by the sweep where that fails.
         """
         manifest.check(upload)
+        onnx.check_upload(upload)
         async with self._unit_of_work.reading(caller) as work:
             existing = await work.models.find(caller.org_id, upload.name)
         if existing is not None:

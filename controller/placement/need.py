@@ -12,9 +12,13 @@ from controller.placement.model import Demand, Peak, PeakKey
 
 CPU = 0
 # What an engine holds before the first weight. Measured on a processor: transformers serve 443 MB with a tiny model,
-# vLLM 2.9 to 4.4 GB; on a GPU it is the CUDA context, activations and captured graphs.
-_RUNTIME_CPU_MB = {"transformers": 600, "vllm": 4_000}
-_RUNTIME_GPU_MB = {"transformers": CUDA_CONTEXT_MB + 400, "vllm": CUDA_CONTEXT_MB + 1_600}
+# Triton with a tiny graph 115 MB, vLLM 2.9 to 4.4 GB; on a GPU it is the CUDA context, activations and captured graphs.
+_RUNTIME_CPU_MB = {"transformers": 600, "triton": 300, "vllm": 4_000}
+_RUNTIME_GPU_MB = {
+    "transformers": CUDA_CONTEXT_MB + 400,
+    "triton": CUDA_CONTEXT_MB + 300,
+    "vllm": CUDA_CONTEXT_MB + 1_600,
+}
 _UNKNOWN_RUNTIME_MB = 2_000
 _SMALLEST_CONTEXT = 256
 _SIZES = (1, 2, 4, 8)

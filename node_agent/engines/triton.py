@@ -141,6 +141,8 @@ def _options(spec: EngineSpec, models: Path) -> tuple[str, ...]:
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         f"--exit-timeout-secs={_EXIT_S}",
+        # Its tables would push what went wrong out of the end of the log.
+        "--log-info=false",
         *(f"--http-address={spec.host}", f"--http-port={spec.port}"),
         *(f"--grpc-address={spec.host}", f"--grpc-port={spec.more_ports.get(GRPC, 0)}"),
         *(f"--metrics-address={spec.host}", f"--metrics-port={spec.more_ports.get(METRICS, 0)}"),

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 _MOST_PIXELS = 50_000_000
+# Shorter recordings end in silence, so that a graph's first window is full.
+_LEAST_SECONDS = 0.25
 
 Step = dict[str, Any]
 
@@ -61,6 +63,7 @@ def _audio(content: bytes, step: Step) -> Any:
     samples, rate = _wave(content)
     if len(samples) > rate * step["max_seconds"]:
         raise ValueError(f"audio is longer than {step['max_seconds']} s")
+    samples = np.pad(samples, (0, max(0, round(rate * _LEAST_SECONDS) - len(samples))))
     if rate == step["sample_rate"]:
         return samples
     count = max(1, round(len(samples) * step["sample_rate"] / rate))
