@@ -1,8 +1,6 @@
 """The Open Inference Protocol through the real edge to a real Triton, with NVIDIA's own client too."""
 
-import asyncio
 import base64
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,12 @@ import pytest
 import pytest_asyncio
 from aiops.routing.v1 import routing_service_pb2 as routing
 
-from tests.fixtures.edge import ORG, OTHER_ORG, ROOT, Edge
+from tests.fixtures.edge import ORG, OTHER_ORG, Edge
 from tests.fixtures.engines import ENGINE_TIMEOUT_S
-from tests.fixtures.triton import CLASSIFIER, EXAMPLES, TritonServer, binary_infer, outputs_of, serving
+from tests.fixtures.triton import CLASSIFIER, EXAMPLES, TritonServer, asked_by_client, binary_infer, outputs_of, serving
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(ENGINE_TIMEOUT_S)]
 MODEL = "shapes"
-CLIENT_TIMEOUT_S = 60
 STAR = (EXAMPLES / "samples" / "star.png").read_bytes()
 PICTURE = base64.b64encode(STAR).decode()
 CALL: dict[str, Any] = {"model": MODEL, "input": "image", "content": PICTURE, "outputs": ["label", "score"]}
@@ -59,18 +56,7 @@ async def classify(edge: Edge, content: bytes, path: str = f"/v2/models/{MODEL}/
 
 
 async def by_client(edge: Edge, executable: Path, *calls: dict[str, Any], **claims: Any) -> list[Any]:
-    """What NVIDIA's client makes of these calls."""
-    client = await asyncio.create_subprocess_exec(
-        str(executable.parent / "bin" / "python"),
-        *(ROOT / "tests/fakes/triton_client.py", f"127.0.0.1:{edge.port}", edge.issuer.token(**claims)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(CLIENT_TIMEOUT_S):
-        printed, _ = await client.communicate(json.dumps(calls).encode())
-    assert client.returncode == 0
-    answers: list[Any] = json.loads(printed)
-    return answers
+    return await asked_by_client(executable, f"127.0.0.1:{edge.port}", edge.issuer.token(**claims), *calls)
 
 
 async def test_a_picture_is_classified_by_the_models_name(edge: Edge, server: TritonServer) -> None:
