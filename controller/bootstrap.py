@@ -48,8 +48,9 @@ from controller.notifications.service import Notifications
 from controller.replica_sets.reconcile import Reconciler
 from controller.replica_sets.rpc import ReplicaSetServicer
 from controller.replica_sets.service import ReplicaSets
+from controller.sessions.holders import SessionHolders
 from controller.sessions.registry import SessionRegistry
-from controller.sessions.rpc import NodeSessionServicer
+from controller.sessions.rpc import NodeLogServicer, NodeSessionServicer
 from controller.sessions.service import Sessions as NodeSessions
 from controller.settings import Settings
 from controller.system.rpc import SystemServicer
@@ -64,11 +65,15 @@ from mesh.loops import Backoff, Wake, run_loop
 from mesh.names import JOIN_NAME, SESSION_NAME
 from mesh.pki import ensure_authority, issue_service
 from mesh.rpc.authenticator import PeerAuthenticator, TokenAuthenticator
+from mesh.rpc.channel import ClientTls
 from mesh.rpc.server import Listener, ServerTls, serve
 from mesh.sql.database import Database
+from mesh.sql.notices import Notices
 from mesh.telemetry import Telemetry, start_telemetry
 from mesh.tokens import TokenVerifier
 
+# After its connection failed, the hints' loop makes another one so soon.
+NOTICES_AGAIN = timedelta(seconds=1)
 Loop = Callable[[], Awaitable[None]]
 PARALLEL_DOWNLOADS = 2
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
@@ -175,7 +180,8 @@ def _registry(kernel: Kernel) -> None:
 def _fleet(kernel: Kernel) -> None:
     unit_of_work, hints, settings = kernel.unit_of_work, kernel.hints, kernel.settings
     workloads, registry = Workloads(unit_of_work, hints), SessionRegistry()
-    liveness = Liveness(unit_of_work, hints, _rules(settings))
+    liveness = Liveness(unit_of_work, hints, _rules(settings), settings.peer_address)
+    holders = SessionHolders(unit_of_work, registry, settings.peer_address, lambda: _peer_tls(settings))
     failover = Failover(unit_of_work, hints, kernel.clock)
     reconciler = Reconciler(unit_of_work, hints, kernel.clock)
     enrolment = Enrolment(unit_of_work, ensure_authority(settings.pki), _endpoints(settings))
@@ -184,13 +190,17 @@ def _fleet(kernel: Kernel) -> None:
         NodeEnrollmentServicer(enrolment),
         NodeSessionServicer(NodeSessions(liveness, workloads), registry, enrolment, hints, kernel.clock),
         DeploymentServicer(
-            Deployments(unit_of_work, hints), Adapters(unit_of_work, hints), Logs(unit_of_work, registry)
+            Deployments(unit_of_work, hints), Adapters(unit_of_work, hints), Logs(unit_of_work, holders)
         ),
+        NodeLogServicer(registry),
         ReplicaServicer(Replicas(unit_of_work, hints)),
         ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
     ]
     kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock).step, LONGEST_PAUSE)
     kernel.loops += [lambda: _fail_over(failover), lambda: _reconcile(reconciler)]
+    notices = Notices(kernel.database, "aiops_hints", hints.hear)
+    hints.tell_others = notices.say
+    kernel.repeat("hints between controllers", notices.step, NOTICES_AGAIN)
 
 
 def _rules(settings: Settings) -> LivenessRules:
@@ -200,6 +210,12 @@ def _rules(settings: Settings) -> LivenessRules:
         mass_least=settings.mass_least,
         mass_percent=settings.mass_percent,
     )
+
+
+def _peer_tls(settings: Settings) -> ClientTls:
+    """What this controller shows to another one: the certificate that it serves with."""
+    certificate, key = issue_service(settings.pki, "controller", _hosts(settings))
+    return ClientTls(settings.pki / "ca.crt", certificate, key)
 
 
 async def _fail_over(failover: Failover) -> None:
@@ -241,15 +257,20 @@ def _events(kernel: Kernel) -> None:
 
 def _listeners(settings: Settings) -> list[Listener]:
     ensure_authority(settings.pki)
-    hosts = [address.rpartition(":")[0] for address in (settings.mesh_address, settings.join_address)]
-    hosts += [settings.public_mesh_address.rpartition(":")[0]] if settings.public_mesh_address else []
-    hosts += [urlsplit(settings.public_join_url).hostname or ""] if settings.public_join_url else []
-    certificate, key = issue_service(settings.pki, "controller", [*hosts, SESSION_NAME, JOIN_NAME])
+    certificate, key = issue_service(settings.pki, "controller", _hosts(settings))
     return [
         Listener(settings.api_address),
         Listener(settings.mesh_address, ServerTls(certificate, key, authority=settings.pki / "ca.crt")),
         Listener(settings.join_address, ServerTls(certificate, key)),
     ]
+
+
+def _hosts(settings: Settings) -> list[str]:
+    """What the certificate of every controller of this authority is called by."""
+    addresses = [settings.mesh_address, settings.join_address, *settings.public_mesh_address.split(",")]
+    hosts = [address.strip().rpartition(":")[0] for address in addresses if address]
+    hosts += [urlsplit(settings.public_join_url).hostname or ""] if settings.public_join_url else []
+    return [*hosts, SESSION_NAME, JOIN_NAME]
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
-"""Hints inside one controller process that something changed; whoever misses one finds out by polling."""
+"""Hints that something changed, inside one controller and to the others; who misses one finds out by polling."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mesh.loops import Wake
@@ -12,9 +12,13 @@ _SETS = "sets"
 
 
 class Hints:
-    """Who waits for what. A hint is given after the commit, carries nothing, and may be lost."""
+    """Who waits for what. A hint is given after the commit, carries nothing, and may be lost.
+
+    `tell_others` takes each hint as a word that another controller's `hear` understands.
+    """
 
     def __init__(self) -> None:
+        self.tell_others: Callable[[str], None] = lambda _: None
         self._waiting: defaultdict[tuple[str, str], set[Wake]] = defaultdict(set)
 
     def node_changed(self, node_id: str) -> None:
@@ -57,7 +61,16 @@ class Hints:
         with self._watching((_SETS, ""), (_REPLICAS, ""), (_FLEET, "")) as wake:
             yield wake
 
+    def hear(self, word: str) -> None:
+        """A hint of another controller."""
+        name, _, subject = word.partition(" ")
+        self._wake_here((name, subject))
+
     def _wake(self, topic: tuple[str, str]) -> None:
+        self._wake_here(topic)
+        self.tell_others(" ".join(topic))
+
+    def _wake_here(self, topic: tuple[str, str]) -> None:
         for wake in self._waiting.get(topic, ()):
             wake.set()
 

@@ -25,6 +25,8 @@ class Settings:
     api_address: str
     mesh_address: str
     join_address: str
+    # Where other controllers reach this one's mesh listener.
+    peer_address: str
     # What nodes are told to dial; the listening addresses when empty.
     public_mesh_address: str
     public_join_url: str
@@ -56,6 +58,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         pki=Path(environment.get("AIOPS_PKI", str(home / "pki"))),
         api_address=environment.get("AIOPS_CONTROLLER_API", "127.0.0.1:7080"),
         mesh_address=environment.get("AIOPS_CONTROLLER_MESH", "127.0.0.1:7081"),
+        peer_address=environment.get("AIOPS_CONTROLLER_PEER")
+        or environment.get("AIOPS_CONTROLLER_MESH", "127.0.0.1:7081"),
         join_address=environment.get("AIOPS_CONTROLLER_JOIN", "127.0.0.1:7082"),
         public_mesh_address=environment.get("AIOPS_PUBLIC_MESH_ADDRESS", ""),
         public_join_url=environment.get("AIOPS_PUBLIC_JOIN_URL", ""),

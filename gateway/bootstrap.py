@@ -1,8 +1,7 @@
 """Wires the gateway."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Awaitable, Callable
 from datetime import timedelta
 
 import grpc
@@ -27,7 +26,8 @@ from gateway.xds.rpc import DiscoveryServicer
 from gateway.xds.server import serve
 from mesh.clock import SystemClock
 from mesh.loops import run_loop
-from mesh.rpc.channel import ClientTls, open_channel
+from mesh.rpc.addresses import Addresses, follow
+from mesh.rpc.channel import ClientTls
 from mesh.telemetry import start_telemetry
 
 SWEEP = timedelta(seconds=1)
@@ -39,11 +39,8 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
     cache = Cache()
     publisher = _publisher(cache, settings)
     try:
-        async with (
-            serve(settings.xds, DiscoveryServicer(cache, Metrics(telemetry.meter))),
-            _feeds(cache, publisher, settings) as steps,
-        ):
-            await _repeat(steps, stopping)
+        async with serve(settings.xds, DiscoveryServicer(cache, Metrics(telemetry.meter))):
+            await _repeat(_feeds(cache, publisher, settings), stopping)
     finally:
         telemetry.shutdown()
 
@@ -68,42 +65,42 @@ def _open_tunnels(cache: Cache, settings: Settings) -> None:
     cache.put(LISTENERS, {relay.NAME: resource(relay.relay_listener()), doorway.name: resource(doorway)})
 
 
-@asynccontextmanager
-async def _feeds(
+def _feeds(
     cache: Cache, publisher: Publisher, settings: Settings
-) -> AsyncIterator[dict[str, Callable[[], Awaitable[timedelta | None]]]]:
+) -> dict[str, Callable[[], Awaitable[timedelta | None]]]:
     tls = ClientTls(settings.pki / "ca.crt", settings.pki / "gateway.crt", settings.pki / "gateway.key")
-    async with (
-        open_channel(settings.router_mesh, tls) as router,
-        open_channel(settings.controller_mesh, tls) as controller,
-    ):
+    routers, controllers = Addresses(settings.router_mesh), Addresses(settings.controller_mesh)
 
-        async def sweep() -> timedelta | None:
-            return publisher.sweep()
+    async def sweep() -> timedelta | None:
+        return publisher.sweep()
 
-        yield {
-            "routing table": _routing(router, publisher).step,
-            "token trust": _trust(controller, cache).step,
-            "sweep": sweep,
-        }
+    return {
+        "routing table": _routing(routers, tls, publisher).step,
+        "token trust": _trust(controllers, tls, cache).step,
+        "sweep": sweep,
+    }
 
 
-def _routing(router: grpc.aio.Channel, publisher: Publisher) -> Feed[routing_service_pb2.WatchRoutingTableResponse]:
-    stub = routing_service_pb2_grpc.RoutingServiceStub(router)
+def _routing(
+    routers: Addresses, tls: ClientTls, publisher: Publisher
+) -> Feed[routing_service_pb2.WatchRoutingTableResponse]:
+    def watch(router: grpc.aio.Channel) -> AsyncIterable[routing_service_pb2.WatchRoutingTableResponse]:
+        stub = routing_service_pb2_grpc.RoutingServiceStub(router)
+        return stub.WatchRoutingTable(routing_service_pb2.WatchRoutingTableRequest())
+
     return Feed(
         "routing table",
-        lambda: stub.WatchRoutingTable(routing_service_pb2.WatchRoutingTableRequest(), wait_for_ready=True),
+        lambda: follow(routers, tls, watch),
         lambda state: publisher.publish(from_proto(state.table)),
     )
 
 
-def _trust(controller: grpc.aio.Channel, cache: Cache) -> Feed[auth_service_pb2.WatchTokenTrustResponse]:
-    stub = auth_service_pb2_grpc.TokenTrustServiceStub(controller)
-    return Feed(
-        "token trust",
-        lambda: stub.WatchTokenTrust(auth_service_pb2.WatchTokenTrustRequest(), wait_for_ready=True),
-        lambda state: publish_trust(cache, state),
-    )
+def _trust(controllers: Addresses, tls: ClientTls, cache: Cache) -> Feed[auth_service_pb2.WatchTokenTrustResponse]:
+    def watch(controller: grpc.aio.Channel) -> AsyncIterable[auth_service_pb2.WatchTokenTrustResponse]:
+        stub = auth_service_pb2_grpc.TokenTrustServiceStub(controller)
+        return stub.WatchTokenTrust(auth_service_pb2.WatchTokenTrustRequest())
+
+    return Feed("token trust", lambda: follow(controllers, tls, watch), lambda state: publish_trust(cache, state))
 
 
 async def _repeat(steps: dict[str, Callable[[], Awaitable[timedelta | None]]], stopping: asyncio.Event) -> None:

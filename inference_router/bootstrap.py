@@ -10,8 +10,9 @@ from inference_router.routing.store import TableFile
 from inference_router.settings import Settings
 from mesh.clock import SystemClock
 from mesh.loops import run_loop
+from mesh.rpc.addresses import Addresses
 from mesh.rpc.authenticator import PeerAuthenticator
-from mesh.rpc.channel import ClientTls, open_channel
+from mesh.rpc.channel import ClientTls
 from mesh.rpc.server import Listener, ServerTls, serve
 from mesh.telemetry import start_telemetry
 
@@ -27,11 +28,9 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
     authority, certificate, key = (settings.pki / name for name in ("ca.crt", f"{NAME}.crt", f"{NAME}.key"))
     listener = Listener(settings.mesh_address, ServerTls(certificate, key, authority))
     try:
-        async with (
-            open_channel(settings.controller_mesh, ClientTls(authority, certificate, key)) as controller,
-            serve([listener], [RoutingServicer(routing)], PeerAuthenticator(clock), telemetry.rpc),
-        ):
-            feed = ReplicaFeed(controller, routing, clock)
+        async with serve([listener], [RoutingServicer(routing)], PeerAuthenticator(clock), telemetry.rpc):
+            tls = ClientTls(authority, certificate, key)
+            feed = ReplicaFeed(Addresses(settings.controller_mesh), tls, routing, clock)
             feed.observe(telemetry.meter)
             await _follow(feed, stopping)
     finally:

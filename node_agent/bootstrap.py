@@ -14,6 +14,7 @@ from mesh.clock import Clock, SystemClock
 from mesh.errors import DomainError, Kind
 from mesh.failpoints import arm
 from mesh.loops import run_loop
+from mesh.rpc.addresses import Addresses
 from mesh.telemetry import start_telemetry
 from node_agent.cache.blobs import BlobStore
 from node_agent.cache.service import ModelCache
@@ -96,8 +97,8 @@ class Agent:
             self._tunnel_report,
         )
         exchange = Exchange(identity.node_id, self.workloads, self.statuses, self.machine, clock, self._tunnel_report)
-        self.session = SessionClient(target, store, presence, self.workloads, self.machine, exchange, clock)
-        self.renewal = Renewal(store, target, clock)
+        self.session = SessionClient(Addresses(target), store, presence, self.workloads, self.machine, exchange, clock)
+        self.renewal = Renewal(store, Addresses(target), clock)
 
     def _workloads(self, settings: AgentSettings, clock: Clock, patience: Patience) -> Workloads:
         runtime = ProcessRuntime()

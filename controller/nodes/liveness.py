@@ -55,8 +55,10 @@ class LivenessRules:
 class Liveness:
     """The part of a node's state that its agent's session moves. Times are the database's."""
 
-    def __init__(self, unit_of_work: UnitOfWork, hints: Hints, rules: LivenessRules) -> None:
+    def __init__(self, unit_of_work: UnitOfWork, hints: Hints, rules: LivenessRules, holder: str = "") -> None:
+        """`holder` is where other controllers reach this one, which holds the sessions that open here."""
         self._unit_of_work = unit_of_work
+        self._holder = holder
         self._hints = hints
         self.rules = rules
 
@@ -65,7 +67,7 @@ class Liveness:
         async with self._unit_of_work(SYSTEM) as work:
             before = await _kept(work, node_id)
             now = await work.nodes.now()
-            after = before.open_session(greeting, now, now + self.rules.lease)
+            after = before.open_session(greeting, now, now + self.rules.lease, self._holder)
             await work.nodes.save(after)
             first = [NodeRegistered(after, now)] if before.session_epoch == 0 else []
             await work.commit(*first, *_returned(before, after, now))

@@ -301,10 +301,11 @@ class Node:
         status = NodeStatus.OFFLINE if self.status is NodeStatus.OFFLINE else NodeStatus.ONLINE
         return replace(self, in_maintenance=False, status=status, changed_at=now)
 
-    def open_session(self, greeting: Greeting, now: datetime, lease_expires_at: datetime) -> "Node":
+    def open_session(self, greeting: Greeting, now: datetime, lease_expires_at: datetime, holder: str = "") -> "Node":
         """The agent connected: the next epoch begins, and every earlier session is over."""
         return replace(
             self._present(now, lease_expires_at),
+            session_holder=holder,
             session_epoch=self.session_epoch + 1,
             session_started_at=now,
             boot_id=greeting.boot_id,

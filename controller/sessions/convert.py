@@ -152,6 +152,13 @@ def log_page_from_proto(message: pb.LogPage) -> LogPage:
     return LogPage(message.content, message.offset, message.next_offset, message.end, _text(message.error))
 
 
+def log_page_to_proto(page: LogPage) -> pb.LogPage:
+    """A piece of a log, for another controller."""
+    return pb.LogPage(
+        content=page.content, offset=page.offset, next_offset=page.next_offset, end=page.end, error=page.error
+    )
+
+
 def welcome_to_proto(opened: Opened, rules: LivenessRules) -> pb.ConnectResponse:
     """The first answer."""
     return pb.ConnectResponse(

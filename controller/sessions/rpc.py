@@ -5,7 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
 
+from aiops.nodes.v1 import node_log_service_pb2 as log_pb
 from aiops.nodes.v1 import node_session_service_pb2 as pb
+from aiops.nodes.v1.node_log_service_pb2_grpc import NodeLogServiceServicer
 from aiops.nodes.v1.node_session_service_pb2_grpc import NodeSessionServiceServicer
 
 from controller.hints import Hints
@@ -18,6 +20,7 @@ from controller.sessions.convert import (
     heartbeat_ack_to_proto,
     hello_from_proto,
     log_page_from_proto,
+    log_page_to_proto,
     log_request_to_proto,
     reading_from_proto,
     report_from_proto,
@@ -66,6 +69,18 @@ class NodeSessionServicer(NodeSessionServiceServicer):
             expires_at=timestamp(enrolled.certificate.expires_at),
             tunnel_address=enrolled.tunnel_address,
         )
+
+
+class NodeLogServicer(NodeLogServiceServicer):
+    """What other controllers call."""
+
+    def __init__(self, registry: SessionRegistry) -> None:
+        self._registry = registry
+
+    async def ReadNodeLog(self, request: log_pb.ReadNodeLogRequest, context: Context) -> log_pb.ReadNodeLogResponse:
+        node_id = NodeId(request.node_id)
+        page = await self._registry.request_logs(node_id, request.workload_id, request.offset, request.limit_bytes)
+        return log_pb.ReadNodeLogResponse(page=log_page_to_proto(page))
 
 
 class Conversation:

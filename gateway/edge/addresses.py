@@ -13,3 +13,17 @@ def is_name(address: str) -> bool:
     """Whether the host has to be looked up in DNS."""
     host = address.rpartition(":")[0]
     return not address.startswith("unix:") and any(mark.isalpha() for mark in host) and ":" not in host
+
+
+def discovery(addresses: str) -> str:
+    """How Envoy finds the endpoints of addresses that are separated by commas."""
+    return "STRICT_DNS" if any(is_name(each) for each in _split(addresses)) else "STATIC"
+
+
+def endpoints(addresses: str) -> dict[str, object]:
+    """One endpoint for each of the addresses that are separated by commas."""
+    return {"lb_endpoints": [{"endpoint": {"address": envoy_address(each)}} for each in _split(addresses)]}
+
+
+def _split(addresses: str) -> list[str]:
+    return [each.strip() for each in addresses.split(",")]

@@ -9,6 +9,8 @@ from gateway.edge.upstreams import API
 
 # The longest a unary call may take; services have their own, shorter deadlines.
 DEADLINE = "60s"
+# What no controller has taken in goes to another one.
+OTHER_CONTROLLER = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
 # A cluster that does not exist.
 NOWHERE = "nowhere"
 OPEN = {JWT: typed(HTTP + "jwt_authn.v3.PerRouteConfig", disabled=True)}
@@ -60,7 +62,8 @@ def _grpc_route(method: Method) -> dict[str, object]:
     filters = OPEN if method.anyone else {}
     if method.unwraps:
         filters = {**filters, UNWRAP: typed(HTTP + "lua.v3.LuaPerRoute", name=UNWRAP)}
-    return {"match": {"path": method.path}, "route": {"cluster": API, **limits}, "typed_per_filter_config": filters}
+    route = {"cluster": API, **limits, "retry_policy": OTHER_CONTROLLER}
+    return {"match": {"path": method.path}, "route": route, "typed_per_filter_config": filters}
 
 
 def _chat_route() -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from envoy.config.cluster.v3 import cluster_pb2
 
-from gateway.edge.addresses import envoy_address, is_name
+from gateway.edge.addresses import discovery, endpoints
 from gateway.edge.messages import message, typed
 
 API = "controller-api"
@@ -12,27 +12,26 @@ KEEPALIVE = {"interval": "2s", "timeout": "2s"}
 
 
 def grpc_cluster(name: str, address: str) -> dict[str, object]:
-    """A gRPC upstream with keepalive."""
+    """A gRPC upstream with keepalive; `address` may be several, separated by commas."""
     http2 = {
         "connection_keepalive": KEEPALIVE,
         "initial_stream_window_size": 1048576,
         "initial_connection_window_size": 4194304,
     }
     options = typed(PROTOCOL, explicit_http_config={"http2_protocol_options": http2})
-    endpoint = {"lb_endpoints": [{"endpoint": {"address": envoy_address(address)}}]}
     limits = {"max_connections": 1024, "max_pending_requests": 4096, "max_requests": 8192, "max_retries": 64}
     return {
         "name": name,
-        "type": "STRICT_DNS" if is_name(address) else "STATIC",
+        "type": discovery(address),
         "connect_timeout": "2s",
         "dns_lookup_family": "V4_PREFERRED",
         "per_connection_buffer_limit_bytes": 32768,
         "typed_extension_protocol_options": {PROTOCOL: options},
         "circuit_breakers": {"thresholds": [limits]},
-        "load_assignment": {"cluster_name": name, "endpoints": [endpoint]},
+        "load_assignment": {"cluster_name": name, "endpoints": [endpoints(address)]},
     }
 
 
 def api_cluster(address: str) -> cluster_pb2.Cluster:
-    """The controller's API."""
+    """The controllers' API."""
     return message(cluster_pb2.Cluster, grpc_cluster(API, address))

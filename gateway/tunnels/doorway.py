@@ -8,7 +8,7 @@ from pathlib import Path
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.listener.v3 import listener_pb2
 
-from gateway.edge.addresses import envoy_address, is_name
+from gateway.edge.addresses import discovery, endpoints
 from gateway.edge.messages import message, typed
 from mesh.names import JOIN_NAME, NODE_PREFIX, SESSION_NAME, TUNNEL_NAME
 
@@ -92,13 +92,12 @@ def _passing(server_name: str, cluster: str) -> dict[str, object]:
 
 
 def _plain(name: str, address: str) -> dict[str, object]:
-    endpoint = {"lb_endpoints": [{"endpoint": {"address": envoy_address(address)}}]}
     limits = {"max_connections": 16384, "max_pending_requests": 16384}
     return {
         "name": name,
-        "type": "STRICT_DNS" if is_name(address) else "STATIC",
+        "type": discovery(address),
         "connect_timeout": "2s",
         "dns_lookup_family": "V4_PREFERRED",
         "circuit_breakers": {"thresholds": [limits]},
-        "load_assignment": {"cluster_name": name, "endpoints": [endpoint]},
+        "load_assignment": {"cluster_name": name, "endpoints": [endpoints(address)]},
     }

@@ -1,7 +1,8 @@
 """Streams of whole states from other services, followed for good; while one is away, what it said last stays."""
 
 import logging
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Generic, TypeVar
 
@@ -18,7 +19,7 @@ class Feed(Generic[State]):
     """Opens the stream, hands every state on, and opens it again when it ends. `step` is one such round."""
 
     def __init__(
-        self, name: str, open_stream: Callable[[], AsyncIterable[State]], apply: Callable[[State], None]
+        self, name: str, open_stream: Callable[[], AsyncGenerator[State]], apply: Callable[[State], None]
     ) -> None:
         self._name = name
         self._open_stream = open_stream
@@ -28,11 +29,12 @@ class Feed(Generic[State]):
     async def step(self) -> timedelta:
         """Follows one stream to its end; answers how long to wait before the next."""
         try:
-            async for state in self._open_stream():
-                if self._failures:
-                    log.info("the %s is back", self._name)
-                self._failures = 0
-                self._apply(state)
+            async with aclosing(self._open_stream()) as states:
+                async for state in states:
+                    if self._failures:
+                        log.info("the %s is back", self._name)
+                    self._failures = 0
+                    self._apply(state)
         except grpc.aio.AioRpcError as error:
             self._failures += 1
             if self._failures == 1:

@@ -1,7 +1,8 @@
 """Follows the controller's replicas; while it is away the last table stays in force."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
+from contextlib import aclosing
 from datetime import timedelta
 
 import grpc
@@ -13,6 +14,8 @@ from inference_router.routing.convert import replica_from_proto
 from inference_router.routing.service import Routing
 from mesh.clock import Clock
 from mesh.loops import Backoff
+from mesh.rpc.addresses import Addresses, follow
+from mesh.rpc.channel import ClientTls
 
 log = logging.getLogger(__name__)
 RETRY = Backoff(first=timedelta(milliseconds=50), limit=timedelta(seconds=1))
@@ -21,8 +24,8 @@ RETRY = Backoff(first=timedelta(milliseconds=50), limit=timedelta(seconds=1))
 class ReplicaFeed:
     """The stream from the controller, opened again whenever it ends."""
 
-    def __init__(self, channel: grpc.aio.Channel, routing: Routing, clock: Clock) -> None:
-        self._stub = ReplicaServiceStub(channel)
+    def __init__(self, controllers: Addresses, tls: ClientTls, routing: Routing, clock: Clock) -> None:
+        self._controllers, self._tls = controllers, tls
         self._routing = routing
         self._clock = clock
         self._failures = 0
@@ -31,9 +34,10 @@ class ReplicaFeed:
     async def step(self) -> timedelta:
         """Follows one stream to its end; answers how long to wait before the next."""
         try:
-            async for message in self._stub.WatchReplicas(pb.WatchReplicasRequest(), wait_for_ready=True):
-                self._heard()
-                await self._routing.follow([replica_from_proto(each) for each in message.replicas])
+            async with aclosing(follow(self._controllers, self._tls, _replicas)) as messages:
+                async for message in messages:
+                    self._heard()
+                    await self._routing.follow([replica_from_proto(each) for each in message.replicas])
         except grpc.aio.AioRpcError as error:
             self._lost(error.details() or error.code().name)
         else:
@@ -76,3 +80,7 @@ class ReplicaFeed:
 
     def _watchers(self, _: CallbackOptions) -> Iterable[Observation]:
         yield Observation(self._routing.watchers)
+
+
+def _replicas(channel: grpc.aio.Channel) -> AsyncIterable[pb.WatchReplicasResponse]:
+    return ReplicaServiceStub(channel).WatchReplicas(pb.WatchReplicasRequest())

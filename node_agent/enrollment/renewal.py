@@ -10,6 +10,7 @@ from aiops.nodes.v1.node_session_service_pb2_grpc import NodeSessionServiceStub
 
 from mesh.clock import Clock
 from mesh.names import SESSION_NAME
+from mesh.rpc.addresses import Addresses
 from mesh.rpc.channel import called, open_channel
 from node_agent.enrollment.identity import Identity, IdentityStore
 
@@ -22,7 +23,7 @@ _LONGEST_PAUSE = timedelta(minutes=10)
 class Renewal:
     """A loop's step; sessions that open afterwards use the new certificate."""
 
-    def __init__(self, store: IdentityStore, session_address: str, clock: Clock) -> None:
+    def __init__(self, store: IdentityStore, session_address: Addresses, clock: Clock) -> None:
         self._store, self._address, self._clock = store, session_address, clock
 
     async def step(self) -> timedelta | None:
@@ -43,13 +44,14 @@ class Renewal:
             await self._renew(identity, now)
         except grpc.aio.AioRpcError as error:
             log.warning("cannot renew the certificate yet: %s: %s", error.code().name, error.details())
+            self._address.turn()
         return None
 
     async def _renew(self, identity: Identity, now: datetime) -> None:
         from node_agent.enrollment.request import certificate_request
 
         request = pb.RenewCertificateRequest(certificate_request=certificate_request(self._store.key_pem() or b""))
-        async with open_channel(self._address, self._store.tls, options=called(SESSION_NAME)) as channel:
+        async with open_channel(self._address.now, self._store.tls, options=called(SESSION_NAME)) as channel:
             response = await NodeSessionServiceStub(channel).RenewCertificate(request, timeout=_TIMEOUT_S)
         self._store.save(
             replace(

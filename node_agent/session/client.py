@@ -14,6 +14,7 @@ from mesh.clock import Clock
 from mesh.loops import Backoff, run_loop
 from mesh.names import SESSION_NAME
 from mesh.patience import within
+from mesh.rpc.addresses import PATIENCE, Addresses
 from mesh.rpc.channel import called, open_channel
 from mesh.rpc.status import error_from_rpc
 from node_agent.enrollment.identity import IdentityStore
@@ -51,7 +52,7 @@ class SessionClient:
 
     def __init__(
         self,
-        target: str,
+        target: Addresses,
         identity: IdentityStore,
         presence: Presence,
         workloads: Workloads,
@@ -72,9 +73,9 @@ class SessionClient:
 
     async def _step(self) -> timedelta | None:
         """One session; how long to wait before the next."""
-        reason = ""
+        reason, target = "", self._target.now
         try:
-            async with open_channel(self._target, self._identity.tls, options=called(SESSION_NAME)) as channel:
+            async with open_channel(target, self._identity.tls, options=[*called(SESSION_NAME), *PATIENCE]) as channel:
                 await self._hold(NodeSessionServiceStub(channel).Connect())
         except* grpc.aio.AioRpcError as group:
             reason = _describe(group)
@@ -82,7 +83,9 @@ class SessionClient:
             reason = reason or "; ".join(str(each) or "no answer in time" for each in group.exceptions)
         self._failures += _PATIENCE if any(each in reason for each in _PATIENT_REASONS) else 1
         pause = self._backoff.pause(self._failures)
-        log.warning("session with %s ended: %s; next try in %.1f s", self._target, reason, pause.total_seconds())
+        # Each controller has its turn: the one that held the session may be gone for good.
+        self._target.turn()
+        log.warning("session with %s ended: %s; next try in %.1f s", target, reason, pause.total_seconds())
         return pause
 
     async def _hold(self, stream: Stream) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mesh.pki import SpiffeId, ensure_authority, identity_of
+from mesh.rpc.addresses import Addresses
 from node_agent.enrollment.identity import Identity, IdentityStore
 from node_agent.enrollment.renewal import Renewal
 from node_agent.enrollment.request import certificate_request, new_key
@@ -194,5 +195,5 @@ async def test_a_renewal_waits_for_its_time_tries_while_it_can_and_gives_up_afte
     store.save(identity)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         nobody = f"127.0.0.1:{probe.getsockname()[1]}"
-    assert await Renewal(store, nobody, clock).step() == pause
+    assert await Renewal(store, Addresses(nobody), clock).step() == pause
     assert store.load() == identity
