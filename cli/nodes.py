@@ -194,12 +194,10 @@ def join(
     install: Annotated[bool, typer.Option("--install", help="Let systemd run it, now and at each boot.")] = False,
     run: Annotated[bool, typer.Option(help="Run the agent in the foreground.")] = True,
 ) -> None:
-    """Make this machine a node: trade the token for a certificate, then run the agent."""
+    """Make this machine a node: trade the token for a certificate, then run the agent. Joined already, just run it."""
     from cli.programs import become_module
 
     chosen = given or token
-    if not chosen:
-        raise CliError("no token", Exit.USAGE, next_step="make one on the platform: `aiops nodes join-token NAME`")
     where = ["--controller", controller] if controller else []
     how = ["--install"] if install else ["--run"] if run else []
     become_module("node_agent", "join", "--token", chosen, *where, *how)

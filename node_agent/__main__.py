@@ -43,6 +43,9 @@ def _join(settings: AgentSettings, controller: str, token: str) -> None:
     from node_agent.enrollment.join import join  # cryptography is not needed to run
 
     store = IdentityStore(settings.home)
+    if not token:
+        store.load()  # a machine that has joined needs none
+        return
     identity, new = asyncio.run(join(store, controller, token, SystemClock()))
     said = "joined as" if new else "this machine has joined already, as"
     sys.stderr.write(f"{said} node {identity.node_id}; sessions go to {identity.session_address}\n")

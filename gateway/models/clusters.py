@@ -1,6 +1,7 @@
 """Clusters and endpoints of models. A cluster stays as it is while replicas come and go; its endpoints change."""
 
 import ipaddress
+import logging
 from datetime import timedelta
 
 from envoy.config.cluster.v3 import cluster_pb2
@@ -12,6 +13,7 @@ from gateway.edge.upstreams import KEEPALIVE, PROTOCOL
 from gateway.models.table import ModelRoute, Target
 from gateway.tunnels import relay
 
+log = logging.getLogger(__name__)
 SUBSET = "envoy.lb"
 INSTANCE = "instance"
 # Engines close idle connections after five seconds; whoever reuses one in that moment loses its request.
@@ -39,7 +41,7 @@ def model_endpoints(route: ModelRoute) -> endpoint_pb2.ClusterLoadAssignment:
     """The model's replicas."""
     assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=route.cluster)
     locality = assignment.endpoints.add()
-    for target in route.targets:
+    for target in _reachable(route):
         locality.lb_endpoints.append(_endpoint(target))
     return assignment
 
@@ -62,8 +64,23 @@ def _endpoint(target: Target) -> endpoint_components_pb2.LbEndpoint:
     return built
 
 
+def _reachable(route: ModelRoute) -> list[Target]:
+    """Envoy looks up names for clusters that have nothing else: beside tunnels only addresses can be dialled."""
+    tunnels = any(target.tunnel for target in route.targets)
+    kept = [target for target in route.targets if not tunnels or target.tunnel or _is_ip(target.address)]
+    for target in set(route.targets) - set(kept):
+        log.error(
+            "instance %s of %s gets no requests: its node is reached by the name %s and others of the model through "
+            "tunnels; set AIOPS_NODE_ADDRESS there to an IP address, or AIOPS_NODE_TUNNEL=on",
+            target.instance_id,
+            route.model,
+            target.address,
+        )
+    return kept
+
+
 def _needs_dns(route: ModelRoute) -> bool:
-    return not all(target.tunnel or _is_ip(target.address) for target in route.targets)
+    return not all(target.tunnel or _is_ip(target.address) for target in _reachable(route))
 
 
 def _is_ip(address: str) -> bool:
