@@ -83,7 +83,7 @@ async def test_an_impostor_that_the_token_does_not_vouch_for_gets_no_secret(
     assert controller.joins == 1  # the one of the agent's own fixture
 
 
-@pytest.mark.parametrize("token", ["", "nonsense", base64.urlsafe_b64encode(b'{"secret": "x"}').decode()])
+@pytest.mark.parametrize("token", ["nonsense", base64.urlsafe_b64encode(b'{"secret": "x"}').decode()])
 async def test_what_is_no_token_is_said_to_be_none(fresh: AgentProcess, controller: FakeController, token: str) -> None:
     code, output = await fresh.run("join", "--controller", controller.join_url, "--token", token)
     assert (code != 0, "no join token" in output) == (True, True)
@@ -130,6 +130,13 @@ async def test_a_token_alone_is_enough_and_one_that_ran_out_is_not_even_tried(
     assert controller.joins == joins
     code, output = await fresh.run("join", token_made(controller, timedelta()))
     assert (code, "joined as node node-1" in output) == (0, True)
+
+
+async def test_a_machine_that_has_joined_needs_no_token(fresh: AgentProcess, controller: FakeController) -> None:
+    code, output = await fresh.run("join")
+    assert (code != 0, "aiops nodes join-token NAME" in output) == (True, True)
+    await fresh.run("join", token_made(controller, timedelta()))
+    assert (await fresh.run("join"))[0] == 0
 
 
 async def test_joining_goes_on_to_run_the_agent(fresh: AgentProcess, controller: FakeController) -> None:
