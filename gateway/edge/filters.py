@@ -20,6 +20,7 @@ MODEL_NAME = "aiops.model_name"
 MODEL_KEY = "aiops.model_key"
 GRPC_MODEL = "aiops.grpc_model"
 GRPC_MODEL_KEY = "aiops.grpc_model_key"
+TRANSCRIPTION = "aiops.transcription"
 REFUSALS = "aiops.refusals"
 FIELDS = "aiops.fields"
 UNWRAP = "aiops.unwrap"
@@ -51,6 +52,7 @@ def chain() -> list[dict[str, object]]:
         _optional(MODEL_KEY, _model_key()),
         _optional(GRPC_MODEL, extraction()),
         _optional(GRPC_MODEL_KEY, typed(HTTP + "lua.v3.Lua", default_source_code=_source("grpc_model.lua"))),
+        _optional(TRANSCRIPTION, typed(HTTP + "lua.v3.Lua", default_source_code=_source("transcription.lua"))),
         _optional(REFUSALS, typed(HTTP + "lua.v3.Lua", source_codes={REFUSALS: _source("refusals.lua")})),
         _optional(
             FIELDS,

@@ -12,7 +12,7 @@ from envoy.type.matcher.v3 import http_inputs_pb2
 from xds.core.v3 import extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, string_pb2
 
-from gateway.edge.filters import CHAT, INVALID, MISSING, REFUSALS, enabled
+from gateway.edge.filters import CHAT, INVALID, MISSING, REFUSALS, TRANSCRIPTION, enabled
 from gateway.edge.messages import message, packed
 from gateway.edge.routes import entry
 from gateway.models.answers import invalid_body, model_list, unknown_model
@@ -28,6 +28,8 @@ from gateway.models.open_inference import (
 
 ENDPOINTS = "^/v1/(chat/completions|completions|embeddings|responses)$"
 BODY_LIMIT = 16 * 1024 * 1024
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+RECORDING_LIMIT = 26 * 1024 * 1024
 ORG, MODEL, KEY = "x-aiops-org", "x-aiops-model", "x-aiops-route"
 NO_MODEL = "the body names no model; send a JSON object with a 'model'"
 NOT_JSON = "the body is no JSON object with a 'model' that is a string"
@@ -129,7 +131,8 @@ def _by_grpc_model() -> matcher_pb2.Matcher:
 def _entry() -> list[route_components_pb2.Route]:
     post = {"name": ":method", "string_match": {"exact": "POST"}}
     read = entry({"safe_regex": {"regex": ENDPOINTS}, "headers": [post]}, enabled(CHAT), BODY_LIMIT)
-    return [message(Route, read), message(Route, entry({"prefix": "/"}, {}, BODY_LIMIT))]
+    heard = entry({"path": TRANSCRIPTIONS, "headers": [post]}, enabled([TRANSCRIPTION]), RECORDING_LIMIT)
+    return [message(Route, route) for route in (read, heard, entry({"prefix": "/"}, {}, BODY_LIMIT))]
 
 
 def _by_org(otherwise: Sequence[route_components_pb2.Route]) -> matcher_pb2.Matcher:

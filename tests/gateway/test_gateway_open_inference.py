@@ -9,13 +9,24 @@ import httpx
 import pytest
 import pytest_asyncio
 from aiops.routing.v1 import routing_service_pb2 as routing
+from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
 from tests.fixtures.edge import ORG, OTHER_ORG, Edge
 from tests.fixtures.engines import ENGINE_TIMEOUT_S
-from tests.fixtures.triton import CLASSIFIER, EXAMPLES, TritonServer, asked_by_client, binary_infer, outputs_of, serving
+from tests.fixtures.triton import (
+    CLASSIFIER,
+    EXAMPLES,
+    RECOGNISER,
+    TritonServer,
+    asked_by_client,
+    binary_infer,
+    outputs_of,
+    serving,
+)
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(ENGINE_TIMEOUT_S)]
-MODEL = "shapes"
+MODEL, SPEECH = "shapes", "digits"
+RECORDING = EXAMPLES / "samples" / "three-one-four.wav"
 STAR = (EXAMPLES / "samples" / "star.png").read_bytes()
 PICTURE = base64.b64encode(STAR).decode()
 CALL: dict[str, Any] = {"model": MODEL, "input": "image", "content": PICTURE, "outputs": ["label", "score"]}
@@ -35,12 +46,16 @@ def route(server: TritonServer, instance: str = "one", **fields: Any) -> routing
 async def server(
     edge: Edge, triton_executable: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[TritonServer]:
-    """The classifier as `shapes`, led to by the edge."""
-    with serving(triton_executable, CLASSIFIER, tmp_path_factory.mktemp("run"), MODEL) as running:
-        await edge.route(route(running))
+    """The classifier as `shapes`, led to by the edge, and the speech model as `digits`."""
+    with (
+        serving(triton_executable, CLASSIFIER, tmp_path_factory.mktemp("run"), MODEL) as running,
+        serving(triton_executable, RECOGNISER, tmp_path_factory.mktemp("run"), SPEECH) as hearing,
+    ):
+        await edge.route(route(running), route(hearing, "two", model=SPEECH))
 
         async def led_to() -> bool:
-            return (await get(edge, f"/v2/models/{MODEL}/ready")).status_code == 200
+            answers = [await get(edge, f"/v2/models/{model}/ready") for model in (MODEL, SPEECH)]
+            return all(answer.status_code == 200 for answer in answers)
 
         await edge.until(led_to)
         yield running
@@ -138,7 +153,7 @@ async def test_another_organisation_has_no_such_model(edge: Edge, server: Triton
 async def test_an_unknown_model_is_not_found_and_the_answer_says_which_exist(edge: Edge, server: TritonServer) -> None:
     answer = await get(edge, "/v2/models/huge/ready")
     assert answer.status_code == 404
-    assert answer.json()["error"].endswith("deployed are: shapes")
+    assert answer.json()["error"].endswith("deployed are: digits, shapes")
     assert (await get(edge, f"/v2/models/{MODEL}x/ready")).status_code == 404
 
 
@@ -146,6 +161,55 @@ async def test_a_chat_with_such_a_model_says_which_protocol_it_speaks(edge: Edge
     answer = await edge.chat(MODEL)
     assert answer.status_code == 404
     assert f"POST /v2/models/{MODEL}/infer" in answer.json()["error"]["message"]
+
+
+async def test_a_recording_is_transcribed_by_openais_client(edge: Edge, server: TritonServer) -> None:
+    key = edge.issuer.token()
+    async with AsyncOpenAI(base_url=f"{edge.url}/v1", api_key=key, max_retries=0) as client:
+        heard = await client.audio.transcriptions.create(model=SPEECH, file=RECORDING)
+        assert heard.text == "three one four"
+        plain = await client.audio.transcriptions.create(model=SPEECH, file=RECORDING, response_format="text")
+        assert str(plain).strip() == "three one four"
+        with pytest.raises(NotFoundError, match="deployed are: digits, shapes"):
+            await client.audio.transcriptions.create(model="huge", file=RECORDING)
+        with pytest.raises(BadRequestError, match="for model 'shapes'"):
+            await client.audio.transcriptions.create(model=MODEL, file=RECORDING)
+        with pytest.raises(BadRequestError, match="would ignore 'prompt'"):
+            await client.audio.transcriptions.create(model=SPEECH, file=RECORDING, prompt="digits")
+        with pytest.raises(BadRequestError, match="no WAV file"):
+            await client.audio.transcriptions.create(model=SPEECH, file=("star.wav", STAR))
+
+
+FORM = "multipart/form-data; boundary=x"
+ONLY_MODEL = b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\ndigits\r\n--x--'
+ONLY_FILE = b'--x\r\ncontent-disposition: form-data; name="file"\r\n\r\nRIFF\r\n--x--'
+
+
+@pytest.mark.parametrize(
+    ("content_type", "content"),
+    [
+        ("application/json", b"{}"),
+        ("multipart/form-data", b""),
+        (FORM, b"--x\r\n"),
+        (FORM, b"--x--\r\n"),
+        (FORM, ONLY_MODEL),
+        (FORM, ONLY_FILE),
+    ],
+)
+async def test_a_form_that_is_none_is_refused_in_openais_words(
+    edge: Edge, server: TritonServer, content_type: str, content: bytes
+) -> None:
+    headers = edge.bearer() | {"content-type": content_type}
+    answer = await edge.client.post("/v1/audio/transcriptions", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "invalid_body"
+
+
+async def test_another_organisations_speech_model_does_not_exist(edge: Edge, server: TritonServer) -> None:
+    async with AsyncOpenAI(base_url=f"{edge.url}/v1", api_key=edge.issuer.token(org=OTHER_ORG)) as client:
+        with pytest.raises(NotFoundError):
+            await client.audio.transcriptions.create(model=SPEECH, file=RECORDING)
+    assert (await edge.client.post("/v1/audio/transcriptions", data={"model": SPEECH})).status_code == 401
 
 
 async def test_nvidias_client_is_served_over_http_and_grpc(
@@ -169,7 +233,7 @@ async def test_a_grpc_call_that_controls_the_server_or_names_no_model_of_the_cal
         edge, triton_executable, {**call, "do": "unload"}, {**call, "do": "infer", "model": "huge"}
     )
     assert unloaded["error"].startswith("[StatusCode.UNIMPLEMENTED] this path of the engine is not for clients")
-    assert "deployed are: shapes" in unknown["error"]
+    assert "deployed are: digits, shapes" in unknown["error"]
     (foreign,) = await by_client(edge, triton_executable, {**call, "do": "infer"}, org=OTHER_ORG)
     assert "error" in foreign
     assert (await get(edge, f"/v2/models/{MODEL}/ready")).status_code == 200
