@@ -19,6 +19,7 @@ from controller.deployments.replicas import Replicas
 from controller.deployments.rpc import DeploymentServicer, ReplicaServicer
 from controller.deployments.service import Deployments
 from controller.deployments.workloads import Workloads
+from controller.distribution.service import Distribution
 from controller.encodings import EVENTS
 from controller.hints import Hints
 from controller.iam.api_keys import ApiKeys
@@ -188,7 +189,9 @@ def _fleet(kernel: Kernel) -> None:
     kernel.servicers += [
         NodeServicer(Nodes(unit_of_work, enrolment, workloads, hints)),
         NodeEnrollmentServicer(enrolment),
-        NodeSessionServicer(NodeSessions(liveness, workloads), registry, enrolment, hints, kernel.clock),
+        NodeSessionServicer(
+            NodeSessions(liveness, workloads, Distribution(unit_of_work)), registry, enrolment, hints, kernel.clock
+        ),
         DeploymentServicer(
             Deployments(unit_of_work, hints), Adapters(unit_of_work, hints), Logs(unit_of_work, holders)
         ),

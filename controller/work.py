@@ -8,9 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.deployments.fleet import FleetView
 from controller.deployments.store import SqlDeploymentStore
+from controller.distribution.store import SqlPeerStore
 from controller.events import Encodings, envelopes
 from controller.iam.session_store import SqlLoginFailureStore, SqlSessionStore, SqlTokenTrustStore
 from controller.iam.store import SqlApiKeyStore, SqlOrganizationStore, SqlUserStore
+from controller.models.chunk_store import SqlChunkStore
 from controller.models.download_store import SqlDownloadStore
 from controller.models.store import SqlModelStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
@@ -82,6 +84,14 @@ class Work:
     @cached_property
     def downloads(self) -> SqlDownloadStore:
         return SqlDownloadStore(self._connection)
+
+    @cached_property
+    def chunks(self) -> SqlChunkStore:
+        return SqlChunkStore(self._connection)
+
+    @cached_property
+    def peers(self) -> SqlPeerStore:
+        return SqlPeerStore(self._connection)
 
     @cached_property
     def deployments(self) -> SqlDeploymentStore:

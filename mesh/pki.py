@@ -85,9 +85,11 @@ class Authority:
     def pem(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
-    def issue_from_request(self, request_der: bytes, identity: SpiffeId, lifetime: timedelta) -> IssuedCertificate:
+    def issue_from_request(
+        self, request_der: bytes, identity: SpiffeId, lifetime: timedelta, hosts: Sequence[str] = ()
+    ) -> IssuedCertificate:
         """Sign the request's key for `identity`; whatever subject or extensions the request carries are ignored."""
-        return self.issue(_requested_key(request_der), identity, lifetime, ())
+        return self.issue(_requested_key(request_der), identity, lifetime, hosts)
 
     def issue(
         self, key: ec.EllipticCurvePublicKey, identity: SpiffeId, lifetime: timedelta, hosts: Sequence[str]

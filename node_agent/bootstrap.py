@@ -4,8 +4,8 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,9 +15,10 @@ from mesh.errors import DomainError, Kind
 from mesh.failpoints import arm
 from mesh.loops import run_loop
 from mesh.rpc.addresses import Addresses
-from mesh.telemetry import start_telemetry
+from mesh.telemetry import Telemetry, start_telemetry
 from node_agent.cache.blobs import BlobStore
 from node_agent.cache.service import ModelCache
+from node_agent.cache.swarm import ALONE
 from node_agent.engines.vllm_live import VllmAdapters
 from node_agent.enrollment.identity import Identity, IdentityStore
 from node_agent.enrollment.renewal import Renewal
@@ -25,6 +26,8 @@ from node_agent.gauges import show
 from node_agent.inventory.machine import Machine
 from node_agent.inventory.nvml import Nvml
 from node_agent.journal.journal import Journal
+from node_agent.peers.neighbours import Neighbours, Peer
+from node_agent.peers.server import PeerServer, address_towards
 from node_agent.runtime.ports import bind_host
 from node_agent.runtime.process import ProcessRuntime, boot_id
 from node_agent.session.client import Presence, SessionClient
@@ -86,6 +89,11 @@ class Agent:
         self.engines = InstalledEngines(
             settings.transformers, settings.vllm, settings.environment, settings.engine_wait, settings.triton
         )
+        own = settings.address or address_towards(target)
+        self.peers = PeerServer(own, settings.peer_port, store.tls, clock, enabled=settings.peers)
+        self._neighbours = Neighbours(identity.node_id, self._ask_peers, self.peers.start, store.tls)
+        self._blobs = BlobStore(settings.home / "cache", settings.cache_mb * _MIB)
+        self.cache = ModelCache(self._blobs, self._neighbours if settings.peers else ALONE, clock)
         self.workloads = self._workloads(settings, clock, patience or _patience(settings))
         presence = Presence(
             identity.node_id,
@@ -95,20 +103,24 @@ class Agent:
             (ProcessRuntime.name,),
             self.engines.names(),
             self._tunnel_report,
+            self._offered_at,
         )
-        exchange = Exchange(identity.node_id, self.workloads, self.statuses, self.machine, clock, self._tunnel_report)
-        self.session = SessionClient(Addresses(target), store, presence, self.workloads, self.machine, exchange, clock)
+        self._exchange = Exchange(
+            identity.node_id, self.workloads, self.statuses, self.machine, clock, self._tunnel_report
+        )
+        self.session = SessionClient(
+            Addresses(target), store, presence, self.workloads, self.machine, self._exchange, clock
+        )
         self.renewal = Renewal(store, Addresses(target), clock)
 
     def _workloads(self, settings: AgentSettings, clock: Clock, patience: Patience) -> Workloads:
         runtime = ProcessRuntime()
-        cache = ModelCache(BlobStore(settings.home / "cache", settings.cache_mb * _MIB))
         owner = f"{settings.home}#"
         address = DEFAULT_ADDRESS if self.tunnel else settings.address
         site = Site(settings.home / "runs", bind_host(address or DEFAULT_ADDRESS), owner)
-        launcher = Launcher(site, cache, self.engines, runtime, self.machine, clock)
+        launcher = Launcher(site, self.cache, self.engines, runtime, self.machine, clock)
         journal = Journal(settings.home / "journal.json")
-        adapters = AdapterKeeper(cache, {"vllm": VllmAdapters()})
+        adapters = AdapterKeeper(self.cache, {"vllm": VllmAdapters()})
         return Workloads(launcher, runtime, journal, self._tell, owner, patience, adapters)
 
     def _tunnel(self, settings: AgentSettings, identity: Identity, clock: Clock) -> Tunnel | None:
@@ -133,13 +145,17 @@ class Agent:
             self.tunnel.wake.set()
         self.statuses.put(status)
 
-    async def run(self, stopping: asyncio.Event) -> None:
+    async def run(self, stopping: asyncio.Event, telemetry: Telemetry) -> None:
         """Until told to stop: the session first, so that nobody takes the stopping of workloads for a wish."""
         log.info("%s is node %s", self._name, self._node_id)
         self.workloads.adopt()
         if self.tunnel:
             self.tunnel.adopt()
-        async with asyncio.TaskGroup() as group:
+        async with (
+            self.peers.offering(self.cache, telemetry),
+            aclosing(self._neighbours),
+            asyncio.TaskGroup() as group,
+        ):
             driving = group.create_task(self.workloads.run())
             talking = group.create_task(self.session.run())
             renewing = group.create_task(run_loop("certificate", self.renewal.step, interval=timedelta(minutes=1)))
@@ -156,6 +172,13 @@ class Agent:
             if self.tunnel:
                 await self.tunnel.stop()
 
+    async def _offered_at(self) -> str:
+        """Where this node offers files, once it has some."""
+        return self.peers.address if self._blobs.is_empty() else await self.peers.start()
+
+    async def _ask_peers(self, model_id: str, peer_address: str) -> Sequence[Peer]:
+        return await self._exchange.peers(model_id, peer_address)
+
 
 async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
     """Runs the agent of a joined node. Raises NotJoinedError."""
@@ -163,8 +186,8 @@ async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
     agent = Agent(settings, IdentityStore(settings.home).load(), SystemClock())
     telemetry = start_telemetry("node_agent", settings.observability)
     try:
-        show(telemetry.meter, agent.session, agent.workloads, agent.statuses)
-        await agent.run(stopping)
+        show(telemetry.meter, agent.session, agent.workloads, agent.statuses, agent.cache)
+        await agent.run(stopping, telemetry)
     finally:
         telemetry.shutdown()
 

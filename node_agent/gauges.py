@@ -5,12 +5,13 @@ from collections.abc import Iterable
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
+from node_agent.cache.service import ModelCache
 from node_agent.session.client import SessionClient
 from node_agent.session.statuses import StatusQueue
 from node_agent.workloads.service import Workloads
 
 
-def show(meter: Meter, session: SessionClient, workloads: Workloads, statuses: StatusQueue) -> None:
+def show(meter: Meter, session: SessionClient, workloads: Workloads, statuses: StatusQueue, cache: ModelCache) -> None:
     """Registers the gauges."""
 
     def open_sessions(_: CallbackOptions) -> Iterable[Observation]:
@@ -23,6 +24,11 @@ def show(meter: Meter, session: SessionClient, workloads: Workloads, statuses: S
     def waiting(_: CallbackOptions) -> Iterable[Observation]:
         yield Observation(len(statuses))
 
+    def fetched(_: CallbackOptions) -> Iterable[Observation]:
+        yield Observation(cache.tally.from_storage, {"source": "storage"})
+        yield Observation(cache.tally.from_neighbours, {"source": "nodes"})
+
+    meter.create_observable_counter("aiops.node.model.fetched", [fetched], unit="By", description="Chunks of models.")
     meter.create_observable_gauge("aiops.node.session.open", [open_sessions], description="1 while connected.")
     meter.create_observable_gauge("aiops.node.workloads", [present], description="Workloads by state.")
     meter.create_observable_gauge("aiops.node.statuses.waiting", [waiting], description="Statuses not acknowledged.")

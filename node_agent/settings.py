@@ -29,6 +29,8 @@ class AgentSettings:
     vllm: Path | None = None
     triton: Path | None = None
     cache_mb: int = 0
+    peers: bool = True
+    peer_port: int = 0
     restart_limit: int = 5
     start_limit: timedelta = timedelta(hours=1)
     stop_grace: timedelta = timedelta(seconds=10)
@@ -61,6 +63,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
         vllm=Path(vllm).absolute() if vllm else None,
         triton=Path(triton).absolute() if triton else None,
         cache_mb=whole(environment, "AIOPS_NODE_CACHE_MB", 0),
+        peers=environment.get("AIOPS_NODE_PEERS", "1") not in {"0", "false", "no"},
+        peer_port=whole(environment, "AIOPS_NODE_PEER_PORT", 0),
         restart_limit=whole(environment, "AIOPS_NODE_RESTART_LIMIT", 5),
         start_limit=timedelta(seconds=whole(environment, "AIOPS_NODE_START_LIMIT_S", 3600)),
         stop_grace=timedelta(seconds=whole(environment, "AIOPS_NODE_STOP_GRACE_S", 10)),

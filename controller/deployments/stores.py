@@ -9,6 +9,7 @@ from controller.deployments.fleet import FleetView
 from controller.deployments.holding import Holding
 from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus, Replica
 from controller.models.model import Model, ModelFile, ModelId
+from controller.models.service import ChunkStore
 from controller.nodes.model import Container, Node, NodeId
 from controller.placement.model import Peak, PeakKey
 from mesh.identity import Caller, OrgId
@@ -61,6 +62,8 @@ class Work(Protocol):
     def deployments(self) -> DeploymentStore: ...
     @property
     def models(self) -> Registry: ...
+    @property
+    def chunks(self) -> ChunkStore: ...
     @property
     def nodes(self) -> Nodes: ...
     @property

@@ -36,11 +36,16 @@ class HealthStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ArtifactFile:
-    """One file of a model. `path` is relative, with forward slashes; `sha256` in hex."""
+    """One file of a model. `path` is relative, with forward slashes; `sha256` in hex.
+
+    `chunk_sha256s` are 32 bytes for each chunk of `chunk_bytes`; without chunks it is fetched as one.
+    """
 
     path: str
     size_bytes: int
     sha256: str
+    chunk_bytes: int = 0
+    chunk_sha256s: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

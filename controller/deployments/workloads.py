@@ -16,7 +16,7 @@ from controller.deployments.workload import (
     WorkloadReport,
 )
 from controller.hints import Hints
-from controller.models.model import Model, ModelFile, ModelId, ModelNotFoundError
+from controller.models.model import Chunks, Model, ModelFile, ModelId, ModelNotFoundError
 from controller.nodes.model import NodeId, SessionSupersededError
 from mesh.failpoints import failpoint
 from mesh.identity import SYSTEM, Caller
@@ -112,9 +112,17 @@ class Workloads:
 async def _workloads(work: Work, deployments: Sequence[Deployment]) -> tuple[DesiredWorkload, ...]:
     running = {each.model_id for each in deployments if each.goal is Goal.RUN}
     running |= {adapter.model_id for each in deployments if each.goal is Goal.RUN for adapter in each.adapters}
-    files = await work.models.all_files(running) if running else {}
+    stored = await work.models.all_files(running) if running else {}
+    chunks = await work.chunks.of({file.sha256 for files in stored.values() for file in files})
+    files = {model_id: [_file(file, chunks.get(file.sha256)) for file in found] for model_id, found in stored.items()}
     folders = {model_id: await _folder(work, model_id) for model_id in running}
     return tuple(_workload(each, files, folders) for each in deployments)
+
+
+def _file(file: ModelFile, chunks: Chunks | None) -> ArtifactFile:
+    if chunks is None:
+        return ArtifactFile(file.path, file.size_bytes, file.sha256)
+    return ArtifactFile(file.path, file.size_bytes, file.sha256, chunks.size_bytes, chunks.sha256s)
 
 
 async def _folder(work: Work, model_id: ModelId) -> str:
@@ -127,7 +135,7 @@ async def _folder(work: Work, model_id: ModelId) -> str:
 
 
 def _workload(
-    deployment: Deployment, files: Mapping[ModelId, Sequence[ModelFile]], folders: Mapping[ModelId, str]
+    deployment: Deployment, files: Mapping[ModelId, Sequence[ArtifactFile]], folders: Mapping[ModelId, str]
 ) -> DesiredWorkload:
     artifact = files.get(deployment.model_id, ()) if deployment.goal is Goal.RUN else ()
     return DesiredWorkload(
@@ -143,7 +151,7 @@ def _workload(
         job_id=deployment.deployment_id,
         request_id=deployment.request_id,
         artifact_url=folders.get(deployment.model_id, "") if deployment.goal is Goal.RUN else "",
-        files=_files(artifact),
+        files=tuple(artifact),
         port=deployment.requested_port,
         gpu_devices=deployment.gpu_devices,
         memory_limit_mb=deployment.memory_limit_mb,
@@ -154,12 +162,8 @@ def _workload(
         drain_seconds=int(DRAIN.total_seconds()) if deployment.goal is Goal.END else 0,
         options=deployment.engine_options,
         adapters=tuple(
-            DesiredAdapter(each.name, folders[each.model_id], _files(files.get(each.model_id, ())))
+            DesiredAdapter(each.name, folders[each.model_id], tuple(files.get(each.model_id, ())))
             for each in deployment.adapters
             if each.model_id in folders
         ),
     )
-
-
-def _files(files: Sequence[ModelFile]) -> tuple[ArtifactFile, ...]:
-    return tuple(ArtifactFile(file.path, file.size_bytes, file.sha256) for file in files)

@@ -138,6 +138,14 @@ class ModelFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunks:
+    """The parts of a stored file: each `size_bytes` long but the last, their sha256 in order, 32 bytes each."""
+
+    size_bytes: int
+    sha256s: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """What a decoder's memory depends on, as its config.json says; `dtype` like "bfloat16", empty when not said.
 

@@ -5,7 +5,6 @@ that is shutting down.
 """
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,6 +16,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from controller.models.hashing import Digests, Hashing
 from controller.models.model import MIB, StorageUnavailableError
 
 Result = TypeVar("Result")
@@ -34,8 +34,8 @@ class Sink(Protocol):
         """Adds bytes."""
         ...
 
-    async def close(self) -> str:
-        """Completes the object and answers the sha256 of its bytes in hex."""
+    async def close(self) -> Digests:
+        """Completes the object and answers what its bytes are."""
         ...
 
 
@@ -52,7 +52,7 @@ class ObstoreObjects:
 
     def create(self, path: str, size_bytes: int) -> "ObstoreSink":
         """An object to be written; memory is bounded by two parts of it."""
-        return ObstoreSink(self._store, path, max(SMALLEST_PART, size_bytes // _MOST_PARTS))
+        return ObstoreSink(self._store, path, max(SMALLEST_PART, size_bytes // _MOST_PARTS), Hashing(size_bytes))
 
     async def remove(self, folder: str) -> None:
         """Removes a folder with everything in it; what is gone already is no error."""
@@ -86,20 +86,20 @@ class ObstoreObjects:
 class ObstoreSink:
     """Writes one object and hashes its bytes on the way, in threads."""
 
-    def __init__(self, store: ObjectStore, path: str, part_size: int) -> None:
+    def __init__(self, store: ObjectStore, path: str, part_size: int, hashing: Hashing) -> None:
         self._path = path
-        self._hash = hashlib.sha256()
+        self._hashing = hashing
         self._file = obstore.open_writer(store, path, buffer_size=part_size, max_concurrency=1)
 
     async def write(self, content: bytes) -> None:
         await _in_thread(f"write {self._path}", lambda: self._write(content))
 
-    async def close(self) -> str:
+    async def close(self) -> Digests:
         await _in_thread(f"complete {self._path}", self._file.close)
-        return self._hash.hexdigest()
+        return self._hashing.digests()
 
     def _write(self, content: bytes) -> None:
-        self._hash.update(content)
+        self._hashing.update(content)
         self._file.write(content)
 
 

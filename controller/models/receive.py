@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from controller.models.architecture import read_config
+from controller.models.hashing import Digests
 from controller.models.manifest import CONFIG, INDEX, is_safetensors, is_weights, missing_shards
-from controller.models.model import ChecksumMismatchError, ModelFile, NotAModelError, Upload, UploadIncompleteError
+from controller.models.model import (
+    ChecksumMismatchError,
+    Chunks,
+    ModelFile,
+    NotAModelError,
+    Upload,
+    UploadIncompleteError,
+)
 from controller.models.onnx import GraphReader, check_graph, is_read
 from controller.models.safetensors import SafetensorsReader, Tensors
 from mesh.onnx.graph import Graph
@@ -21,7 +29,7 @@ LONGEST_SILENCE_S = 60.0
 
 class Sink(Protocol):
     async def write(self, content: bytes) -> None: ...
-    async def close(self) -> str: ...
+    async def close(self) -> Digests: ...
 
 
 class Objects(Protocol):
@@ -30,9 +38,13 @@ class Objects(Protocol):
 
 @dataclass(slots=True)
 class Contents:
-    """What was found in the files on their way: the tensors of each weight file, and the documents that were read."""
+    """What was found in the files on their way: the tensors of each weight file, and the documents that were read.
+
+    `chunks` are those of each file, by the file's sha256.
+    """
 
     tensors: dict[str, Tensors] = field(default_factory=dict)
+    chunks: dict[str, Chunks] = field(default_factory=dict)
     documents: dict[str, bytes] = field(default_factory=dict)
     graph: Graph | None = None
 
@@ -90,9 +102,10 @@ async def _store(file: ModelFile, source: "_Bytes", sink: Sink, contents: Conten
             await sink.write(piece)
     finally:
         # Also what failed is completed, so that the storage keeps no parts of it that nobody can list and remove.
-        digest = await sink.close()
-    if digest != file.sha256:
-        raise ChecksumMismatchError(file.path, file.sha256, digest)
+        stored = await sink.close()
+    if stored.sha256 != file.sha256:
+        raise ChecksumMismatchError(file.path, file.sha256, stored.sha256)
+    contents.chunks[file.sha256] = stored.chunks
     if document is not None:
         contents.documents[file.path] = bytes(document)
     if reader is not None:

@@ -1,7 +1,7 @@
 """What the registry does: import, list, delete, and what it needs from storage."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,6 +11,7 @@ from controller.models import manifest, memory, onnx
 from controller.models.architecture import architecture_of, read_config
 from controller.models.model import (
     Architecture,
+    Chunks,
     Framework,
     Model,
     ModelDeleted,
@@ -59,6 +60,13 @@ class ModelUsage(Protocol):
     async def active_of(self, model_id: ModelId) -> Sequence[str]: ...
 
 
+class ChunkStore(Protocol):
+    """What the chunks of stored files are, by the file's sha256."""
+
+    async def add(self, chunks: Mapping[str, Chunks]) -> None: ...
+    async def of(self, sha256s: Collection[str]) -> dict[str, Chunks]: ...
+
+
 class Objects(Protocol):
     """Object storage."""
 
@@ -73,6 +81,8 @@ class Work(Protocol):
 
     @property
     def models(self) -> ModelStore: ...
+    @property
+    def chunks(self) -> ChunkStore: ...
     @property
     def deployments(self) -> ModelUsage: ...
     async def commit(self, *events: object) -> None: ...
@@ -153,7 +163,7 @@ class Models:
         try:
             contents = await receive(upload, chunks, self._objects, f"{FOLDER}/{model_id}")
             model = self._describe(caller, model_id, upload, contents)
-            imported = await self._add(caller, model, upload, self._clock.monotonic() - begun)
+            imported = await self._add(caller, model, upload, contents, self._clock.monotonic() - begun)
             kept = imported.model.model_id == model_id
             return imported
         finally:
@@ -168,9 +178,12 @@ class Models:
             if not committed:
                 await self._objects.remove(f"{FOLDER}/{model_id}")
 
-    async def _add(self, caller: Caller, model: Model, upload: Upload, duration_seconds: float) -> Imported:
+    async def _add(
+        self, caller: Caller, model: Model, upload: Upload, contents: Contents, duration_seconds: float
+    ) -> Imported:
         async with self._unit_of_work(caller) as work:
             if await work.models.add(model, upload.files):
+                await work.chunks.add(contents.chunks)
                 await work.commit(ModelDownloaded(model, duration_seconds, self._clock.now()))
                 return Imported(model, existed=False)
             # Somebody imported under this name while the bytes came.

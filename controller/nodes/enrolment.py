@@ -100,7 +100,9 @@ class Enrolment:
         return self._issue(node.node_id, request_der)
 
     def _issue(self, node_id: NodeId, request_der: bytes) -> Enrolled:
-        certificate = self._authority.issue_from_request(request_der, SpiffeId("node", node_id), NODE_LIFETIME)
+        # Other nodes call it by its id: wherever it is, it is this node that answers.
+        identity = SpiffeId("node", node_id)
+        certificate = self._authority.issue_from_request(request_der, identity, NODE_LIFETIME, (node_id,))
         endpoints = self._endpoints
         return Enrolled(node_id, certificate, self._authority.pem, endpoints.session_address, endpoints.tunnel_address)
 

@@ -20,6 +20,8 @@ from controller.deployments.workload import (
     WorkloadReport,
     WorkloadState,
 )
+from controller.distribution.model import Peer
+from controller.models.model import ModelId
 from controller.nodes.convert import timestamp
 from controller.nodes.devices import GpuDevice
 from controller.nodes.liveness import LivenessRules
@@ -76,7 +78,23 @@ def hello_from_proto(message: pb.Hello) -> Hello:
     )
     node_id = NodeId(message.node_id)
     workloads = message.workloads[:MOST_CONTAINERS]
-    return Hello(node_id, greeting, tuple(report_from_proto(node_id, 0, each) for each in workloads))
+    reports = tuple(report_from_proto(node_id, 0, each) for each in workloads)
+    return Hello(node_id, greeting, reports, peer_address_from_proto("hello", message.peer_address))
+
+
+def peer_address_from_proto(field: str, address: str) -> str:
+    """Where a node offers files; empty when it does not. InvalidRequestError for one that could not be dialled."""
+    host, colon, port = address.rpartition(":")
+    if address and not (colon and port.isdigit() and 0 < int(port) < 65_536):
+        raise InvalidRequestError(FieldViolation(f"{field}.peer_address", "must be host:port"))
+    check_host(f"{field}.peer_address", host.strip("[]"))
+    return address
+
+
+def peers_to_proto(model_id: ModelId, peers: Sequence[Peer]) -> pb.ConnectResponse:
+    """Who else has a model's files."""
+    shown = [pb.Peer(node_id=each.node_id, address=each.address) for each in peers]
+    return pb.ConnectResponse(peers=pb.Peers(model_id=model_id, peers=shown))
 
 
 def reading_from_proto(message: pb.Heartbeat) -> Reading:
@@ -243,7 +261,13 @@ def _workload(workload: DesiredWorkload) -> pb.WorkloadSpec:
 
 
 def _file(file: ArtifactFile) -> pb.ArtifactFile:
-    return pb.ArtifactFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+    return pb.ArtifactFile(
+        path=file.path,
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+        chunk_bytes=file.chunk_bytes,
+        chunk_sha256s=file.chunk_sha256s,
+    )
 
 
 def _decision(decision: Decision) -> pb.AdoptionDecision:

@@ -9,11 +9,15 @@ from controller.nodes.model import Container, Gauges, Greeting, NodeId
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """How an agent introduces itself; `workloads` is what runs on its machine already."""
+    """How an agent introduces itself; `workloads` is what runs on its machine already.
+
+    `peer_address` is `host:port` where it offers model files to other nodes, or empty.
+    """
 
     node_id: NodeId
     greeting: Greeting
     workloads: tuple[WorkloadReport, ...]
+    peer_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

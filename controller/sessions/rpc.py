@@ -11,6 +11,7 @@ from aiops.nodes.v1.node_log_service_pb2_grpc import NodeLogServiceServicer
 from aiops.nodes.v1.node_session_service_pb2_grpc import NodeSessionServiceServicer
 
 from controller.hints import Hints
+from controller.models.model import ModelId
 from controller.nodes.convert import timestamp
 from controller.nodes.enrolment import Enrolment
 from controller.nodes.model import NodeId
@@ -22,6 +23,8 @@ from controller.sessions.convert import (
     log_page_from_proto,
     log_page_to_proto,
     log_request_to_proto,
+    peer_address_from_proto,
+    peers_to_proto,
     reading_from_proto,
     report_from_proto,
     status_ack_to_proto,
@@ -135,6 +138,8 @@ class Conversation:
             case "snapshot_request":
                 await self._sessions.check(session.node_id, session.epoch)
                 return await self._send_desired(None)
+            case "peers_request":
+                return [await self._peers(session, message.peers_request)]
             case kind:
                 raise InvalidRequestError(FieldViolation(kind or "message", "is not what a session goes on with"))
 
@@ -160,6 +165,11 @@ class Conversation:
         self._told_at = now if tell else self._told_at
         # Changes first: an agent that hears of a revision it does not know asks for everything.
         return [*await self._changes(node.desired_revision), heartbeat_ack_to_proto(node)]
+
+    async def _peers(self, session: OpenSession, message: pb.PeersRequest) -> pb.ConnectResponse:
+        model_id = ModelId(message.model_id)
+        address = peer_address_from_proto("peers_request", message.peer_address)
+        return peers_to_proto(model_id, await self._sessions.peers(session.node_id, model_id, address))
 
     async def _workload_status(self, session: OpenSession, message: pb.WorkloadStatus) -> Responses:
         await self._sessions.report(report_from_proto(session.node_id, session.epoch, message))

@@ -1,11 +1,14 @@
 """What this area needs of deployments, and what a session does with nodes and deployments."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
 from controller.deployments.workload import DesiredChange, WorkloadReport
+from controller.distribution.model import Peer
+from controller.models.model import ModelId
 from controller.nodes.liveness import Liveness, LivenessRules
 from controller.nodes.model import Node, NodeId, NodeMismatchError, SessionSupersededError
 from controller.sessions.model import Acknowledgement, Hello, Opened, Reading, decide
@@ -33,12 +36,25 @@ class Workloads(Protocol):
         ...
 
 
+class Distribution(Protocol):
+    """Nodes that read model files from each other."""
+
+    async def announce(self, node_id: NodeId, address: str) -> None:
+        """The node offers files at `host:port`, or none when empty."""
+        ...
+
+    async def peers(self, node_id: NodeId, model_id: ModelId) -> Sequence[Peer]:
+        """Who else has files of the model, or fetches them."""
+        ...
+
+
 class Sessions:
     """The use cases of a node's session. Each checks, in the transaction that acts, that no newer session is open."""
 
-    def __init__(self, liveness: Liveness, workloads: Workloads) -> None:
+    def __init__(self, liveness: Liveness, workloads: Workloads, distribution: Distribution) -> None:
         self._liveness = liveness
         self._workloads = workloads
+        self._distribution = distribution
         self._opening = asyncio.Semaphore(OPENING_AT_ONCE)
         self._speaking = asyncio.Semaphore(SPEAKING_AT_ONCE)
 
@@ -55,6 +71,7 @@ class Sessions:
             )
         async with self._opening:
             node = await self._liveness.open_session(node_id, hello.greeting)
+            await self._distribution.announce(node_id, hello.peer_address)
             await failpoint("session.opened")
             for report in hello.workloads:
                 await self._workloads.apply_report(replace(report, session_epoch=node.session_epoch))
@@ -93,6 +110,12 @@ class Sessions:
         """What the node is to run: what changed after revision `since`, or everything."""
         async with self._speaking:
             return await self._workloads.desired(node_id, since)
+
+    async def peers(self, node_id: NodeId, model_id: ModelId, peer_address: str) -> Sequence[Peer]:
+        """Other nodes to read the model's files from; the node itself offers its own at `peer_address`."""
+        async with self._speaking:
+            await self._distribution.announce(node_id, peer_address)
+            return await self._distribution.peers(node_id, model_id)
 
     async def close(self, node_id: NodeId, session_epoch: int, cause: str) -> None:
         """The stream ended. Without a database the lease tells the same, later."""

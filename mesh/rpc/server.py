@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +16,9 @@ from grpc_reflection.v1alpha import reflection
 from mesh.errors import UnavailableError
 from mesh.rpc import layers
 from mesh.rpc.call import Authenticator, Call, Layer, Method, Proceed
+from mesh.rpc.credentials import ServerTls, server_credentials
+
+__all__ = ["Listener", "Server", "ServerTls", "layer_list", "serve", "service_of"]
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +39,6 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_metadata_size", 32 * 1024),
     ("grpc.so_reuseport", 0),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """PEM files of a TLS listener. With `authority`, clients must show a certificate that it signed."""
-
-    certificate: Path
-    key: Path
-    authority: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +219,4 @@ def _serialize(message: Any) -> bytes:
 def _listen(server: grpc.aio.Server, listener: Listener) -> int:
     if listener.tls is None:
         return server.add_insecure_port(listener.address)
-    return server.add_secure_port(listener.address, _credentials(listener.tls))
-
-
-def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
-    authority = tls.authority.read_bytes() if tls.authority else None
-    pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-    return grpc.ssl_server_credentials([pair], root_certificates=authority, require_client_auth=authority is not None)
+    return server.add_secure_port(listener.address, server_credentials(listener.tls))

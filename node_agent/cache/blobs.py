@@ -18,6 +18,7 @@ from node_agent.cache.model import Artifact, ArtifactFile, DiskFullError
 
 _CHUNK = 4 * 1024 * 1024
 _MIB = 1024 * 1024
+_BLOCK = 512  # what st_blocks counts, whatever the file system's own
 
 
 class BlobStore:
@@ -32,6 +33,19 @@ class BlobStore:
         self._verified: dict[str, tuple[int, int, int]] = {}
         for each in (self._blobs, self._partial, self._quarantine, self._models):
             each.mkdir(parents=True, exist_ok=True)
+
+    def blob(self, sha256: str) -> Path:
+        """Where a whole file is kept, if it is."""
+        return self._blobs / sha256
+
+    def read(self, sha256: str, offset: int, length: int) -> bytes:
+        """Bytes of a whole file. Raises FileNotFoundError."""
+        with self.blob(sha256).open("rb") as file:
+            return os.pread(file.fileno(), length, offset)
+
+    def is_empty(self) -> bool:
+        """Whether no whole file is here."""
+        return next(self._blobs.iterdir(), None) is None
 
     def partial(self, file: ArtifactFile) -> Path:
         """Where the file is written while it arrives."""
@@ -96,7 +110,7 @@ class BlobStore:
         `held` are digests of models and SHA-256 of files that must stay. Raises DiskFullError.
         """
         partial = self.partial(file)
-        needed = file.size_bytes - (partial.stat().st_size if partial.exists() else 0)
+        needed = file.size_bytes - _size(partial)
         with self._turn:
             self._drop_until(needed, held)
 
@@ -160,9 +174,10 @@ def hash_file(path: Path, length: int | None = None) -> "hashlib._Hash":
 
 
 def _size(path: Path) -> int:
-    """0 for a file that has gone meanwhile: what arrives takes no turns."""
+    """Bytes on the disk, few for a file with holes; 0 for a file that has gone: what arrives takes no turns."""
     with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_size
+        status = path.stat()
+        return min(status.st_size, status.st_blocks * _BLOCK)
     return 0
 
 

@@ -9,6 +9,7 @@ from threading import Event
 from mesh.errors import DomainError, Kind
 from node_agent.cache.blobs import BlobStore, hash_file
 from node_agent.cache.model import ArtifactFile, ChecksumMismatchError, FileMissingError, StorageUnavailableError
+from node_agent.cache.storage import known_failures
 
 log = logging.getLogger(__name__)
 
@@ -86,25 +87,16 @@ class Fetch:
         return digest.hexdigest()
 
     def _chunks(self, offset: int) -> Iterator[memoryview]:
-        from obstore.exceptions import BaseError  # costs memory that an agent without a model need not have
-        from obstore.store import from_url
+        from obstore.store import from_url  # costs memory that an agent without a model need not have
 
         if offset == self._file.size_bytes and offset:
             return
-        try:
+        with known_failures(self._url, self._file):
             local = self._url.startswith("file:")
             store = from_url(self._url) if local else from_url(self._url, client_options={"timeout": _TIMEOUT})
             result = store.get(self._file.path, options={"range": {"offset": offset}} if offset else None)
             for chunk in result.stream(min_chunk_size=_CHUNK):
                 yield memoryview(chunk)
-        except FileNotFoundError as error:
-            raise FileMissingError(
-                f"{self._url} has no {self._file.path}; import the model again", url=self._url, path=self._file.path
-            ) from error
-        except (BaseError, OSError, ValueError) as error:
-            raise StorageUnavailableError(
-                f"cannot fetch {self._file.path} from {self._url}: {error}", url=self._url, path=self._file.path
-            ) from error
 
     def _size_of(self, partial: Path) -> int:
         size = partial.stat().st_size if partial.exists() else 0

@@ -44,11 +44,31 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class ArtifactFile:
-    """One file: relative path with forward slashes, size in bytes, SHA-256 in hex."""
+    """One file: relative path with forward slashes, size in bytes, SHA-256 in hex.
+
+    `chunk_sha256s` are 32 bytes for each chunk of `chunk_bytes`; a file without is fetched as a whole.
+    """
 
     path: str
     size_bytes: int
     sha256: str
+    chunk_bytes: int = 0
+    chunk_sha256s: bytes = b""
+
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks it has; 0 when they are not known."""
+        return -(-self.size_bytes // self.chunk_bytes) if self.chunk_bytes else 0
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether its chunks are known, each one."""
+        return 0 < self.chunk_count == len(self.chunk_sha256s) // 32
+
+    def chunk(self, index: int) -> tuple[int, int]:
+        """Where a chunk begins, and how long it is."""
+        offset = index * self.chunk_bytes
+        return offset, min(self.chunk_bytes, self.size_bytes - offset)
 
 
 @dataclass(frozen=True, slots=True)

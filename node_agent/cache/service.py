@@ -2,20 +2,37 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from mesh.clock import Clock, SystemClock
 from node_agent.cache.blobs import BlobStore
 from node_agent.cache.fetch import Fetch
 from node_agent.cache.model import Artifact, ArtifactFile, Progress
+from node_agent.cache.partial import PartialFile
+from node_agent.cache.storage import read_range
+from node_agent.cache.swarm import ALONE, Holding, Neighbourhood, ReadRange, Swarm, Tally
+
+# Less than this is sooner read than asked for.
+_WORTH_SHARING = 1024 * 1024
 
 
 class ModelCache:
     """The machine's models. Use from one event loop."""
 
-    def __init__(self, store: BlobStore) -> None:
-        self._store = store
+    def __init__(
+        self,
+        store: BlobStore,
+        neighbourhood: Neighbourhood = ALONE,
+        clock: Clock | None = None,
+        read: ReadRange = read_range,
+    ) -> None:
+        self._store, self._neighbourhood, self._clock, self._read = store, neighbourhood, clock or SystemClock(), read
         self._held: Counter[str] = Counter()
         self._fetching: dict[str, asyncio.Lock] = {}
+        self._arriving: dict[str, PartialFile] = {}
+        self.tally = Tally()
 
     def hold(self, artifact: Artifact) -> None:
         """Keeps the model from being dropped until as many releases."""
@@ -25,8 +42,10 @@ class ModelCache:
         """Takes one hold back."""
         self._held.subtract(_names(artifact))
 
-    async def obtain(self, artifact: Artifact, progress: Progress) -> None:
+    async def obtain(self, artifact: Artifact, progress: Progress, model_id: str = "") -> None:
         """Has every file here and verified; tells the percent. Hold the artifact meanwhile.
+
+        Who else has files of the model is asked by `model_id`.
 
         Raises ChecksumMismatchError, DiskFullError, StorageUnavailableError, FileNotAllowedError.
         """
@@ -37,7 +56,12 @@ class ModelCache:
             # One lock a file: two models that share it, or two replicas of one model, fetch it once.
             async with self._fetching.setdefault(file.sha256, asyncio.Lock()):
                 if not await asyncio.to_thread(self._store.has, file):
-                    await self._fetch(artifact.url, file, _part(progress, before, total))
+                    part = _part(progress, before, total)
+                    await asyncio.to_thread(self._store.make_room_for, file, frozenset(+self._held))
+                    if file.has_chunks and file.size_bytes >= _WORTH_SHARING:
+                        await self._gather(artifact.url, file, model_id, part)
+                    else:
+                        await self._fetch(artifact.url, file, part)
             before += file.size_bytes
             progress(before * 100 // total)
 
@@ -49,9 +73,31 @@ class ModelCache:
         """Where lay_out() puts the model."""
         return self._store.folder(artifact)
 
+    def holding(self, sha256: str) -> Holding | None:
+        """What is here of a file, for other nodes; None for nothing."""
+        arriving = self._arriving.get(sha256)
+        if arriving is not None:
+            return Holding(complete=False, chunks=arriving.present)
+        return Holding(complete=True) if self._store.blob(sha256).exists() else None
+
+    def reader(self, sha256: str, offset: int, length: int) -> Callable[[], bytes] | None:
+        """Reads bytes of a file; blocks when called. None when not all of them are here."""
+        arriving = self._arriving.get(sha256)
+        if arriving is not None:
+            return partial(arriving.read, offset, length) if arriving.has(offset, length) else None
+        return partial(self._store.read, sha256, offset, length)
+
+    async def _gather(self, url: str, file: ArtifactFile, model_id: str, progress: Progress) -> None:
+        arriving = self._arriving[file.sha256] = PartialFile(self._store, file)
+        swarm = Swarm(arriving, url, model_id, self._neighbourhood, progress, self._clock, self._read)
+        try:
+            await swarm.run()
+        finally:
+            self.tally += swarm.tally
+            del self._arriving[file.sha256]
+
     async def _fetch(self, url: str, file: ArtifactFile, progress: Progress) -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._store.make_room_for, file, frozenset(+self._held))
         fetch = Fetch(self._store, url, file, lambda size: _tell(loop, progress, size))
         thread = asyncio.ensure_future(asyncio.to_thread(fetch.run))
         try:

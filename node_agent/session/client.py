@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -21,7 +21,7 @@ from node_agent.enrollment.identity import IdentityStore
 from node_agent.inventory.machine import Machine
 from node_agent.session import convert
 from node_agent.session.exchange import Exchange, SessionEndedError, Stream
-from node_agent.tunnel.model import Report, no_tunnel
+from node_agent.tunnel.model import Report
 from node_agent.workloads.service import Workloads
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _STABLE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What the node says of itself in Hello."""
+    """What the node says of itself in Hello; `peer_address` answers where it offers files to other nodes."""
 
     node_id: str
     boot_id: str
@@ -44,7 +44,8 @@ class Presence:
     address: str
     runtimes: tuple[str, ...]
     engines: tuple[str, ...]
-    tunnel: Callable[[], Report | None] = no_tunnel
+    tunnel: Callable[[], Report | None]
+    peer_address: Callable[[], Awaitable[str]]
 
 
 class SessionClient:
@@ -121,6 +122,7 @@ class SessionClient:
             last_revision=self._workloads.revision,
             address=presence.address,
             tunnel=convert.tunnel_to_proto(presence.tunnel()),
+            peer_address=await presence.peer_address(),
         )
 
 

@@ -196,7 +196,11 @@ def _gpus(devices: Iterable[Gpu]) -> list[node_pb2.GpuDevice]:
 
 
 def _artifact(message: pb.ModelArtifact) -> Artifact:
-    return Artifact(message.url, tuple(ArtifactFile(each.path, each.size_bytes, each.sha256) for each in message.files))
+    files = (
+        ArtifactFile(each.path, each.size_bytes, each.sha256, each.chunk_bytes, each.chunk_sha256s)
+        for each in message.files
+    )
+    return Artifact(message.url, tuple(files))
 
 
 def _options(message: pb.WorkloadSpec) -> EngineOptions:

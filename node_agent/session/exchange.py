@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 import grpc
@@ -11,6 +12,7 @@ from aiops.nodes.v1 import node_session_service_pb2 as pb
 
 from mesh.clock import Clock
 from node_agent.inventory.machine import Machine
+from node_agent.peers.neighbours import Peer
 from node_agent.session import convert, logs
 from node_agent.session.statuses import StatusQueue
 from node_agent.tunnel.model import Report, no_tunnel
@@ -23,6 +25,7 @@ Stream = grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
 
 _DEFAULT_HEARTBEAT = timedelta(seconds=5)
 _DEFAULT_LEASE = timedelta(seconds=15)
+_PEERS_TIMEOUT_S = 2.0
 
 
 class SessionEndedError(Exception):
@@ -44,6 +47,20 @@ class Exchange:
         self._node_id = node_id
         self._workloads, self._statuses, self._machine, self._clock = workloads, statuses, machine, clock
         self._tunnel = tunnel
+        self._session: _Session | None = None
+        self._asked: dict[str, asyncio.Future[Sequence[Peer]]] = {}
+
+    async def peers(self, model_id: str, peer_address: str) -> Sequence[Peer]:
+        """Who else has files of the model; nobody without a session, or when no answer comes."""
+        if self._session is None:
+            return ()
+        answer = self._asked.setdefault(model_id, asyncio.get_running_loop().create_future())
+        request = pb.PeersRequest(model_id=model_id, peer_address=peer_address)
+        with suppress(TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            async with asyncio.timeout(_PEERS_TIMEOUT_S):
+                await self._session.write(pb.ConnectRequest(peers_request=request))
+                return await asyncio.shield(answer)
+        return ()
 
     async def hold(self, stream: Stream, welcome: pb.Welcome) -> None:
         """Takes on what the controller wants and keeps talking until the session ends, by raising."""
@@ -51,10 +68,14 @@ class Exchange:
         self._statuses.rewind()
         session = _Session(stream, welcome, self._clock.monotonic())
         await self._open(session)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._receive(session))
-            group.create_task(self._send_statuses(session))
-            group.create_task(self._beat(session))
+        self._session = session
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._receive(session))
+                group.create_task(self._send_statuses(session))
+                group.create_task(self._beat(session))
+        finally:
+            self._session = None
 
     async def _open(self, session: "_Session") -> None:
         """A welcome's state is the truth even where it is older; single decisions go before it."""
@@ -82,6 +103,8 @@ class Exchange:
                 case "log_request":
                     page = await logs.answer(message.log_request, self._workloads)
                     await session.write(pb.ConnectRequest(log_page=page))
+                case "peers":
+                    self._found(message.peers)
                 case other:
                     log.warning("ignored a message that this version does not know: %s", other)
 
@@ -94,6 +117,11 @@ class Exchange:
             return
         for answer in answers:
             await session.write(convert.acknowledgement_to_proto(answer))
+
+    def _found(self, message: pb.Peers) -> None:
+        answer = self._asked.pop(message.model_id, None)
+        if answer is not None and not answer.done():
+            answer.set_result([Peer(each.node_id, each.address) for each in message.peers])
 
     async def _ask_for_snapshot(self, session: "_Session") -> None:
         request = pb.SnapshotRequest(last_revision=self._workloads.revision)

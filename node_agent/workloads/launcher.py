@@ -76,7 +76,7 @@ class Launcher:
                 f"model {spec.model_id} has no files any more; import it again", model_id=spec.model_id
             )
         tell(State.DOWNLOADING, 0)
-        await self._cache.obtain(spec.artifact, lambda percent: tell(State.DOWNLOADING, percent))
+        await self._cache.obtain(spec.artifact, lambda percent: tell(State.DOWNLOADING, percent), spec.model_id)
         tell(State.EXTRACTING, 0)
         model_dir = await self._cache.lay_out(spec.artifact)
         tell(State.STARTING, 0)

@@ -28,6 +28,10 @@ def record_to_json(record: Record) -> Json:
     """The record as plain JSON."""
     document = asdict(record)
     document["spec"]["drain"] = record.spec.drain.total_seconds()
+    for holder in (document["spec"], *document["spec"]["adapters"]):
+        for file in holder["artifact"]["files"]:
+            # Only who fetches needs the chunks, and the controller tells them anew.
+            del file["chunk_bytes"], file["chunk_sha256s"]
     if record.process:
         document["process"]["started_at"] = record.process.started_at.isoformat()
     return document

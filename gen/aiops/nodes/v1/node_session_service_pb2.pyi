@@ -149,6 +149,7 @@ class ConnectRequest(_message.Message):
     LOG_PAGE_FIELD_NUMBER: _builtins.int
     COMMAND_ACK_FIELD_NUMBER: _builtins.int
     SNAPSHOT_REQUEST_FIELD_NUMBER: _builtins.int
+    PEERS_REQUEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -163,6 +164,8 @@ class ConnectRequest(_message.Message):
     def snapshot_request(self) -> Global___SnapshotRequest:
         """Asks for the whole desired state, after a gap in revisions."""
 
+    @_builtins.property
+    def peers_request(self) -> Global___PeersRequest: ...
     def __init__(
         self,
         *,
@@ -172,12 +175,13 @@ class ConnectRequest(_message.Message):
         log_page: Global___LogPage | None = ...,
         command_ack: Global___CommandAck | None = ...,
         snapshot_request: Global___SnapshotRequest | None = ...,
+        peers_request: Global___PeersRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command_ack", b"command_ack", "heartbeat", b"heartbeat", "hello", b"hello", "log_page", b"log_page", "message", b"message", "snapshot_request", b"snapshot_request", "workload_status", b"workload_status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command_ack", b"command_ack", "heartbeat", b"heartbeat", "hello", b"hello", "log_page", b"log_page", "message", b"message", "peers_request", b"peers_request", "snapshot_request", b"snapshot_request", "workload_status", b"workload_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_ack", b"command_ack", "heartbeat", b"heartbeat", "hello", b"hello", "log_page", b"log_page", "message", b"message", "snapshot_request", b"snapshot_request", "workload_status", b"workload_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_ack", b"command_ack", "heartbeat", b"heartbeat", "hello", b"hello", "log_page", b"log_page", "message", b"message", "peers_request", b"peers_request", "snapshot_request", b"snapshot_request", "workload_status", b"workload_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "workload_status", "log_page", "command_ack", "snapshot_request"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "workload_status", "log_page", "command_ack", "snapshot_request", "peers_request"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -194,6 +198,7 @@ class ConnectResponse(_message.Message):
     LOG_REQUEST_FIELD_NUMBER: _builtins.int
     STATUS_ACK_FIELD_NUMBER: _builtins.int
     HEARTBEAT_ACK_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -204,6 +209,8 @@ class ConnectResponse(_message.Message):
     def status_ack(self) -> Global___StatusAck: ...
     @_builtins.property
     def heartbeat_ack(self) -> Global___HeartbeatAck: ...
+    @_builtins.property
+    def peers(self) -> Global___Peers: ...
     def __init__(
         self,
         *,
@@ -212,12 +219,13 @@ class ConnectResponse(_message.Message):
         log_request: Global___LogRequest | None = ...,
         status_ack: Global___StatusAck | None = ...,
         heartbeat_ack: Global___HeartbeatAck | None = ...,
+        peers: Global___Peers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["desired_state", b"desired_state", "heartbeat_ack", b"heartbeat_ack", "log_request", b"log_request", "message", b"message", "status_ack", b"status_ack", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["desired_state", b"desired_state", "heartbeat_ack", b"heartbeat_ack", "log_request", b"log_request", "message", b"message", "peers", b"peers", "status_ack", b"status_ack", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_state", b"desired_state", "heartbeat_ack", b"heartbeat_ack", "log_request", b"log_request", "message", b"message", "status_ack", b"status_ack", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_state", b"desired_state", "heartbeat_ack", b"heartbeat_ack", "log_request", b"log_request", "message", b"message", "peers", b"peers", "status_ack", b"status_ack", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "desired_state", "log_request", "status_ack", "heartbeat_ack"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "desired_state", "log_request", "status_ack", "heartbeat_ack", "peers"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -237,6 +245,7 @@ class Hello(_message.Message):
     LAST_REVISION_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     boot_id: _builtins.str
     """Changes when the machine boots."""
@@ -245,6 +254,8 @@ class Hello(_message.Message):
     """The last desired-state revision that the agent applied; 0 when it knows none."""
     address: _builtins.str
     """The address that the gateway dials for this node's engines."""
+    peer_address: _builtins.str
+    """host:port where other nodes read model files that this one has; empty while it offers none."""
     @_builtins.property
     def inventory(self) -> Global___Inventory: ...
     @_builtins.property
@@ -276,10 +287,11 @@ class Hello(_message.Message):
         last_revision: _builtins.int = ...,
         address: _builtins.str = ...,
         tunnel: _node_pb2.Tunnel | None = ...,
+        peer_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "inventory", b"inventory", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "engines", b"engines", "inventory", b"inventory", "last_revision", b"last_revision", "node_id", b"node_id", "runtimes", b"runtimes", "tunnel", b"tunnel", "workloads", b"workloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "engines", b"engines", "inventory", b"inventory", "last_revision", b"last_revision", "node_id", b"node_id", "peer_address", b"peer_address", "runtimes", b"runtimes", "tunnel", b"tunnel", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tunnel: _TypeAlias = _typing.Literal["tunnel"]  # noqa: Y015
     _WhichOneofArgType__tunnel: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel"]  # noqa: Y015
@@ -675,21 +687,29 @@ class ArtifactFile(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    CHUNK_BYTES_FIELD_NUMBER: _builtins.int
+    CHUNK_SHA256S_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Relative path with forward slashes."""
     size_bytes: _builtins.int
     sha256: _builtins.str
     """Hex."""
+    chunk_bytes: _builtins.int
+    """Bytes of each chunk but the last; 0 when the chunks of this file are not known."""
+    chunk_sha256s: _builtins.bytes
+    """The SHA-256 of each chunk, 32 bytes each, in order."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         sha256: _builtins.str = ...,
+        chunk_bytes: _builtins.int = ...,
+        chunk_sha256s: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "chunk_sha256s", b"chunk_sha256s", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1020,6 +1040,81 @@ class SnapshotRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SnapshotRequest: _TypeAlias = SnapshotRequest  # noqa: Y015
+
+@_typing.final
+class PeersRequest(_message.Message):
+    """Asks who else has files of a model, or is fetching them; says where this node offers its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    peer_address: _builtins.str
+    """host:port; empty while it offers none."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        peer_address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "peer_address", b"peer_address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeersRequest: _TypeAlias = PeersRequest  # noqa: Y015
+
+@_typing.final
+class Peers(_message.Message):
+    """Answers a PeersRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]: ...
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        peers: _abc.Iterable[Global___Peer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "peers", b"peers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Peers: _TypeAlias = Peers  # noqa: Y015
+
+@_typing.final
+class Peer(_message.Message):
+    """Another node to read a model's files from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    address: _builtins.str
+    """host:port of its NodePeerService."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Peer: _TypeAlias = Peer  # noqa: Y015
 
 @_typing.final
 class LogRequest(_message.Message):

@@ -1,0 +1,67 @@
+"""Where nodes offer files, in PostgreSQL."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Column, ForeignKey, Table, Text, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from controller.deployments.model import ACTIVE
+from controller.deployments.store import deployments
+from controller.deployments.workload import Goal
+from controller.distribution.model import MOST_PEERS, Peer
+from controller.models.model import ModelId
+from controller.nodes.model import NodeId, NodeStatus
+from controller.nodes.store import nodes
+from mesh.sql.tables import metadata
+
+node_peers = Table(
+    "node_peers",
+    metadata,
+    Column("node_id", Text, ForeignKey("nodes.node_id"), primary_key=True),
+    Column("org_id", Text, nullable=False),
+    Column("address", Text, nullable=False),
+)
+
+
+class SqlPeerStore:
+    """Rows of nodes that offer files."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def announce(self, node_id: NodeId, org_id: str, address: str) -> bool:
+        """Keeps where the node offers files; whether that is new."""
+        row = insert(node_peers).values(node_id=node_id, org_id=org_id, address=address)
+        query = row.on_conflict_do_update(
+            index_elements=[node_peers.c.node_id],
+            set_={"address": row.excluded.address},
+            where=node_peers.c.address != row.excluded.address,
+        )
+        return (await self._connection.execute(query.returning(node_peers.c.node_id))).first() is not None
+
+    async def peers(self, node_id: NodeId, model_id: ModelId) -> Sequence[Peer]:
+        """Other nodes of the organisation that are there and run or deploy the model; some, when there are many."""
+        own = select(nodes.c.org_id).where(nodes.c.node_id == node_id).scalar_subquery()
+        query = (
+            select(node_peers.c.node_id, node_peers.c.address)
+            .join(nodes, nodes.c.node_id == node_peers.c.node_id)
+            .where(
+                nodes.c.org_id == own,
+                nodes.c.node_id != node_id,
+                nodes.c.status != NodeStatus.OFFLINE.value,
+                nodes.c.deleted_at.is_(None),
+                node_peers.c.address != "",
+                select(deployments.c.deployment_id)
+                .where(
+                    deployments.c.node_id == nodes.c.node_id,
+                    deployments.c.model_id == model_id,
+                    deployments.c.goal == Goal.RUN.value,
+                    deployments.c.status.in_([each.value for each in ACTIVE]),
+                )
+                .exists(),
+            )
+            .order_by(func.random())
+            .limit(MOST_PEERS)
+        )
+        return [Peer(NodeId(row.node_id), row.address) for row in await self._connection.execute(query)]

@@ -1,0 +1,1 @@
+"""Model files read from other nodes, and offered to them."""
