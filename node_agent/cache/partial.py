@@ -16,7 +16,7 @@ class PartialFile:
     def __init__(self, store: BlobStore, file: ArtifactFile) -> None:
         self._store, self.file = store, file
         self._path = store.partial(file)
-        self._have: set[int] = set()
+        self._have: frozenset[int] = frozenset()  # replaced, never changed: threads add to it while others look
         self._turn = threading.Lock()
 
     @property
@@ -27,7 +27,7 @@ class PartialFile:
     @property
     def present(self) -> frozenset[int]:
         """The chunks that are here."""
-        return frozenset(self._have)
+        return self._have
 
     @property
     def received(self) -> int:
@@ -47,7 +47,7 @@ class PartialFile:
             for index in _with_data(file.fileno(), self.file):
                 offset, length = self.file.chunk(index)
                 if self._is(index, os.pread(file.fileno(), length, offset)):
-                    self._have.add(index)
+                    self._have |= {index}
 
     def write(self, index: int, content: bytes) -> bool:
         """Takes a chunk; False for bytes that are not that chunk. Raises DiskFullError."""
@@ -56,7 +56,7 @@ class PartialFile:
         with self._store.typed(self._path), self._path.open("r+b") as file:
             os.pwrite(file.fileno(), content, self.file.chunk(index)[0])
         with self._turn:
-            self._have.add(index)
+            self._have |= {index}
         return True
 
     def read(self, offset: int, length: int) -> bytes:

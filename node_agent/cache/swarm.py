@@ -27,12 +27,15 @@ PARALLEL = 6
 FROM_ONE_NEIGHBOUR = 2
 FROM_STORAGE = 3
 LOOK_EVERY = timedelta(milliseconds=250)
-# Nodes come and go slowly; who they are is asked of the controller.
+# Who else there is, is asked of the controller: often at first, so that nodes that start together find each other.
 FIND_EVERY_S = 2.0
 # Who has what is looked at before the first chunk is read, unless that takes longer.
 ACQUAINTED_WITHIN_S = 1.0
+# Nodes that are to have a model at the same time begin within so long of each other.
+STARTING_S = 3.0
+GONE_AFTER_FAILURES = 3
 # Without any chunk for so long, a node reads from storage what another was to read.
-PATIENCE_S = 3.0
+PATIENCE_S = 5.0
 _STORAGE_ATTEMPTS = 4
 _CHECKSUM_ATTEMPTS = 2
 _PAUSE_S = 0.5
@@ -104,6 +107,12 @@ class _Known:
     holding: Holding | None = None
     reading: int = 0
     trusted: bool = True
+    failures: int = 0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it may be about to fetch the file: it was named for the model, and it answers."""
+        return self.trusted and not self.failures
 
     def has(self, index: int) -> bool:
         """Whether it is known to have the chunk."""
@@ -142,8 +151,8 @@ class Swarm:
         self._neighbourhood, self._received, self._clock, self._read = neighbourhood, received, clock, read
         self._known: dict[str, _Known] = {}
         self._under_way: set[int] = set()
-        self._reading_storage = self._failures = self._mismatches = 0
-        self._progress_at = clock.monotonic()
+        self._reading_storage = self._failures = self._mismatches = self._looks = 0
+        self._begun_at = self._progress_at = clock.monotonic()
         self._acquainted, self._changed = asyncio.Event(), Wake()
         self.tally = Tally()
 
@@ -167,14 +176,15 @@ class Swarm:
 
     async def _scout(self) -> None:
         """Keeps up with who has what."""
-        found_at = None
+        pause, find_at = LOOK_EVERY.total_seconds(), self._clock.monotonic()
         while True:
             now = self._clock.monotonic()
-            if found_at is None or now - found_at > FIND_EVERY_S:
-                found_at = now
+            if now >= find_at:
+                pause, find_at = min(2 * pause, FIND_EVERY_S), now + pause
                 for each in await self._neighbourhood.find(self._model_id):
                     self._known.setdefault(each.node_id, _Known(each))
             await asyncio.gather(*(self._look(each) for each in self._known.values() if each.trusted))
+            self._looks += 1
             self._acquainted.set()
             self._changed.set()
             await asyncio.sleep(LOOK_EVERY.total_seconds())
@@ -184,8 +194,11 @@ class Swarm:
             return
         try:
             known.holding = await known.neighbour.holding(self._file)
+            known.failures = 0
         except NeighbourError:
-            known.holding = None
+            # A node that is only slow to answer still has what it had.
+            known.failures += 1
+            known.holding = known.holding if known.failures < GONE_AFTER_FAILURES else None
 
     async def _work(self) -> None:
         while missing := self._partial.missing:
@@ -210,16 +223,20 @@ class Swarm:
             if idle:
                 return index, min(idle, key=lambda each: (each.reading, random.random()))  # noqa: S311 - no secret
             nobodys += [] if holders else [index]
-        if self._reading_storage >= FROM_STORAGE:
+        # A node that has only just looked around reads little: others may be about to read the same.
+        if self._reading_storage >= min(FROM_STORAGE, max(1, self._looks // 2)):
             return None
-        if self._clock.monotonic() - self._progress_at > PATIENCE_S and free:
-            return min(free), None
+        if self._clock.monotonic() - self._progress_at > PATIENCE_S and nobodys:
+            self._progress_at = self._clock.monotonic()  # one chunk, then it waits again
+            return nobodys[0], None
         mine = next((index for index in nobodys if self._is_mine(index)), None)
         return None if mine is None else (mine, None)
 
     def _is_mine(self, index: int) -> bool:
         """Whether this node is the one that reads the chunk from storage, among those that are fetching the file."""
-        fetching = [each.neighbour.node_id for each in self._known.values() if each.holding]
+        soon = self._clock.monotonic() - self._begun_at < STARTING_S
+        members = (each for each in self._known.values() if each.holding or (soon and each.awaited))
+        fetching = [each.neighbour.node_id for each in members]
         nodes = (self._neighbourhood.node_id, *fetching)
         return max(nodes, key=lambda node_id: self._weight(node_id, index)) == self._neighbourhood.node_id
 
