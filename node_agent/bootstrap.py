@@ -89,7 +89,7 @@ class Agent:
         self.engines = InstalledEngines(
             settings.transformers, settings.vllm, settings.environment, settings.engine_wait, settings.triton
         )
-        own = settings.address or address_towards(target)
+        own = settings.address or address_towards(target.partition(",")[0])
         self.peers = PeerServer(own, settings.peer_port, store.tls, clock, enabled=settings.peers)
         self._neighbours = Neighbours(identity.node_id, self._ask_peers, self.peers.start, store.tls)
         self._blobs = BlobStore(settings.home / "cache", settings.cache_mb * _MIB)
