@@ -19,7 +19,7 @@ from mesh.telemetry import Telemetry, start_telemetry
 from node_agent.cache.blobs import BlobStore
 from node_agent.cache.service import ModelCache
 from node_agent.cache.swarm import ALONE
-from node_agent.engines.vllm_live import VllmAdapters
+from node_agent.engines.vllm_live import VllmAdapters, VllmGauges
 from node_agent.enrollment.identity import Identity, IdentityStore
 from node_agent.enrollment.renewal import Renewal
 from node_agent.gauges import show
@@ -41,6 +41,7 @@ from node_agent.tunnel.service import Tunnel
 from node_agent.workloads.adapters import AdapterKeeper
 from node_agent.workloads.installed import InstalledEngines
 from node_agent.workloads.launcher import Launcher, Site
+from node_agent.workloads.loads import Loads
 from node_agent.workloads.model import Patience, Process, State, WorkloadStatus
 from node_agent.workloads.service import Workloads
 
@@ -121,7 +122,8 @@ class Agent:
         launcher = Launcher(site, self.cache, self.engines, runtime, self.machine, clock)
         journal = Journal(settings.home / "journal.json")
         adapters = AdapterKeeper(self.cache, {"vllm": VllmAdapters()})
-        return Workloads(launcher, runtime, journal, self._tell, owner, patience, adapters)
+        loads = Loads({"vllm": VllmGauges()}, clock)
+        return Workloads(launcher, runtime, journal, self._tell, owner, patience, adapters, loads)
 
     def _tunnel(self, settings: AgentSettings, identity: Identity, clock: Clock) -> Tunnel | None:
         gateway = settings.gateway_address or identity.tunnel_address

@@ -6,10 +6,12 @@ from datetime import timedelta
 
 from aiops.nodes.v1 import node_pb2
 from aiops.nodes.v1 import node_session_service_pb2 as pb
+from aiops.types.v1 import engine_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from node_agent.cache.model import Artifact, ArtifactFile
 from node_agent.engines.engine import EngineOptions
+from node_agent.engines.live import EngineLoad
 from node_agent.inventory.model import Gpu, Reading
 from node_agent.tunnel.model import Report
 from node_agent.workloads.model import (
@@ -133,6 +135,8 @@ def container_to_proto(container: Container) -> node_pb2.Container:
     )
     if process:
         message.started_at.FromDatetime(process.started_at)
+    if container.load:
+        message.engine_load.CopyFrom(_load_to_proto(container.load))
     return message
 
 
@@ -193,6 +197,19 @@ def _gpus(devices: Iterable[Gpu]) -> list[node_pb2.GpuDevice]:
         )
         for each in devices
     ]
+
+
+def _load_to_proto(load: EngineLoad) -> engine_pb2.EngineLoad:
+    return engine_pb2.EngineLoad(
+        running_requests=load.running_requests,
+        waiting_requests=load.waiting_requests,
+        kv_cache_percent=load.kv_cache_percent,
+        prompt_tokens=load.prompt_tokens,
+        generated_tokens=load.generated_tokens,
+        requests=load.requests,
+        first_token_seconds=load.first_token_s,
+        first_tokens=load.first_tokens,
+    )
 
 
 def _artifact(message: pb.ModelArtifact) -> Artifact:

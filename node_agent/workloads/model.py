@@ -10,6 +10,7 @@ from mesh.errors import DomainError, Kind
 from mesh.loops import Backoff
 from node_agent.cache.model import NO_ARTIFACT, Artifact
 from node_agent.engines.engine import EngineOptions, UnsupportedField
+from node_agent.engines.live import EngineLoad
 from node_agent.runtime.model import Instance
 
 WorkloadId = NewType("WorkloadId", str)
@@ -191,6 +192,7 @@ class Patience:
     health_interval: timedelta = timedelta(seconds=5)
     unhealthy_after: int = 3
     log_interval: timedelta = timedelta(seconds=1)
+    load_interval: timedelta = timedelta(seconds=5)
     log_keep_bytes: int = 8 * 1024 * 1024
 
 
@@ -218,6 +220,7 @@ class Container:
     runtime: str
     memory_mb: int = 0
     cpu_percent: float = 0.0
+    load: EngineLoad | None = None
 
 
 @dataclass(frozen=True, slots=True)

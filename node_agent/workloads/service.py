@@ -15,6 +15,7 @@ from node_agent.runtime.model import Marked, Runtime, Usage
 from node_agent.runtime.output import trim_log
 from node_agent.workloads.adapters import AdapterKeeper
 from node_agent.workloads.launcher import Launcher
+from node_agent.workloads.loads import Loads
 from node_agent.workloads.model import (
     Acknowledgement,
     Container,
@@ -49,9 +50,11 @@ class Workloads:
         owner: str,
         patience: Patience,
         adapters: AdapterKeeper,
+        loads: Loads,
     ) -> None:
         self._launcher, self._runtime, self._journal, self._owner = launcher, runtime, journal, owner
         self._around = Surroundings(launcher, runtime, report, self._save, self._finished, patience, adapters)
+        self._loads = loads
         self._replicas: dict[WorkloadKey, Replica] = {}
         self._tasks: dict[WorkloadKey, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -76,6 +79,7 @@ class Workloads:
         async with asyncio.TaskGroup() as self._group:
             for replica in self._replicas.values():
                 self._drive(replica)
+            self._group.create_task(run_loop("loads", self._hear, interval=self._around.patience.load_interval))
             await run_loop("logs", self._trim_logs, interval=self._around.patience.log_interval)
 
     async def apply(self, desired: DesiredState, decisions: Sequence[Decision] | None = None) -> list[Acknowledgement]:
@@ -178,10 +182,20 @@ class Workloads:
 
     def _measure(self, containers: Sequence[Container]) -> list[Container]:
         return [
-            replace(each, memory_mb=usage.memory_mb, cpu_percent=usage.cpu_percent)
+            replace(
+                each,
+                memory_mb=usage.memory_mb,
+                cpu_percent=usage.cpu_percent,
+                load=self._loads.of(each.record.spec.key),
+            )
             for each in containers
             for usage in (self._runtime.usage(each.record.process.instance) if each.record.process else Usage(),)
         ]
+
+    async def _hear(self) -> None:
+        """Asks the engines how busy they are."""
+        processes = ((key, each.record.process) for key, each in self._replicas.items())
+        await self._loads.step([(key, process) for key, process in processes if process])
 
     async def _trim_logs(self) -> None:
         """Whatever an engine writes, it never fills the disk."""
