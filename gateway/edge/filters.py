@@ -22,13 +22,14 @@ GRPC_MODEL = "aiops.grpc_model"
 GRPC_MODEL_KEY = "aiops.grpc_model_key"
 TRANSCRIPTION = "aiops.transcription"
 REFUSALS = "aiops.refusals"
+OPENAI_ERRORS = "aiops.openai_errors"
 FIELDS = "aiops.fields"
 UNWRAP = "aiops.unwrap"
 TRANSCODER = "aiops.transcoder"
 ENGINE_STATUS = "aiops.engine_status"
 
 # Filters that only some routes pass; a route names those it wants.
-CHAT = (MODEL_NAME, MODEL_KEY, REFUSALS)
+CHAT = (MODEL_NAME, MODEL_KEY, REFUSALS, OPENAI_ERRORS)
 GRPC_CHAT = (GRPC_CODES, GRPC_TO_JSON, ENGINE_ERRORS, *CHAT, ENGINE_STATUS)
 READS = (UNWRAP, TRANSCODER)
 WRITES = (FIELDS, UNWRAP, TRANSCODER)
@@ -54,6 +55,7 @@ def chain() -> list[dict[str, object]]:
         _optional(GRPC_MODEL_KEY, typed(HTTP + "lua.v3.Lua", default_source_code=_source("grpc_model.lua"))),
         _optional(TRANSCRIPTION, typed(HTTP + "lua.v3.Lua", default_source_code=_source("transcription.lua"))),
         _optional(REFUSALS, typed(HTTP + "lua.v3.Lua", source_codes={REFUSALS: _source("refusals.lua")})),
+        _optional(OPENAI_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("openai_errors.lua"))),
         _optional(
             FIELDS,
             typed(HTTP + "lua.v3.Lua", default_source_code=_source("fields.lua", field_tables(public_methods()))),

@@ -23,6 +23,8 @@ _UNSUPPORTED = (
     UnsupportedField("echo", ("false",)),
     UnsupportedField("function_call", ('"none"',)),
     UnsupportedField("functions"),
+    # It reads the field and fails.
+    UnsupportedField("logit_bias"),
     UnsupportedField("logprobs", ("false",)),
     UnsupportedField("moderation"),
     UnsupportedField("n", ("1",)),
