@@ -19,6 +19,8 @@ _LONGEST_DELAY_US = 10_000_000
 _SECTIONS = {"batching", "instances", "input", "output"}
 _BATCHING = {"max_batch_size", "preferred_batch_sizes", "max_queue_delay_us"}
 _FLOATS = ("FP32", "FP16")
+# What may be chosen anew for each deployment.
+OPTIONS = frozenset({*_BATCHING, "instances"})
 
 
 class ServingError(ValueError):
@@ -48,11 +50,11 @@ class Serving:
     steps: Mapping[str, Any] | None = None
 
 
-def serving_of(graph: Graph, document: bytes = b"") -> Serving:
-    """How the graph is served under that `serving.json`. Raises ServingError."""
+def serving_of(graph: Graph, document: bytes = b"", chosen: Mapping[str, str] | None = None) -> Serving:
+    """How the graph is served under that `serving.json`; `chosen` options come first. Raises ServingError."""
     if not graph.inputs or not graph.outputs:
         raise ServingError("the graph has no inputs or no outputs")
-    asked = _document(document)
+    asked = _with_chosen(_document(document), chosen or {})
     batching = _batching(asked.get("batching"), graph)
     instances = _whole(asked, "instances", 1, 64, 1)
     serving = _plain(graph, batching, instances)
@@ -72,6 +74,27 @@ def _document(content: bytes) -> dict[str, Any]:
         raise ServingError(f"{SERVING} must hold a JSON object")
     _only(asked, _SECTIONS, SERVING)
     return asked
+
+
+def _with_chosen(asked: dict[str, Any], chosen: Mapping[str, str]) -> dict[str, Any]:
+    """The document with the options written into their places."""
+    try:
+        numbers = {name: [int(each) for each in text.split(",")] for name, text in chosen.items()}
+    except ValueError:
+        named = ", ".join(f"{name}={text}" for name, text in chosen.items())
+        raise ServingError(f"options are whole numbers, preferred_batch_sizes several with commas: {named}") from None
+    values = {name: found if name == "preferred_batch_sizes" else found[0] for name, found in numbers.items()}
+    batching = {name: value for name, value in values.items() if name in _BATCHING}
+    instances = {name: value for name, value in values.items() if name not in _BATCHING}
+    if not batching:
+        return asked | instances
+    before = asked.get("batching", {})
+    if not isinstance(before, dict):
+        return asked
+    # Sizes that were preferred under another maximum mean nothing under this one.
+    kept = {} if "max_batch_size" in batching else {"preferred_batch_sizes": before.get("preferred_batch_sizes", [])}
+    section = {name: value for name, value in before.items() if name != "preferred_batch_sizes"}
+    return asked | instances | {"batching": section | kept | batching}
 
 
 def _batching(asked: Any, graph: Graph) -> Batching:

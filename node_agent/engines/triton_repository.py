@@ -11,8 +11,9 @@ from importlib import resources
 from pathlib import Path
 
 from mesh.onnx.graph import ANY, OnnxError, Tensor, read_graph
-from mesh.onnx.serving import MODEL, SERVING, Serving, ServingError, serving_of
-from node_agent.engines.engine import EngineSpec, NotServableError
+from mesh.onnx.serving import MODEL, OPTIONS, SERVING, Serving, ServingError, serving_of
+from node_agent.engines import launch
+from node_agent.engines.engine import EngineOptionError, EngineSpec, NotServableError
 
 CONFIG = "config.pbtxt"
 _CARRIED = ("model.py", "model_inputs.py", "model_outputs.py")
@@ -37,12 +38,14 @@ def repository(spec: EngineSpec, folder: Path, threads: int, *, onnx_backend: bo
     """The repository at `folder` that serves the model under its name.
 
     A directory with a `config.pbtxt` is one already and is linked as it is; otherwise it holds a `model.onnx`. Raises
-    NotServableError.
+    NotServableError and EngineOptionError.
     """
+    launch.require_known(spec, "triton", "extra")
+    launch.extra_options(spec, "triton", OPTIONS)
     model = folder / spec.served_name
     if (spec.model_dir / CONFIG).is_file():
         return _linked(spec, model)
-    serving = _serving(spec.model_dir)
+    serving = _serving(spec.model_dir, spec.options.extra)
     if onnx_backend and not serving.steps:
         config = _config(spec, serving, 'platform: "onnxruntime_onnx"')
         return Repository({model / "1": spec.model_dir}, {model / CONFIG: config}, serving)
@@ -58,19 +61,21 @@ def repository(spec: EngineSpec, folder: Path, threads: int, *, onnx_backend: bo
 
 
 def _linked(spec: EngineSpec, model: Path) -> Repository:
+    if spec.options.extra:
+        raise EngineOptionError(f"a model with a {CONFIG} of its own says itself how it is served", option=CONFIG)
     text = (spec.model_dir / CONFIG).read_text(encoding="utf-8", errors="replace")
     config = f"name: {_quoted(spec.served_name)}\n{_NAME.sub('', text)}"
     links = {model / each.name: each for each in sorted(spec.model_dir.iterdir()) if each.name != CONFIG}
     return Repository(links, {model / CONFIG: config})
 
 
-def _serving(model_dir: Path) -> Serving:
+def _serving(model_dir: Path, chosen: Mapping[str, str]) -> Serving:
     file = model_dir / MODEL
     if not file.is_file():
         raise NotServableError(f"Triton serves a {MODEL} or a model repository with a {CONFIG}; the model has neither")
     document = model_dir / SERVING
     try:
-        return serving_of(read_graph(file), document.read_bytes() if document.is_file() else b"")
+        return serving_of(read_graph(file), document.read_bytes() if document.is_file() else b"", chosen)
     except OnnxError as error:
         raise NotServableError(f"{MODEL} cannot be served: {error}") from error
     except ServingError as error:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from node_agent.engines.engine import EngineSpec, FailureReason, NotServableError, ServedNameError
+from node_agent.engines.engine import (
+    EngineOptionError,
+    EngineOptions,
+    EngineSpec,
+    FailureReason,
+    NotServableError,
+    ServedNameError,
+)
 from node_agent.engines.prepare import prepare
 from node_agent.engines.triton import Triton
 from tests.fakes.onnx_files import identity
@@ -74,6 +81,34 @@ def test_batching_is_as_the_serving_file_says(triton: Triton, spec: EngineSpec) 
     expected = "max_queue_delay_microseconds: 500 preferred_batch_size: 8 preferred_batch_size: 16"
     assert f"dynamic_batching {{ {expected} }}" in text
     assert "instance_group { count: 2 kind: KIND_CPU }" in text
+
+
+def test_a_deployment_chooses_its_batching(triton: Triton, spec: EngineSpec) -> None:
+    (spec.model_dir / "serving.json").write_text(
+        '{"batching": {"max_queue_delay_us": 7, "preferred_batch_sizes": [9]}}'
+    )
+    extra = {"max_batch_size": "8", "preferred_batch_sizes": "2,4", "instances": "2"}
+    prepare(triton.plan(replace(spec, options=EngineOptions(extra=extra))))
+    text = config(spec)
+    assert "max_batch_size: 8" in text
+    expected = "max_queue_delay_microseconds: 7 preferred_batch_size: 2 preferred_batch_size: 4"
+    assert f"dynamic_batching {{ {expected} }}" in text
+    prepare(triton.plan(replace(spec, options=EngineOptions(extra={"max_batch_size": "3"}))))
+    assert "preferred" not in config(spec)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EngineOptions(context_tokens=100),
+        EngineOptions(extra={"model-repository": "/etc"}),
+        EngineOptions(extra={"max_batch_size": "many"}),
+        EngineOptions(extra={"max_batch_size": "-1"}),
+    ],
+)
+def test_an_option_that_is_none_is_refused(triton: Triton, spec: EngineSpec, options: EngineOptions) -> None:
+    with pytest.raises((EngineOptionError, NotServableError)):
+        triton.plan(replace(spec, options=options))
 
 
 def test_a_graph_of_fixed_shape_is_not_batched_and_a_number_alone_is_reshaped(triton: Triton, spec: EngineSpec) -> None:

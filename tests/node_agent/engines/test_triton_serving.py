@@ -12,6 +12,7 @@ import pytest
 
 from node_agent.engines.engine import FailureReason
 from node_agent.engines.triton import Triton
+from node_agent.engines.triton_live import TritonGauges
 from tests.fakes.onnx_files import identity
 from tests.fixtures.engines import ENGINE_TIMEOUT_S
 from tests.fixtures.triton import (
@@ -107,6 +108,13 @@ async def test_requests_at_once_share_executions_and_a_bad_one_spoils_no_other(s
     assert sum(outputs_of(answer)["label"][0] == "star" for answer in answers if answer.status_code == 200) == 63
     assert shapes.metric("nv_inference_request_success") - requests == 64
     assert shapes.metric("nv_inference_exec_count") - executions < 40
+
+
+def test_the_server_says_how_many_it_has_answered(words: TritonServer) -> None:
+    gauges = TritonGauges()
+    before = gauges.load(httpx.get(gauges.request(words.url).url).text).requests
+    asked(words, "audio", (SAMPLES / "three-one-four.wav").read_bytes())
+    assert gauges.load(httpx.get(gauges.request(words.plan.health.url).url).text).requests == before + 1
 
 
 @pytest.mark.parametrize(
