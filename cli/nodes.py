@@ -1,5 +1,6 @@
 """`aiops nodes …` and `aiops node join`: the machines of the fleet."""
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,14 @@ CONTAINER_COLUMNS = {
     "cpu": lambda container: f"{container.cpu_percent:.0f} %",
     "restarts": lambda container: container.restarts,
 }
+
+
+LEAVING_COLUMNS = {
+    "deployment": lambda left: left.deployment_id,
+    "status": lambda left: left.status,
+    "why": lambda left: left.reason or ("put there by hand, so it stays" if left.pinned else ""),
+}
+POLL_S = 0.5
 
 
 @app.command("ls")
@@ -92,6 +101,34 @@ def maintenance(context: typer.Context, node: NodeArgument, output: Output = For
     session = connect(context)
     request = EnterMaintenanceRequest(node_id=find_node(session, node).node_id)
     show_one(session.call(session.stub(NodeServiceStub).EnterMaintenance, request).node, COLUMNS, output)
+
+
+@app.command()
+def drain(
+    context: typer.Context,
+    node: NodeArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when nothing is left that can go elsewhere.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Empty a node: what runs there comes up elsewhere first, then ends here. `aiops nodes resume` takes it back."""
+    from aiops.nodes.v1.node_service_pb2 import DrainNodeRequest
+    from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
+
+    session = connect(context)
+    call, request = session.stub(NodeServiceStub).DrainNode, DrainNodeRequest(node_id=find_node(session, node).node_id)
+    answer, shown = session.call(call, request), ""
+    while wait and not answer.drained:
+        waiting = "; ".join(f"{each.deployment_id} {each.status} {each.reason}".strip() for each in answer.left)
+        if waiting != shown:
+            shown = waiting
+            note(f"{answer.node.name}: {waiting}")
+        time.sleep(POLL_S)
+        answer = session.call(call, request)
+    if output is Format.JSON:
+        show_json(as_dict(answer))
+        return
+    show_many(answer.left, LEAVING_COLUMNS, output)
+    typer.echo(f"{answer.node.name} is {'drained' if answer.drained else 'being drained'}")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 
 from controller.deployments.adapters import Adapters
+from controller.deployments.drain import Drainer
 from controller.deployments.failover import LOOK_EVERY, Failover
 from controller.deployments.logs import Logs
 from controller.deployments.replicas import Replicas
@@ -200,7 +201,9 @@ def _fleet(kernel: Kernel) -> None:
         ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
     ]
     kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock).step, LONGEST_PAUSE)
-    kernel.loops += [lambda: _fail_over(failover), lambda: _reconcile(reconciler)]
+    drainer = Drainer(unit_of_work, hints, kernel.clock)
+    kernel.loops += [lambda: _watch("failover", failover), lambda: _watch("replica sets", reconciler)]
+    kernel.loops.append(lambda: _watch("drain", drainer))
     notices = Notices(kernel.database, "aiops_hints", hints.hear)
     hints.tell_others = notices.say
     kernel.repeat("hints between controllers", notices.step, NOTICES_AGAIN)
@@ -221,14 +224,9 @@ def _peer_tls(settings: Settings) -> ClientTls:
     return ClientTls(settings.pki / "ca.crt", certificate, key)
 
 
-async def _fail_over(failover: Failover) -> None:
-    with failover.watching():
-        await run_loop("failover", failover.step, interval=LOOK_EVERY)
-
-
-async def _reconcile(reconciler: Reconciler) -> None:
-    with reconciler.watching():
-        await run_loop("replica sets", reconciler.step, interval=LOOK_EVERY)
+async def _watch(name: str, watcher: Failover | Reconciler | Drainer) -> None:
+    with watcher.watching():
+        await run_loop(name, watcher.step, interval=LOOK_EVERY)
 
 
 def _platform(kernel: Kernel) -> None:

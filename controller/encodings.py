@@ -12,6 +12,7 @@ from controller.system import convert as system
 EVENTS: Encodings = {
     **iam.EVENTS,
     **nodes.EVENTS,
+    **nodes.FLEET_EVENTS,
     **models.EVENTS,
     **downloads.EVENTS,
     **deployments.EVENTS,

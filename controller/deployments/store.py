@@ -206,6 +206,37 @@ class SqlDeploymentStore:
         rows = await self._connection.execute(query.order_by(deployments.c.deployment_id))
         return tuple(DeploymentId(each) for each in rows.scalars())
 
+    async def leaving(self) -> tuple[DeploymentId, ...]:
+        """What is to run elsewhere because its node is being emptied; sets see to their replicas themselves."""
+        alone = deployments.c.pinned.is_(False) & (deployments.c.replica_set_id == "")
+        query = (
+            select(deployments.c.deployment_id)
+            .join(nodes, nodes.c.node_id == deployments.c.node_id)
+            .where(_IS_ACTIVE, deployments.c.goal == Goal.RUN.value, alone)
+            .where(nodes.c.draining, nodes.c.status != NodeStatus.OFFLINE.value)
+        )
+        rows = await self._connection.execute(query.order_by(deployments.c.deployment_id))
+        return tuple(DeploymentId(each) for each in rows.scalars())
+
+    async def needless(self) -> tuple[DeploymentId, ...]:
+        """Replacements of what is not to be replaced any more: it has ended, or its node is not being emptied."""
+        first = deployments.alias()
+        there = (first.c.goal == Goal.RUN.value) & first.c.status.in_([each.value for each in ACTIVE])
+        query = (
+            select(deployments.c.deployment_id)
+            .join(first, first.c.deployment_id == deployments.c.replaces)
+            .join(nodes, nodes.c.node_id == first.c.node_id)
+            .where(deployments.c.replaces != "", deployments.c.goal == Goal.RUN.value)
+            .where(or_(~there, nodes.c.draining.is_(False)))
+        )
+        return tuple(DeploymentId(each) for each in (await self._connection.execute(query)).scalars())
+
+    async def successor(self, deployment_id: DeploymentId) -> Deployment | None:
+        """What is to run in the deployment's place, when there is something."""
+        mine = (deployments.c.replaces == deployment_id) & (deployments.c.goal == Goal.RUN.value)
+        row = (await self._connection.execute(select(deployments).where(mine).limit(1))).one_or_none()
+        return deployment_of(row) if row else None
+
     async def replicas(self) -> tuple[Replica, ...]:
         """The instances that run on nodes that are there."""
         query = (

@@ -17,6 +17,7 @@ from controller.deployments.workload import (
 )
 from controller.hints import Hints
 from controller.models.model import Chunks, Model, ModelFile, ModelId, ModelNotFoundError
+from controller.nodes.drain import Leaving
 from controller.nodes.model import NodeId, SessionSupersededError
 from mesh.failpoints import failpoint
 from mesh.identity import SYSTEM, Caller
@@ -96,6 +97,21 @@ class Workloads:
         """How many deployments deploy or run on the node."""
         async with self._unit_of_work.reading(caller) as work:
             return await work.deployments.count_active_on(node_id)
+
+    async def left_on(self, caller: Caller, node_id: NodeId) -> tuple[Leaving, ...]:
+        """What deploys, runs or ends on the node."""
+        async with self._unit_of_work.reading(caller) as work:
+            held = await work.deployments.on_node(node_id)
+        return tuple(
+            Leaving(
+                each.deployment_id,
+                "ending" if each.goal is Goal.END else each.status.value,
+                each.pinned and each.goal is Goal.RUN,
+                each.status_reason,
+            )
+            for each in held
+            if each.goal is Goal.END or each.active
+        )
 
     async def end_on(self, caller: Caller, node_id: NodeId) -> None:
         """Stops every deployment on the node."""

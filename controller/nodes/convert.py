@@ -1,6 +1,6 @@
 """Nodes as protobuf messages, and back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
 
@@ -10,6 +10,7 @@ from aiops.types.v1 import engine_pb2, owner_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.nodes.devices import GpuDevice
+from controller.nodes.drain import Leaving, is_empty
 from controller.nodes.model import Container, Node, NodeChanges, NodeConfig, NodeRole, NodeStatus, Tunnel
 from controller.nodes.service import Registration
 from mesh.errors import FieldViolation, InvalidRequestError
@@ -50,6 +51,7 @@ def node_to_proto(node: Node) -> pb.Node:
         status=_STATUSES[node.status],
         is_local=node.is_local,
         vpn_ip=node.address,
+        draining=node.draining,
         websocket_connected=node.websocket_connected,
         last_heartbeat=optional_timestamp(node.last_heartbeat),
         gpu_devices=[gpu_to_proto(each) for each in gauges.gpu_devices],
@@ -69,6 +71,20 @@ def node_to_proto(node: Node) -> pb.Node:
         agent_version=node.agent_version,
         labels=node.labels,
         tunnel=tunnel_to_proto(gauges.tunnel) if gauges.tunnel else None,
+    )
+
+
+def drain_to_proto(node: Node, left: Sequence[Leaving]) -> service_pb.DrainNodeResponse:
+    """How far a node is emptied."""
+    return service_pb.DrainNodeResponse(
+        node=node_to_proto(node),
+        drained=is_empty(left),
+        left=[
+            service_pb.LeavingDeployment(
+                deployment_id=each.deployment_id, status=each.status, pinned=each.pinned, reason=each.reason
+            )
+            for each in left
+        ],
     )
 
 

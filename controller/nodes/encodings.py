@@ -200,7 +200,6 @@ EVENTS: Encodings = {
     NodeDisconnected: Encoding("system.node.disconnect", TOPIC, _by_node_id, _disconnected),
     NodeCameOnline: Encoding("system.node.online", TOPIC, _of_node, _came_online),
     NodeWentOffline: Encoding("system.node.offline", TOPIC, _of_node, _went_offline),
-    FleetGuardChanged: Encoding("system.fleet.guard", TOPIC, lambda _: "fleet", _guard_changed),
     NodeMaintenanceChanged: Encoding("system.node.maintenance", TOPIC, _by_node_id, _maintenance_changed),
     NodeRemoved: Encoding("system.node.removed", TOPIC, _by_node_id, _removed),
     WorkloadAssigned: Encoding("system.node.deployModel", TOPIC, _by_node_id, _assigned),
@@ -208,4 +207,8 @@ EVENTS: Encodings = {
     CommandAcknowledged: Encoding("system.node.commandAck", TOPIC, _by_node_id, _acknowledged),
     DeploymentProgressed: Encoding("system.node.deploymentProgress", TOPIC, _by_node_id, _progressed),
     ContainerChanged: Encoding("system.node.containerEvent", TOPIC, _by_node_id, _container_changed),
+}
+# What is about all nodes together.
+FLEET_EVENTS: Encodings = {
+    FleetGuardChanged: Encoding("system.fleet.guard", TOPIC, lambda _: "fleet", _guard_changed),
 }

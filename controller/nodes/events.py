@@ -156,7 +156,6 @@ NodeEvent = (
     | NodeDisconnected
     | NodeCameOnline
     | NodeWentOffline
-    | FleetGuardChanged
     | NodeMaintenanceChanged
     | NodeRemoved
     | WorkloadAssigned

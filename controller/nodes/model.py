@@ -294,12 +294,16 @@ class Node:
             return self
         return replace(self, in_maintenance=True, status=NodeStatus.MAINTENANCE, changed_at=now)
 
+    def drain(self, now: datetime) -> "Node":
+        """Out of placement, and what runs is to run elsewhere. NodeOfflineError when the node is not there."""
+        return self if self.draining else replace(self.enter_maintenance(now), draining=True, changed_at=now)
+
     def exit_maintenance(self, now: datetime) -> "Node":
         """Back into placement, at once or when the node returns."""
         if not self.in_maintenance:
             return self
         status = NodeStatus.OFFLINE if self.status is NodeStatus.OFFLINE else NodeStatus.ONLINE
-        return replace(self, in_maintenance=False, status=status, changed_at=now)
+        return replace(self, in_maintenance=False, draining=False, status=status, changed_at=now)
 
     def open_session(self, greeting: Greeting, now: datetime, lease_expires_at: datetime, holder: str = "") -> "Node":
         """The agent connected: the next epoch begins, and every earlier session is over."""

@@ -8,6 +8,7 @@ from aiops.nodes.v1.node_session_service_pb2_grpc import NodeEnrollmentServiceSe
 from controller.nodes.convert import (
     changes_from_proto,
     container_to_proto,
+    drain_to_proto,
     metrics_to_proto,
     node_to_proto,
     registration_from_proto,
@@ -68,6 +69,10 @@ class NodeServicer(NodeServiceServicer):
     ) -> pb.EnterMaintenanceResponse:
         node = await self._nodes.enter_maintenance(caller(context), NodeId(request.node_id))
         return pb.EnterMaintenanceResponse(node=node_to_proto(node))
+
+    async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
+        node, left = await self._nodes.drain(caller(context), NodeId(request.node_id))
+        return drain_to_proto(node, left)
 
     async def ExitMaintenance(self, request: pb.ExitMaintenanceRequest, context: Context) -> pb.ExitMaintenanceResponse:
         node = await self._nodes.exit_maintenance(caller(context), NodeId(request.node_id))

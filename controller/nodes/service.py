@@ -1,12 +1,13 @@
 """What the area needs from storage, and the use cases of those who run the fleet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from controller.hints import Hints
+from controller.nodes.drain import Leaving
 from controller.nodes.events import NodeMaintenanceChanged, NodeRegistered, NodeRemoved
 from controller.nodes.model import (
     Container,
@@ -70,6 +71,10 @@ class Occupants(Protocol):
 
     async def count_on(self, caller: Caller, node_id: NodeId) -> int:
         """How many deployments are to run on the node."""
+        ...
+
+    async def left_on(self, caller: Caller, node_id: NodeId) -> tuple[Leaving, ...]:
+        """What deploys, runs or ends on the node."""
         ...
 
     async def end_on(self, caller: Caller, node_id: NodeId) -> None:
@@ -199,20 +204,33 @@ class Nodes:
 
     async def enter_maintenance(self, caller: Caller, node_id: NodeId) -> Node:
         """Takes the node out of placement."""
-        return await self._set_maintenance(caller, node_id, maintenance=True)
+        return await self._change(caller, node_id, lambda before, now: before.enter_maintenance(now))
+
+    async def drain(self, caller: Caller, node_id: NodeId) -> tuple[Node, tuple[Leaving, ...]]:
+        """Takes the node out of placement and moves what runs there, replacements first; again to see how far it is.
+
+        NodeOfflineError when the node is not there: what was on it moves by itself.
+        """
+        node = await self._change(caller, node_id, lambda before, now: before.drain(now))
+        self._hints.fleet_changed()
+        return node, await self._occupants.left_on(caller, node_id)
 
     async def exit_maintenance(self, caller: Caller, node_id: NodeId) -> Node:
         """Puts the node back into placement."""
-        return await self._set_maintenance(caller, node_id, maintenance=False)
+        node = await self._change(caller, node_id, lambda before, now: before.exit_maintenance(now))
+        self._hints.fleet_changed()
+        return node
 
-    async def _set_maintenance(self, caller: Caller, node_id: NodeId, *, maintenance: bool) -> Node:
+    async def _change(self, caller: Caller, node_id: NodeId, change: Callable[[Node, datetime], Node]) -> Node:
         async with self._unit_of_work(caller) as work:
             before = await work.nodes.get(node_id, caller, lock=True)
             now = await work.nodes.now()
-            after = before.enter_maintenance(now) if maintenance else before.exit_maintenance(now)
+            after = change(before, now)
             if after != before:
                 await work.nodes.save(after)
-                await work.commit(NodeMaintenanceChanged(node_id, after.org_id, maintenance, now))
+                moved = after.in_maintenance != before.in_maintenance
+                news = NodeMaintenanceChanged(node_id, after.org_id, after.in_maintenance, now)
+                await work.commit(*([news] if moved else []))
             return after
 
     def _registered(self, caller: Caller, registration: Registration, now: datetime) -> Node:

@@ -81,7 +81,9 @@ def status_of(replica_set: ReplicaSet, step: Step, refusal: str, now: datetime) 
     standing = replica_set.standing
     if step.complete:
         return SetStatus.READY, standing.last_failure if not replica_set.rolling else ""
-    there = f"{step.ready} of {replica_set.replicas} replicas serve"
+    there = f"{min(step.ready, replica_set.replicas)} of {replica_set.replicas} replicas serve"
+    if replica_set.rolling and replica_set.stable_revision:
+        there += f", {step.updated} of them are of revision {replica_set.revision}"
     why = refusal or _crashing(replica_set)
     if _is_overdue(replica_set, now):
         return (

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from controller.deployments.workload import DesiredChange, DesiredWorkload, Goal, WorkloadReport
+from controller.nodes.drain import Leaving
 from controller.nodes.model import NodeId
 from controller.work import UnitOfWork
 from mesh.identity import SYSTEM, Caller
@@ -51,6 +52,12 @@ class MemoryWorkloads:
 
     async def count_on(self, caller: Caller, node_id: NodeId) -> int:
         return sum(1 for (owner, _), each in self._wanted.items() if owner == node_id and each.goal is Goal.RUN)
+
+    async def left_on(self, caller: Caller, node_id: NodeId) -> tuple[Leaving, ...]:
+        of_node = (each for (owner, _), each in self._wanted.items() if owner == node_id)
+        return tuple(
+            Leaving(each.workload_id, "running" if each.goal is Goal.RUN else "ending", False, "") for each in of_node
+        )
 
     async def end_on(self, caller: Caller, node_id: NodeId) -> None:
         for (owner, workload_id), each in list(self._wanted.items()):

@@ -39,7 +39,8 @@ async def nodes_of(fleet: Platform) -> list[str]:
     return sorted(each["nodeId"] for each in listed if each["status"] in ("deploying", "running"))
 
 
-async def test_a_rollout_and_scaling_refuse_nobody(fleet: Platform) -> None:
+@pytest.mark.timeout(300)
+async def test_a_rollout_scaling_and_a_drained_node_refuse_nobody(fleet: Platform) -> None:
     made = await aiops(fleet, "deploy", MODEL, "--replicas", "2", "--wait")
     assert (made["status"], made["readyReplicas"], made["stableRevision"]) == ("ready", 2, 1)
     assert len(set(await nodes_of(fleet))) == 2
@@ -52,12 +53,17 @@ async def test_a_rollout_and_scaling_refuse_nobody(fleet: Platform) -> None:
             rolled = await aiops(fleet, "rollout", "start", MODEL, "--env", "GENERATION=2", "--wait")
             assert (rolled["stableRevision"], rolled["updatedReplicas"]) == (2, 2)
             assert (await aiops(fleet, "scale", MODEL, "3", "--wait"))["readyReplicas"] == 3
-            assert len(set(await nodes_of(fleet))) == 3
+            emptied, *others = await nodes_of(fleet)
+            assert len({emptied, *others}) == 3
+            assert (await aiops(fleet, "nodes", "drain", emptied, "--wait"))["drained"]
+            assert emptied not in await nodes_of(fleet)
+            assert (await aiops(fleet, "rollout", "status", MODEL, "--wait"))["readyReplicas"] == 3
+            await aiops(fleet, "nodes", "resume", emptied)
             await aiops(fleet, "scale", MODEL, "1", "--wait")
+            assert len(await nodes_of(fleet)) == 1
             # Those that are to end answer what they were asked, and nobody asks them any more.
             await chats.go_on(1)
     assert chats.failed == []
-    assert len(await nodes_of(fleet)) == 1
     failing = fleet.aiops("rollout", "start", MODEL, "--env", "FAKE_ENGINE=exit", "--wait")
     assert failing.returncode == 1
     assert "was taken back to revision 2" in failing.stderr

@@ -153,3 +153,23 @@ async def test_an_offline_node_cannot_enter_maintenance_and_may_leave_it(fleet: 
     assert error.reason == "NODE_OFFLINE"
     answer = await fleet.nodes.ExitMaintenance(pb.ExitMaintenanceRequest(node_id=node_id), metadata=OWNER)
     assert answer.node.status == node_pb2.Node.offline
+
+
+async def test_a_drained_node_says_what_is_left_and_takes_nothing_until_it_is_taken_back(fleet: Fleet) -> None:
+    machine = await fleet.machine()
+    request = pb.DrainNodeRequest(node_id=machine.node_id)
+    assert (await refusal(fleet.nodes.DrainNode(request, metadata=OWNER))).reason == "NODE_OFFLINE"
+    async with machine.session(fleet.mesh) as stream:
+        await stream.welcome()
+        await fleet.workloads.want(NodeId(machine.node_id), "dep-1")
+        for _ in range(2):
+            answer = await fleet.nodes.DrainNode(request, metadata=OWNER)
+            assert (answer.node.draining, answer.node.status, answer.drained) == (
+                True,
+                node_pb2.Node.maintenance,
+                False,
+            )
+            assert [(each.deployment_id, each.status) for each in answer.left] == [("dep-1", "running")]
+        resumed = await fleet.nodes.ExitMaintenance(pb.ExitMaintenanceRequest(node_id=machine.node_id), metadata=OWNER)
+        assert (resumed.node.draining, resumed.node.status) == (False, node_pb2.Node.online)
+    assert len(await fleet.told("system.node.maintenance")) == 2

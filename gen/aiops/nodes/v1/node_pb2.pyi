@@ -109,6 +109,7 @@ class Node(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     name: _builtins.str
     """Display name, at most 255 characters."""
@@ -130,6 +131,8 @@ class Node(_message.Message):
     disk_total: _builtins.int
     """Megabytes in all where the agent keeps models."""
     agent_version: _builtins.str
+    draining: _builtins.bool
+    """What runs here is to run elsewhere, then end."""
     @_builtins.property
     def role(self) -> _containers.RepeatedScalarFieldContainer[Global___Node.Role.ValueType]: ...
     @_builtins.property
@@ -190,10 +193,11 @@ class Node(_message.Message):
         agent_version: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tunnel: Global___Tunnel | None = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_last_heartbeat", b"_last_heartbeat", "_tunnel", b"_tunnel", "changed_at", b"changed_at", "config", b"config", "created_at", b"created_at", "deleted_at", b"deleted_at", "last_heartbeat", b"last_heartbeat", "owner", b"owner", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_last_heartbeat", b"_last_heartbeat", "_tunnel", b"_tunnel", "agent_version", b"agent_version", "changed_at", b"changed_at", "config", b"config", "cpu_cores", b"cpu_cores", "created_at", b"created_at", "deleted_at", b"deleted_at", "disk_free", b"disk_free", "disk_total", b"disk_total", "engines", b"engines", "gpu_devices", b"gpu_devices", "is_deleted", b"is_deleted", "is_local", b"is_local", "labels", b"labels", "last_heartbeat", b"last_heartbeat", "name", b"name", "node_id", b"node_id", "owner", b"owner", "ram_free", b"ram_free", "ram_total", b"ram_total", "role", b"role", "runtimes", b"runtimes", "status", b"status", "tunnel", b"tunnel", "vpn_ip", b"vpn_ip", "websocket_connected", b"websocket_connected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_last_heartbeat", b"_last_heartbeat", "_tunnel", b"_tunnel", "agent_version", b"agent_version", "changed_at", b"changed_at", "config", b"config", "cpu_cores", b"cpu_cores", "created_at", b"created_at", "deleted_at", b"deleted_at", "disk_free", b"disk_free", "disk_total", b"disk_total", "draining", b"draining", "engines", b"engines", "gpu_devices", b"gpu_devices", "is_deleted", b"is_deleted", "is_local", b"is_local", "labels", b"labels", "last_heartbeat", b"last_heartbeat", "name", b"name", "node_id", b"node_id", "owner", b"owner", "ram_free", b"ram_free", "ram_total", b"ram_total", "role", b"role", "runtimes", b"runtimes", "status", b"status", "tunnel", b"tunnel", "vpn_ip", b"vpn_ip", "websocket_connected", b"websocket_connected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015

@@ -70,6 +70,11 @@ class NodeServiceStub:
                 request_serializer=aiops_dot_nodes_dot_v1_dot_node__service__pb2.EnterMaintenanceRequest.SerializeToString,
                 response_deserializer=aiops_dot_nodes_dot_v1_dot_node__service__pb2.EnterMaintenanceResponse.FromString,
                 _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/aiops.nodes.v1.NodeService/DrainNode',
+                request_serializer=aiops_dot_nodes_dot_v1_dot_node__service__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=aiops_dot_nodes_dot_v1_dot_node__service__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
         self.ExitMaintenance = channel.unary_unary(
                 '/aiops.nodes.v1.NodeService/ExitMaintenance',
                 request_serializer=aiops_dot_nodes_dot_v1_dot_node__service__pb2.ExitMaintenanceRequest.SerializeToString,
@@ -138,6 +143,14 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainNode(self, request, context):
+        """Empties the node: takes it out of placement and moves what runs there, replacements first. Repeat it to see how far
+        it is; ExitMaintenance takes it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExitMaintenance(self, request, context):
         """Puts the node back into placement.
         """
@@ -196,6 +209,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.EnterMaintenance,
                     request_deserializer=aiops_dot_nodes_dot_v1_dot_node__service__pb2.EnterMaintenanceRequest.FromString,
                     response_serializer=aiops_dot_nodes_dot_v1_dot_node__service__pb2.EnterMaintenanceResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=aiops_dot_nodes_dot_v1_dot_node__service__pb2.DrainNodeRequest.FromString,
+                    response_serializer=aiops_dot_nodes_dot_v1_dot_node__service__pb2.DrainNodeResponse.SerializeToString,
             ),
             'ExitMaintenance': grpc.unary_unary_rpc_method_handler(
                     servicer.ExitMaintenance,
@@ -403,6 +421,33 @@ class NodeService:
             '/aiops.nodes.v1.NodeService/EnterMaintenance',
             aiops_dot_nodes_dot_v1_dot_node__service__pb2.EnterMaintenanceRequest.SerializeToString,
             aiops_dot_nodes_dot_v1_dot_node__service__pb2.EnterMaintenanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.nodes.v1.NodeService/DrainNode',
+            aiops_dot_nodes_dot_v1_dot_node__service__pb2.DrainNodeRequest.SerializeToString,
+            aiops_dot_nodes_dot_v1_dot_node__service__pb2.DrainNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class NodeServiceStub:
     """Removes a node. Refused while deployments run on it, unless `force`."""
     EnterMaintenance: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.EnterMaintenanceRequest, _node_service_pb2.EnterMaintenanceResponse]
     """Takes the node out of placement; what runs keeps running."""
+    DrainNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _node_service_pb2.DrainNodeResponse]
+    """Empties the node: takes it out of placement and moves what runs there, replacements first. Repeat it to see how far
+    it is; ExitMaintenance takes it back.
+    """
     ExitMaintenance: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ExitMaintenanceRequest, _node_service_pb2.ExitMaintenanceResponse]
     """Puts the node back into placement."""
     GetNodeMetrics: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeMetricsRequest, _node_service_pb2.GetNodeMetricsResponse]
@@ -69,6 +73,10 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """Removes a node. Refused while deployments run on it, unless `force`."""
     EnterMaintenance: _aio.UnaryUnaryMultiCallable[_node_service_pb2.EnterMaintenanceRequest, _node_service_pb2.EnterMaintenanceResponse]  # type: ignore[assignment]
     """Takes the node out of placement; what runs keeps running."""
+    DrainNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _node_service_pb2.DrainNodeResponse]  # type: ignore[assignment]
+    """Empties the node: takes it out of placement and moves what runs there, replacements first. Repeat it to see how far
+    it is; ExitMaintenance takes it back.
+    """
     ExitMaintenance: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ExitMaintenanceRequest, _node_service_pb2.ExitMaintenanceResponse]  # type: ignore[assignment]
     """Puts the node back into placement."""
     GetNodeMetrics: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeMetricsRequest, _node_service_pb2.GetNodeMetricsResponse]  # type: ignore[assignment]
@@ -132,6 +140,16 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.EnterMaintenanceResponse, _abc.Awaitable[_node_service_pb2.EnterMaintenanceResponse]]:
         """Takes the node out of placement; what runs keeps running."""
+
+    @_abc_1.abstractmethod
+    def DrainNode(
+        self,
+        request: _node_service_pb2.DrainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.DrainNodeResponse, _abc.Awaitable[_node_service_pb2.DrainNodeResponse]]:
+        """Empties the node: takes it out of placement and moves what runs there, replacements first. Repeat it to see how far
+        it is; ExitMaintenance takes it back.
+        """
 
     @_abc_1.abstractmethod
     def ExitMaintenance(
