@@ -28,8 +28,13 @@ from node_agent.inventory.nvml import Nvml
 from node_agent.journal.journal import Journal
 from node_agent.peers.neighbours import Neighbours, Peer
 from node_agent.peers.server import PeerServer, address_towards
+from node_agent.runtime.docker.container import Limits
+from node_agent.runtime.docker.engine import DockerEngine
+from node_agent.runtime.docker.images import ImageRules, Images
+from node_agent.runtime.docker.runtime import DockerRuntime
 from node_agent.runtime.ports import bind_host
 from node_agent.runtime.process import ProcessRuntime, boot_id
+from node_agent.runtime.runtimes import Runtimes
 from node_agent.session.client import Presence, SessionClient
 from node_agent.session.exchange import Exchange
 from node_agent.session.statuses import StatusQueue
@@ -39,6 +44,7 @@ from node_agent.tunnel.model import Ends, Engine, Report
 from node_agent.tunnel.program import find_envoy
 from node_agent.tunnel.service import Tunnel
 from node_agent.workloads.adapters import AdapterKeeper
+from node_agent.workloads.containers import Bounds
 from node_agent.workloads.installed import InstalledEngines
 from node_agent.workloads.launcher import Launcher, Site
 from node_agent.workloads.loads import Loads
@@ -88,7 +94,12 @@ class Agent:
         self.tunnel = self._tunnel(settings, identity, clock)
         self.machine = Machine(settings.home, Nvml(), clock)
         self.engines = InstalledEngines(
-            settings.transformers, settings.vllm, settings.environment, settings.engine_wait, settings.triton
+            settings.transformers,
+            settings.vllm,
+            settings.environment,
+            settings.engine_wait,
+            settings.triton,
+            settings.containers.images,
         )
         own = settings.address or address_towards(target.partition(",")[0])
         self.peers = PeerServer(own, settings.peer_port, store.tls, clock, enabled=settings.peers)
@@ -101,7 +112,6 @@ class Agent:
             boot_id(),
             _version(),
             settings.address or DEFAULT_ADDRESS,
-            (ProcessRuntime.name,),
             self.engines.names(),
             self._tunnel_report,
             self._offered_at,
@@ -115,10 +125,12 @@ class Agent:
         self.renewal = Renewal(store, Addresses(target), clock)
 
     def _workloads(self, settings: AgentSettings, clock: Clock, patience: Patience) -> Workloads:
-        runtime = ProcessRuntime()
-        owner = f"{settings.home}#"
+        owner, bounds = f"{settings.home}#", Bounds(settings.containers.uid, settings.containers.gid)
+        containers, images = _containers(settings, owner, bounds, clock)
+        runtime = Runtimes(ProcessRuntime(), containers)
         address = DEFAULT_ADDRESS if self.tunnel else settings.address
-        site = Site(settings.home / "runs", bind_host(address or DEFAULT_ADDRESS), owner)
+        host = bind_host(address or DEFAULT_ADDRESS)
+        site = Site(settings.home / "runs", host, owner, settings.commands_allowed, images, bounds)
         launcher = Launcher(site, self.cache, self.engines, runtime, self.machine, clock)
         journal = Journal(settings.home / "journal.json")
         adapters = AdapterKeeper(self.cache, {"vllm": VllmAdapters()})
@@ -150,9 +162,9 @@ class Agent:
     async def run(self, stopping: asyncio.Event, telemetry: Telemetry) -> None:
         """Until told to stop: the session first, so that nobody takes the stopping of workloads for a wish."""
         log.info("%s is node %s", self._name, self._node_id)
-        self.workloads.adopt()
+        await self.workloads.adopt()
         if self.tunnel:
-            self.tunnel.adopt()
+            await self.tunnel.adopt()
         async with (
             self.peers.offering(self.cache, telemetry),
             aclosing(self._neighbours),
@@ -197,6 +209,19 @@ async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
 def _ports(workload_id: str, process: Process) -> list[Engine]:
     grpc = process.facts.grpc_port if process.facts else 0
     return [Engine(workload_id, process.port), *([Engine(workload_id, grpc, grpc=True)] if grpc else [])]
+
+
+def _containers(
+    settings: AgentSettings, owner: str, bounds: Bounds, clock: Clock
+) -> tuple[DockerRuntime | None, Images | None]:
+    """The containers of this node, whether or not Docker Engine is there yet; none where the settings want none."""
+    wanted = settings.containers
+    if not wanted.url:
+        return None, None
+    engine = DockerEngine(wanted.url, expected=wanted.expected)
+    rules = ImageRules((*wanted.allowed, *wanted.images.values()), wanted.keep)
+    images = Images(engine, settings.home / "images.json", rules, clock)
+    return DockerRuntime(engine, images, owner, Limits(bounds.user, wanted.cpus, wanted.pids)), images
 
 
 def _patience(settings: AgentSettings) -> Patience:

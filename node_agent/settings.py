@@ -13,6 +13,25 @@ from mesh.settings import Observability, failpoints, observability, whole
 from node_agent.tunnel.choice import Way
 
 DEFAULT_ADDRESS = "127.0.0.1"
+_DOCKER = "unix:///var/run/docker.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """How containers run. An empty `url` means none; `expected` is whether Docker Engine's absence is worth a word.
+
+    `images` are by engine. `cpus` 0 means all of them.
+    """
+
+    url: str = ""
+    expected: bool = False
+    images: Mapping[str, str] = field(default_factory=dict)
+    allowed: tuple[str, ...] = ()
+    keep: timedelta = timedelta(days=7)
+    uid: int = 10_001
+    gid: int = 10_001
+    cpus: int = 0
+    pids: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +60,8 @@ class AgentSettings:
     tunnel_connections: int = 8
     envoy: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    containers: ContainerSettings = field(default_factory=ContainerSettings)
+    commands_allowed: tuple[str, ...] = ()
     observability: Observability = field(default_factory=Observability)
     failpoints: Mapping[str, Failpoint] = field(default_factory=dict)
 
@@ -74,6 +95,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
         tunnel_connections=whole(environment, "AIOPS_NODE_TUNNEL_CONNECTIONS", 8),
         envoy=Path(envoy).absolute() if envoy else None,
         environment=dict(environment),
+        containers=_containers(environment),
+        commands_allowed=_patterns(environment, "AIOPS_COMMANDS_ALLOWED"),
         observability=observability(environment),
         failpoints=failpoints(environment),
     )
@@ -83,3 +106,31 @@ def _way(text: str) -> Way:
     if text not in set(Way):
         raise ValueError(f"AIOPS_NODE_TUNNEL is {text!r}; it is one of {', '.join(Way)}")
     return Way(text)
+
+
+def _containers(environment: Mapping[str, str]) -> ContainerSettings:
+    named = environment.get("AIOPS_DOCKER_HOST") or environment.get("DOCKER_HOST", "")
+    images = {
+        "vllm": environment.get("AIOPS_IMAGE_VLLM", ""),
+        "triton": environment.get("AIOPS_IMAGE_TRITON", ""),
+        "transformers": environment.get("AIOPS_IMAGE_TRANSFORMERS", ""),
+    }
+    uid = whole(environment, "AIOPS_CONTAINER_USER", 10_001)
+    if uid == 0:
+        raise ValueError("AIOPS_CONTAINER_USER is 0, but containers never run as root; give another user id")
+    # An agent that is not root cannot hand directories to another user, so its containers run as itself.
+    return ContainerSettings(
+        url="" if named == "none" else named or _DOCKER,
+        expected=bool(named),
+        images={engine: image for engine, image in images.items() if image},
+        allowed=_patterns(environment, "AIOPS_IMAGES_ALLOWED"),
+        keep=timedelta(hours=whole(environment, "AIOPS_IMAGES_KEEP_HOURS", 168)),
+        uid=os.geteuid() or uid,
+        gid=os.getegid() if os.geteuid() else uid,
+        cpus=whole(environment, "AIOPS_CONTAINER_CPUS", 0),
+        pids=whole(environment, "AIOPS_CONTAINER_PIDS", 4096),
+    )
+
+
+def _patterns(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(pattern for pattern in map(str.strip, environment.get(name, "").split(",")) if pattern)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from node_agent.engines.engine import Diagnosis, FailureReason
 
-_SMALLER = (
+SMALLER = (
     "Choose a node with more free memory, a quantised or smaller revision of the model, a shorter context_tokens or a "
     "lower max_concurrency, or stop another deployment."
 )
@@ -34,7 +34,7 @@ _SIGNS = (
         r"|Free memory on device .* less than desired",
         FailureReason.OUT_OF_MEMORY,
         "the graphics card has not enough free memory for this model",
-        _SMALLER,
+        SMALLER,
     ),
     _sign(
         r"No available memory for the cache blocks"
@@ -48,7 +48,7 @@ _SIGNS = (
         r"|Available memory on node .* less than desired",
         FailureReason.OUT_OF_MEMORY,
         "the node has not enough free memory for this model",
-        _SMALLER,
+        SMALLER,
     ),
     _sign(
         r"address already in use|Errno 98",
@@ -118,7 +118,7 @@ def diagnose(returncode: int | None, log_tail: str) -> Diagnosis:
     killed_by = -returncode if returncode < 0 else returncode - 128
     if killed_by == signal.SIGKILL:
         message = "the engine was killed (SIGKILL), as the system does when the node's memory is used up"
-        return Diagnosis(FailureReason.OUT_OF_MEMORY, message, _SMALLER)
+        return Diagnosis(FailureReason.OUT_OF_MEMORY, message, SMALLER)
     if returncode in _NOT_FOUND:
         message = f"the engine could not be started{_last(log_tail)}"
         return Diagnosis(

@@ -25,6 +25,15 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """A server of the deployment's own that speaks HTTP. An empty `command` is the image's; empty paths are usual."""
+
+    command: tuple[str, ...] = ()
+    health_path: str = ""
+    inference_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """One replica of a model on this node, as an engine needs to know it.
 
@@ -32,7 +41,7 @@ class EngineSpec:
     `gpu_devices` are NVML indexes or UUIDs, empty on a CPU node. `memory_mb` is what the placement claimed
     (device memory with a GPU, otherwise RAM; 0 = not said) of `device_memory_mb`. `options` and `environment` are what
     the deployment asks for on top of the node's own. `more_ports` are those that the engine names besides `port`, which
-    speaks HTTP.
+    speaks HTTP. `program` is what runs where the engine is the deployment's own.
     """
 
     served_name: str
@@ -46,6 +55,7 @@ class EngineSpec:
     options: EngineOptions = field(default_factory=EngineOptions)
     environment: Mapping[str, str] = field(default_factory=dict)
     more_ports: Mapping[str, int] = field(default_factory=dict)
+    program: Program = field(default_factory=Program)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class LaunchPlan:
     `env` is the whole environment of the process. The engine is up when `health` answers and ready when `ready` (a real
     inference of one token) does too. `inference_path` is what `/v1/inference` of the instance means. `private_paths`
     change the engine itself and must never be reachable through the gateway. `grpc_port` is where the engine speaks the
-    Open Inference Protocol over gRPC, 0 where it does not.
+    Open Inference Protocol over gRPC, 0 where it does not. Without `argv` a container runs its image's command.
     """
 
     argv: tuple[str, ...]

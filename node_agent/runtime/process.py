@@ -9,14 +9,14 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 import psutil
 
-from node_agent.runtime.model import Ended, Instance, Launch, LaunchError, Marked, Usage
+from node_agent.runtime.model import Ended, Instance, Launch, LaunchError, Marked, RuntimeReadiness, Usage
 from node_agent.runtime.output import open_log
 
 MARK = "AIOPS_WORKLOAD"
@@ -37,34 +37,27 @@ class ProcessRuntime:
     """Runs workloads as processes. Use from one event loop."""
 
     name = "process"
+    limits_memory = False
 
     def __init__(self) -> None:
         self._watched: dict[Instance, _Watched] = {}
 
-    def start(self, launch: Launch) -> Instance:
-        environment = {**launch.environment, MARK: launch.mark}
+    def readiness(self) -> RuntimeReadiness:
+        return RuntimeReadiness((self.name,))
+
+    async def watch(self) -> None:
+        """Pidfds tell."""
+
+    async def start(self, launch: Launch) -> Instance:
         try:
-            launch.directory.mkdir(parents=True, exist_ok=True)
-            log = open_log(launch.log)
-            try:
-                child = subprocess.Popen(
-                    launch.argv,
-                    env=environment,
-                    cwd=launch.directory,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            finally:
-                os.close(log)
+            child = _spawn(launch)
         except OSError as error:
             raise LaunchError(f"cannot start {launch.argv[0]}: {error.strerror}", program=launch.argv[0]) from error
         instance = Instance(str(child.pid), child.pid, _birth(child.pid))
         self._watch(instance, os.pidfd_open(child.pid), child)
         return instance
 
-    def adopt(self, instance: Instance) -> bool:
+    async def adopt(self, instance: Instance) -> bool:
         if instance in self._watched:
             return True
         try:
@@ -78,13 +71,8 @@ class ProcessRuntime:
         self._watch(instance, pidfd, None)
         return True
 
-    def marked(self, owner: str) -> Sequence[Marked]:
-        found: dict[str, Marked] = {}
-        for pid in sorted(psutil.pids(), key=_birth_ticks):
-            mark = _mark_of(pid)
-            if mark.startswith(owner) and mark not in found:
-                found[mark] = Marked(Instance(str(pid), pid, _birth(pid)), mark)
-        return list(found.values())
+    async def marked(self, owner: str) -> Sequence[Marked]:
+        return marked_processes(owner)
 
     async def wait(self, instance: Instance) -> Ended:
         return await asyncio.shield(self._watched[instance].ended)
@@ -122,6 +110,9 @@ class ProcessRuntime:
         if watched and watched.ended.done():
             del self._watched[instance]
 
+    async def tidy(self, images: Collection[str]) -> None:
+        """A process that nobody knows is left alone: a mark is no proof of whose it is."""
+
     def _lost(self, instance: Instance) -> bool:
         watched = _Watched(-1, asyncio.get_running_loop().create_future(), None, _oom_kills())
         watched.ended.set_result(Ended())
@@ -144,9 +135,37 @@ class ProcessRuntime:
         watched.ended.set_result(Ended(code, out_of_memory=starved))
 
 
+def marked_processes(owner: str) -> Sequence[Marked]:
+    """The oldest process of each mark that begins with `owner`."""
+    found: dict[str, Marked] = {}
+    for pid in sorted(psutil.pids(), key=_birth_ticks):
+        mark = _mark_of(pid)
+        if mark.startswith(owner) and mark not in found:
+            found[mark] = Marked(Instance(str(pid), pid, _birth(pid)), mark)
+    return list(found.values())
+
+
 def boot_id() -> str:
     """Changes when the machine boots."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _spawn(launch: Launch) -> "subprocess.Popen[bytes]":
+    """The child, which leads a session of its own and writes its log itself. Raises OSError."""
+    launch.directory.mkdir(parents=True, exist_ok=True)
+    log = open_log(launch.log)
+    try:
+        return subprocess.Popen(
+            launch.argv,
+            env={**launch.environment, MARK: launch.mark},
+            cwd=launch.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
 
 
 def _birth(pid: int) -> str:

@@ -42,7 +42,6 @@ class Presence:
     boot_id: str
     version: str
     address: str
-    runtimes: tuple[str, ...]
     engines: tuple[str, ...]
     tunnel: Callable[[], Report | None]
     peer_address: Callable[[], Awaitable[str]]
@@ -111,18 +110,20 @@ class SessionClient:
 
     async def _hello(self) -> pb.Hello:
         reading, presence = await self._machine.read(), self._presence
+        runtimes = self._workloads.runtimes()
         return pb.Hello(
             node_id=presence.node_id,
             boot_id=presence.boot_id,
             agent_version=presence.version,
             inventory=convert.inventory_to_proto(reading),
-            runtimes=presence.runtimes,
+            runtimes=runtimes.names,
             engines=presence.engines,
             workloads=[convert.status_to_proto(each) for each in self._workloads.statuses()],
             last_revision=self._workloads.revision,
             address=presence.address,
             tunnel=convert.tunnel_to_proto(presence.tunnel()),
             peer_address=await presence.peer_address(),
+            runtime_report=convert.runtimes_to_proto(runtimes, self._workloads.images()),
         )
 
 

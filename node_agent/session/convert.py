@@ -1,7 +1,7 @@
 """Session messages to and from what the agent works with."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from aiops.nodes.v1 import node_pb2
@@ -10,9 +10,10 @@ from aiops.types.v1 import engine_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from node_agent.cache.model import Artifact, ArtifactFile
-from node_agent.engines.engine import EngineOptions
+from node_agent.engines.engine import EngineOptions, Program
 from node_agent.engines.live import EngineLoad
 from node_agent.inventory.model import Gpu, Reading
+from node_agent.runtime.model import RuntimeReadiness
 from node_agent.tunnel.model import Report
 from node_agent.workloads.model import (
     Acknowledgement,
@@ -84,6 +85,7 @@ def spec_from_proto(message: pb.WorkloadSpec) -> WorkloadSpec:
         adapters=tuple(
             WorkloadAdapter(each.name, _artifact(each.artifact)) for each in message.adapters if is_plain_id(each.name)
         ),
+        program=Program(tuple(message.command), message.paths.health, message.paths.inference),
     )
 
 
@@ -152,6 +154,11 @@ def inventory_to_proto(reading: Reading) -> pb.Inventory:
         driver_version=reading.gpus.driver_version,
         gpu_error=reading.gpus.error,
     )
+
+
+def runtimes_to_proto(readiness: RuntimeReadiness, images: Mapping[str, str]) -> pb.RuntimeReport:
+    """What can run workloads now, and in which images."""
+    return pb.RuntimeReport(names=readiness.names, trouble=readiness.trouble, images=images)
 
 
 def metrics_to_proto(reading: Reading, node_id: str) -> node_pb2.NodeMetrics:

@@ -145,6 +145,7 @@ class Exchange:
                 containers=[convert.container_to_proto(each) for each in containers],
                 applied_revision=self._workloads.revision,
                 tunnel=convert.tunnel_to_proto(self._tunnel()),
+                runtime_report=convert.runtimes_to_proto(self._workloads.runtimes(), self._workloads.images()),
             )
             session.beaten(self._clock.monotonic())
             await session.write(pb.ConnectRequest(heartbeat=heartbeat))

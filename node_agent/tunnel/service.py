@@ -63,11 +63,11 @@ class Tunnel:
         """Whether there is an Envoy of this tunnel, as far as is known."""
         return self._instance is not None
 
-    def adopt(self) -> None:
+    async def adopt(self) -> None:
         """Takes up an Envoy that an earlier agent left running with the same start-up file. Call once, before `run`."""
         owner = self._mark("")
-        for marked in self._runtime.marked(owner):
-            if not self._runtime.adopt(marked.instance):
+        for marked in await self._runtime.marked(owner):
+            if not await self._runtime.adopt(marked.instance):
                 continue
             if marked.mark == self._mark(self._fingerprint()) and self._instance is None:
                 log.info("the node's Envoy goes on as process %d", marked.instance.pid)
@@ -97,7 +97,7 @@ class Tunnel:
             self._others.pop()
         began = self._clock.monotonic()
         try:
-            instance = self._instance or self._start()
+            instance = self._instance or await self._start()
         except LaunchError as error:
             return self._failed(error.message)
         self._instance = instance
@@ -109,7 +109,7 @@ class Tunnel:
             self._failures = 0
         return self._failed(f"Envoy {ended}{self._last_words()}")
 
-    def _start(self) -> Instance:
+    async def _start(self) -> Instance:
         options = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
         launch = Launch(
             argv=(str(self._program), "--config-path", str(self._directory / config.BOOTSTRAP), *options),
@@ -120,7 +120,7 @@ class Tunnel:
         )
         # A socket that a killed Envoy left would be in the way.
         (self._directory / config.ADMIN).unlink(missing_ok=True)
-        return self._runtime.start(launch)
+        return await self._runtime.start(launch)
 
     def _failed(self, error: str) -> timedelta:
         self._failures += 1

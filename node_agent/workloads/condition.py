@@ -36,8 +36,8 @@ class News:
 class Condition:
     """State, progress and health of one replica, as last told."""
 
-    def __init__(self, record: Record, runtime: str, report: Report) -> None:
-        self._runtime, self._report = runtime, report
+    def __init__(self, record: Record, report: Report) -> None:
+        self._report = report
         self._state, self._progress, self._health = _first_state(record), 0, Health.UNKNOWN
 
     def tell(self, record: Record, revision: int, news: News) -> None:
@@ -58,7 +58,8 @@ class Condition:
 
     def container(self, record: Record) -> Container:
         """The replica as it runs now, without its usage."""
-        return Container(record, self._state, self._runtime)
+        runtime = record.process.instance.runtime if record.process else record.spec.runtime
+        return Container(record, self._state, runtime)
 
     def _status(self, record: Record, revision: int, news: News) -> WorkloadStatus:
         process = news.process or record.process

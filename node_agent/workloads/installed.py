@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from node_agent.engines.choice import choose
+from node_agent.engines.custom import Custom
 from node_agent.engines.engine import Engine, EngineUnavailableError
 from node_agent.engines.transformers import Transformers
 from node_agent.engines.triton import Triton
@@ -16,6 +17,12 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _TRITON = "triton"
+_IN_IMAGES: dict[str, Engine] = {
+    "custom": Custom(),
+    "transformers": Transformers(Path("transformers")),
+    "triton": Triton(Path("tritonserver")),
+    "vllm": Vllm(Path("vllm")),
+}
 
 
 class InstalledEngines:
@@ -28,10 +35,13 @@ class InstalledEngines:
         environment: Mapping[str, str],
         patience: timedelta,
         triton: Path | None = None,
+        images: Mapping[str, str] | None = None,
     ) -> None:
         self._transformers, self._vllm, self._triton = transformers, vllm, triton
         self._environment = environment
         self._patience = patience
+        self.images = images or {}
+        self.images = images or {}
 
     def found(self) -> list[Engine]:
         """What can be started now."""
@@ -47,11 +57,30 @@ class InstalledEngines:
     def names(self) -> tuple[str, ...]:
         """What can be started now, or soon."""
         known = {"transformers": self._transformers, "vllm": self._vllm, "triton": self._triton}
-        return tuple(name for name, executable in known.items() if executable)
+        return tuple(name for name, executable in known.items() if executable or name in self.images)
 
     def named(self, name: str) -> Engine | None:
         """The engine of that name, if it can be started now."""
         return next((each for each in self.found() if each.name == name), None)
+
+    def in_image(self, image: str, label: str, framework: str) -> Engine:
+        """The engine that the image holds: as its label says, as the node's settings do, or that of the framework.
+
+        Inside an image programs are found by its own path, and nothing of the agent's environment reaches them.
+        """
+        by_setting = next((name for name, each in self.images.items() if each == image), framework)
+        return self.named_in_image(label or by_setting)
+
+    def named_in_image(self, name: str) -> Engine:
+        """The engine of that name as an image holds it. Raises EngineUnavailableError."""
+        engine = _IN_IMAGES.get(name)
+        if engine is None:
+            raise EngineUnavailableError(f"no image can hold engine {name}; engines are {', '.join(_IN_IMAGES)}")
+        return engine
+
+    def own(self) -> Engine:
+        """Runs a command of the deployment's own as a process."""
+        return Custom(self._environment)
 
     async def choose(self, framework: str, task: str, has_gpu: bool, free_memory_mb: int) -> Engine:
         """The engine for such a model, waited for while it is being installed. Raises EngineUnavailableError."""

@@ -2,6 +2,7 @@
 
 import signal
 
+from node_agent.engines.diagnosis import SMALLER
 from node_agent.engines.engine import Diagnosis, FailureReason
 from node_agent.runtime.model import Ended
 from node_agent.workloads.model import Event, Failure, Process
@@ -35,6 +36,8 @@ def exit_code(ended: Ended | None) -> int:
 
 
 def _sentence(ended: Ended, diagnosis: Diagnosis | None) -> str:
-    if ended.out_of_memory or diagnosis is None:
+    if ended.out_of_memory:
+        return f"The engine {ended}. {SMALLER}"
+    if diagnosis is None:
         return f"The engine {ended}."
     return f"{diagnosis.message[:1].upper()}{diagnosis.message[1:]}. {diagnosis.suggestion}"

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +15,13 @@ from node_agent.cache.service import ModelCache
 from node_agent.engines.engine import Diagnosis, Engine, EngineSpec, LaunchPlan
 from node_agent.engines.prepare import prepare
 from node_agent.inventory.machine import Machine
-from node_agent.runtime.model import Launch, LaunchError, Marked, Runtime
+from node_agent.inventory.model import Reading
+from node_agent.runtime.docker.images import ENGINE_LABEL, Images
+from node_agent.runtime.model import Containment, Launch, LaunchError, Marked, Runtime
 from node_agent.runtime.output import log_size, read_tail, trim_log
 from node_agent.runtime.ports import claim_port
+from node_agent.workloads.commands import check_command
+from node_agent.workloads.containers import INSIDE, Bounds, contain, devices_inside, hand_over, seen_from_outside
 from node_agent.workloads.installed import InstalledEngines
 from node_agent.workloads.model import (
     EngineFacts,
@@ -36,6 +40,8 @@ Tell = Callable[[State, int], None]
 _TAIL_BYTES = 8 * 1024
 _LOG = "engine.log"
 _KEPT_LOGS = 50
+# The framework whose models bring their own server.
+_OWN = "custom"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +52,23 @@ class Prepared:
     engine: Engine
     plan: LaunchPlan
     ports: tuple[int, ...]
+    containment: Containment | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where workloads live on this machine: their directory, the address their engines listen on, the node's mark."""
+    """Where workloads live on this machine: their directory, the address their engines listen on, the node's mark.
+
+    `commands` are patterns of programs that deployments may run as the agent's user. `images` bring containers' images;
+    without them there are no containers. `bounds` are who runs in those.
+    """
 
     runs: Path
     host: str
     owner: str
+    commands: tuple[str, ...] = ()
+    images: Images | None = None
+    bounds: Bounds | None = None
 
 
 class Launcher:
@@ -70,31 +84,36 @@ class Launcher:
         site.runs.mkdir(parents=True, exist_ok=True)
 
     async def prepare(self, spec: WorkloadSpec, tell: Tell) -> Prepared:
-        """Brings the model, chooses engine and port, lays out the run directory. Raises DomainError."""
+        """Brings image and model, chooses engine and port, lays out the run directory. Raises DomainError."""
         if not spec.artifact.files:
             raise ModelMissingError(
                 f"model {spec.model_id} has no files any more; import it again", model_id=spec.model_id
             )
         tell(State.DOWNLOADING, 0)
+        label = await self._obtain_image(spec, lambda percent: tell(State.DOWNLOADING, percent))
         await self._cache.obtain(spec.artifact, lambda percent: tell(State.DOWNLOADING, percent), spec.model_id)
         tell(State.EXTRACTING, 0)
         model_dir = await self._cache.lay_out(spec.artifact)
         tell(State.STARTING, 0)
         reading = await self._machine.read()
-        engine = await self._engines.choose(spec.framework, spec.task, bool(spec.gpu_devices), reading.ram_free)
+        engine = await self._engine(spec, label, reading)
         ports = self._claim_ports(spec, 1 + len(engine.more_ports))
-        cards = [gpu.memory_total for gpu in reading.gpus.devices if gpu.device_id in spec.gpu_devices]
-        plan = engine.plan(self._engine_spec(spec, model_dir, engine, ports, sum(cards)))
-        await asyncio.to_thread(_lay_out, plan)
-        return Prepared(spec, engine, plan, ports)
+        gpus = {gpu.device_id: gpu for gpu in reading.gpus.devices}
+        cards = [gpus[device].memory_total for device in spec.gpu_devices if device in gpus]
+        plan = self._plan(engine, spec, model_dir, ports, sum(cards))
+        work_dir = self._work_dir(spec.key)
+        box = contain(spec, plan, self._site.host, ports, model_dir, work_dir, gpus) if spec.image else None
+        await asyncio.to_thread(self._lay_out, plan, spec)
+        return Prepared(spec, engine, plan, ports, box)
 
-    def spawn(self, prepared: Prepared) -> Process:
-        """Starts the process, without waiting for anything. Raises LaunchError."""
+    async def spawn(self, prepared: Prepared) -> Process:
+        """Starts the process or the container. Raises LaunchError, RuntimeAwayError."""
         spec, plan = prepared.spec, prepared.plan
         log_path = self.log_path(spec.key)
         start = log_size(log_path)
-        instance = self._runtime.start(
-            Launch(plan.argv, plan.env, plan.cwd, log_path, self._mark(spec, prepared.engine.name, prepared.ports))
+        mark = self._mark(spec, prepared.engine.name, prepared.ports)
+        instance = await self._runtime.start(
+            Launch(plan.argv, plan.env, plan.cwd, log_path, mark, prepared.containment)
         )
         return Process(
             instance=instance,
@@ -110,12 +129,11 @@ class Launcher:
 
     def describe(self, process: Process, spec: WorkloadSpec) -> Process:
         """A process that was found again without its record, with its facts once its specification is known."""
-        engine = self._engines.named(process.engine)
+        engine = self._engine_of(process)
         if engine is None:
             return process
-        model_dir = self._cache.folder(spec.artifact)
         try:
-            plan = engine.plan(self._engine_spec(spec, model_dir, engine, process.ports, 0))
+            plan = self._plan(engine, spec, self._cache.folder(spec.artifact), process.ports, 0)
         except DomainError as error:
             log.warning("workload %s runs, but nothing is known of its engine: %s", spec.key, error.message)
             return process
@@ -143,7 +161,7 @@ class Launcher:
 
     def diagnose(self, process: Process, code: int | None, tail: str) -> Diagnosis | None:
         """The engine's own judgement of its end."""
-        engine = self._engines.named(process.engine)
+        engine = self._engine_of(process)
         return engine.diagnose(code, tail) if engine else None
 
     def hold(self, artifact: Artifact) -> None:
@@ -156,13 +174,17 @@ class Launcher:
         """Promises the ports to the workload until it is cleaned away."""
         self._ports[key] = ports
 
+    def images(self) -> Mapping[str, str]:
+        """The images that this node's settings name, by engine."""
+        return self._engines.images
+
     def log_path(self, key: WorkloadKey) -> Path:
         """Where the workload's engines write, all its life."""
         return self._run_dir(key) / _LOG
 
     def adapter_directory(self, key: WorkloadKey) -> Path:
         """Where the workload's engine finds its LoRA adapters; gone with the workload."""
-        return self._run_dir(key) / "work" / "adapters"
+        return self._work_dir(key) / "adapters"
 
     def tail(self, key: WorkloadKey, since: int) -> str:
         """The end of what was written since then."""
@@ -191,22 +213,58 @@ class Launcher:
         self.reserve_ports(spec.key, tuple(claimed))
         return tuple(claimed)
 
-    def _engine_spec(
-        self, spec: WorkloadSpec, model_dir: Path, engine: Engine, ports: tuple[int, ...], device_memory_mb: int
-    ) -> EngineSpec:
-        return EngineSpec(
+    async def _obtain_image(self, spec: WorkloadSpec, tell: Callable[[int], None]) -> str:
+        """Has the workload's image here; which engine it says that it holds."""
+        if not spec.image:
+            return ""
+        if self._site.images is None:
+            raise LaunchError(f"this node runs no containers, so it cannot run image {spec.image}")
+        return (await self._site.images.obtain(spec.image, tell)).get(ENGINE_LABEL, "")
+
+    async def _engine(self, spec: WorkloadSpec, label: str, reading: Reading) -> Engine:
+        if spec.image:
+            return self._engines.in_image(spec.image, label, spec.framework)
+        if spec.framework == _OWN:
+            check_command(spec.program.command, self._site.commands)
+            return self._engines.own()
+        return await self._engines.choose(spec.framework, spec.task, bool(spec.gpu_devices), reading.ram_free)
+
+    def _engine_of(self, process: Process) -> Engine | None:
+        if process.instance.runtime != "process":
+            return self._engines.named_in_image(process.engine)
+        return self._engines.own() if process.engine == _OWN else self._engines.named(process.engine)
+
+    def _plan(
+        self, engine: Engine, spec: WorkloadSpec, model_dir: Path, ports: tuple[int, ...], device_memory_mb: int
+    ) -> LaunchPlan:
+        engine_spec = EngineSpec(
             served_name=spec.served_name,
             model_dir=model_dir,
-            run_dir=self._run_dir(spec.key) / "work",
-            host=self._site.host,
+            run_dir=self._work_dir(spec.key),
+            host=INSIDE if spec.image else self._site.host,
             port=ports[0],
-            gpu_devices=spec.gpu_devices,
+            gpu_devices=devices_inside(spec) if spec.image else spec.gpu_devices,
             memory_mb=spec.memory_limit_mb,
             device_memory_mb=device_memory_mb,
             options=spec.options,
             environment=spec.environment,
             more_ports=dict(zip(engine.more_ports, ports[1:], strict=False)),
+            program=spec.program,
         )
+        plan = engine.plan(engine_spec)
+        return seen_from_outside(plan, self._site.host) if spec.image else plan
+
+    def _lay_out(self, plan: LaunchPlan, spec: WorkloadSpec) -> None:
+        try:
+            prepare(plan)
+            if spec.image and self._site.bounds:
+                hand_over(self._work_dir(spec.key), self._site.bounds)
+        except OSError as error:
+            kind = DiskFullError if error.errno in {errno.ENOSPC, errno.EDQUOT} else LaunchError
+            raise kind(f"cannot lay out {plan.cwd}: {error.strerror}", path=str(plan.cwd)) from error
+
+    def _work_dir(self, key: WorkloadKey) -> Path:
+        return self._run_dir(key) / "work"
 
     def _run_dir(self, key: WorkloadKey) -> Path:
         return self._site.runs / f"{key.workload_id}.{key.replica}"
@@ -214,14 +272,6 @@ class Launcher:
     def _mark(self, spec: WorkloadSpec, engine: str, ports: tuple[int, ...]) -> str:
         listed = ",".join(str(port) for port in ports)
         return f"{self._site.owner}{spec.key}/{spec.epoch}/{engine}/{listed}"
-
-
-def _lay_out(plan: LaunchPlan) -> None:
-    try:
-        prepare(plan)
-    except OSError as error:
-        kind = DiskFullError if error.errno in {errno.ENOSPC, errno.EDQUOT} else LaunchError
-        raise kind(f"cannot lay out {plan.cwd}: {error.strerror}", path=str(plan.cwd)) from error
 
 
 def _readiness(plan: LaunchPlan) -> Readiness:

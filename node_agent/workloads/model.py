@@ -9,7 +9,7 @@ from typing import NewType
 from mesh.errors import DomainError, Kind
 from mesh.loops import Backoff
 from node_agent.cache.model import NO_ARTIFACT, Artifact
-from node_agent.engines.engine import EngineOptions, UnsupportedField
+from node_agent.engines.engine import EngineOptions, Program, UnsupportedField
 from node_agent.engines.live import EngineLoad
 from node_agent.runtime.model import Instance
 
@@ -121,6 +121,12 @@ class WorkloadSpec:
     drain: timedelta = timedelta()
     options: EngineOptions = field(default_factory=EngineOptions)
     adapters: tuple[WorkloadAdapter, ...] = ()
+    program: Program = field(default_factory=Program)
+
+    @property
+    def runtime(self) -> str:
+        """What runs it: an image asks for a container."""
+        return "docker" if self.image else "process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +200,7 @@ class Patience:
     log_interval: timedelta = timedelta(seconds=1)
     load_interval: timedelta = timedelta(seconds=5)
     log_keep_bytes: int = 8 * 1024 * 1024
+    tidy_interval: timedelta = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)

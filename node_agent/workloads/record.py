@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from node_agent.cache.model import Artifact, ArtifactFile
-from node_agent.engines.engine import EngineOptions, UnsupportedField
+from node_agent.engines.engine import EngineOptions, Program, UnsupportedField
 from node_agent.runtime.model import Instance
 from node_agent.workloads.model import (
     AdapterStatus,
@@ -61,12 +61,17 @@ def _spec(document: Json) -> WorkloadSpec:
             "drain": timedelta(seconds=document["drain"]),
             "options": EngineOptions(**document.get("options", {})),
             "adapters": tuple(adapters),
+            "program": _program(document.get("program") or {}),
         }
     )
 
 
 def _artifact(document: Json) -> Artifact:
     return Artifact(document["url"], tuple(ArtifactFile(**each) for each in document["files"]))
+
+
+def _program(document: Json) -> Program:
+    return Program(**document | {"command": tuple(document.get("command", ()))})
 
 
 def _process(document: Json) -> Process:

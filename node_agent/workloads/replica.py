@@ -2,20 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from mesh.errors import DomainError
 from mesh.failpoints import failpoint
 from mesh.loops import Backoff, Wake, run_loop
 from node_agent.engines.engine import FailureReason
-from node_agent.runtime.model import Ended, Runtime
+from node_agent.runtime.model import Ended, Runtime, RuntimeAwayError
 from node_agent.workloads.adapters import RETRY, AdapterKeeper
 from node_agent.workloads.condition import Condition, News
 from node_agent.workloads.judgement import exit_code, judge
-from node_agent.workloads.launcher import Launcher
+from node_agent.workloads.launcher import Launcher, Prepared
 from node_agent.workloads.model import (
     AdapterStatus,
     Container,
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 _IDLE = timedelta(minutes=1)
 _AT_ONCE = timedelta(0)
 _SLOW = Backoff(RETRY)
+_RUNTIME_PAUSE = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Replica:
         self.record = record
         self._around = around
         self._revision = revision
-        self._condition = Condition(record, around.runtime.name, around.report)
+        self._condition = Condition(record, around.report)
         self._wake, self._adapters_changed = Wake(), Wake()
         self._scope: asyncio.Timeout | None = None
         around.launcher.hold(record.spec.artifact)
@@ -147,6 +149,10 @@ class Replica:
         except NeverReadyError as error:
             await self._give_up(error)
             return None
+        except RuntimeAwayError as error:
+            failure = Failure(self.record.spec.epoch, f"{error.message}. It starts when that is back.", error.reason)
+            self._tell(News(State.STARTING, failure=failure))
+            return _RUNTIME_PAUSE
         except DomainError as error:
             await self._fail(Failure(self.record.spec.epoch, error.message, error.reason))
             return None
@@ -160,14 +166,18 @@ class Replica:
         await self._around.permit.wait()
         prepared = await self._around.launcher.prepare(self.record.spec, self._tell_phase)
         await failpoint("launch.prepared")
-        # Nothing is awaited between start and record: a cut here cannot lose the process.
-        process = self._around.launcher.spawn(prepared)
-        self.record = replace(self.record, process=process, adapters=())
-        await failpoint("launch.spawned")
+        await _carried_through(self._spawn(prepared))
+        process = self.record.process
+        assert process is not None
         await self._around.save()
         await failpoint("launch.recorded")
         self._tell(News(State.STARTING, 10, event=Event.STARTED))
         return process
+
+    async def _spawn(self, prepared: Prepared) -> None:
+        process = await self._around.launcher.spawn(prepared)
+        self.record = replace(self.record, process=process, adapters=())
+        await failpoint("launch.spawned")
 
     async def _known(self, process: Process) -> Process:
         """The process with its facts; one found without its record has none until its specification is here."""
@@ -284,6 +294,16 @@ class Replica:
 
     def _tell(self, news: News) -> None:
         self._condition.tell(self.record, self._revision, news)
+
+
+async def _carried_through(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits `work`, which comes to its end also when whoever awaits it is cut short: a start must not be lost."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def _hopeless(failure: Failure, spec: WorkloadSpec) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from mesh.errors import DomainError
 from mesh.failpoints import failpoint
 from mesh.loops import run_loop
 from node_agent.journal.journal import Journal, JournalWriteError
-from node_agent.runtime.model import Marked, Runtime, Usage
+from node_agent.runtime.model import Marked, Runtime, RuntimeReadiness, Usage
 from node_agent.runtime.output import trim_log
 from node_agent.workloads.adapters import AdapterKeeper
 from node_agent.workloads.launcher import Launcher
@@ -37,6 +37,9 @@ from node_agent.workloads.replica import Replica, Surroundings
 
 log = logging.getLogger(__name__)
 
+# A container engine that is away cannot end anything; an agent that ends does not wait for it for ever.
+_LAST_WAIT = timedelta(seconds=10)
+
 
 class Workloads:
     """Use from one event loop; `run` must be running for anything to happen."""
@@ -60,19 +63,19 @@ class Workloads:
         self._group: asyncio.TaskGroup | None = None
         self.revision = 0
 
-    def adopt(self) -> None:
+    async def adopt(self) -> None:
         """Takes up what an earlier agent left running. Call once, before `run`."""
         document = self._journal.load()
         self.revision = int((document or {}).get("revision", 0))
         for each in (document or {}).get("workloads", ()):
             record = record_from_json(each)
-            if record.process and not self._runtime.adopt(record.process.instance):
+            if record.process and not await self._runtime.adopt(record.process.instance):
                 log.warning("workload %s ended while no agent was watching", record.spec.key)
             self._add(record)
         known = {replica.record.process.instance for replica in self._replicas.values() if replica.record.process}
-        for marked in self._runtime.marked(self._owner):
+        for marked in await self._runtime.marked(self._owner):
             if marked.instance not in known:
-                self._take_up(marked)
+                await self._take_up(marked)
 
     async def run(self) -> None:
         """Drives every workload until cancelled; processes go on."""
@@ -80,6 +83,8 @@ class Workloads:
             for replica in self._replicas.values():
                 self._drive(replica)
             self._group.create_task(run_loop("loads", self._hear, interval=self._around.patience.load_interval))
+            self._group.create_task(self._runtime.watch())
+            self._group.create_task(run_loop("tidying", self._tidy, interval=self._around.patience.tidy_interval))
             await run_loop("logs", self._trim_logs, interval=self._around.patience.log_interval)
 
     async def apply(self, desired: DesiredState, decisions: Sequence[Decision] | None = None) -> list[Acknowledgement]:
@@ -106,6 +111,14 @@ class Workloads:
         await failpoint("agent.recorded")
         return [each for each in answers if each.request_id]
 
+    def runtimes(self) -> RuntimeReadiness:
+        """What can run workloads now."""
+        return self._runtime.readiness()
+
+    def images(self) -> Mapping[str, str]:
+        """The images that this node's settings name, by engine."""
+        return self._launcher.images()
+
     def statuses(self) -> list[WorkloadStatus]:
         """What there is to say of every workload now."""
         return [replica.status() for replica in self._replicas.values()]
@@ -120,13 +133,19 @@ class Workloads:
         return path if path.exists() else None
 
     async def stop_all(self) -> None:
-        """Ends every process at once, without draining; what is wanted stays remembered. Call after `run` has ended."""
-        await asyncio.gather(*(replica.stop_process() for replica in self._replicas.values()))
+        """Ends everything at once, without draining; what is wanted stays remembered. Call after `run` has ended."""
+        limit = self._around.patience.stop_grace + _LAST_WAIT
+        try:
+            async with asyncio.timeout(limit.total_seconds()):
+                await asyncio.gather(*(replica.stop_process() for replica in self._replicas.values()))
+        except TimeoutError:
+            left = [str(key) for key, replica in self._replicas.items() if replica.record.process]
+            log.error("after %s these still run, and are left: %s", limit, ", ".join(left))
 
-    def _take_up(self, marked: Marked) -> None:
+    async def _take_up(self, marked: Marked) -> None:
         """Matches a process that the journal does not know; one that fits nowhere is left alone."""
         recognised = self._launcher.recognise(marked)
-        if recognised is None or not self._runtime.adopt(marked.instance):
+        if recognised is None or not await self._runtime.adopt(marked.instance):
             log.warning(
                 "process %d (%s) is none of the known workloads; it is left alone", marked.instance.pid, marked.mark
             )
@@ -201,6 +220,12 @@ class Workloads:
         """Whatever an engine writes, it never fills the disk."""
         for key in list(self._replicas):
             await asyncio.to_thread(trim_log, self._launcher.log_path(key), self._around.patience.log_keep_bytes)
+
+    async def _tidy(self) -> None:
+        """Once the controller has said what it wants, whatever else is left of this node's is nobody's."""
+        await self._around.permit.wait()
+        images = {replica.record.spec.image for replica in self._replicas.values()}
+        await self._runtime.tidy(images | set(self._launcher.images().values()))
 
     async def _save(self) -> None:
         records = [record_to_json(replica.record) for replica in self._replicas.values()]

@@ -91,7 +91,7 @@ async def test_an_agent_that_comes_back_takes_up_the_envoy_that_runs_and_ends_on
         return Tunnel(home, wanted, find_envoy(None), ProcessRuntime(), lambda: site.node.engines, SystemClock())
 
     same, other = successor(ends.connections), successor(ends.connections + 1)
-    same.adopt()
+    await same.adopt()
     assert (same.runs, envoys(home)) == (True, before)
-    other.adopt()
+    await other.adopt()
     assert other.runs is False

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from node_agent.runtime.process import ProcessRuntime
+from node_agent.runtime.process import marked_processes
 from stack.demo.platform import demo_model
 from stack.ports import free_port
 from tests.fakes.eventually import eventually
@@ -59,15 +59,14 @@ class ClosedNode:
     @property
     def envoy(self) -> int:
         """The process of the node's Envoy."""
-        (marked,) = ProcessRuntime().marked(f"{self.home}!tunnel")
+        (marked,) = marked_processes(f"{self.home}!tunnel")
         return marked.instance.pid
 
     def end(self) -> None:
         for agent in self.agents:
             agent.kill()
             agent.wait()
-        runtime = ProcessRuntime()
-        for marked in (*runtime.marked(f"{self.home}!"), *runtime.marked(f"{self.home}#")):
+        for marked in (*marked_processes(f"{self.home}!"), *marked_processes(f"{self.home}#")):
             os.kill(marked.instance.pid, signal.SIGKILL)
 
 

@@ -98,6 +98,11 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REPLICA_SET_NOT_FOUND: _Reason.ValueType  # 490
     REPLICA_SET_EXISTS: _Reason.ValueType  # 491
     REVISION_NOT_FOUND: _Reason.ValueType  # 492
+    IMAGE_NOT_ALLOWED: _Reason.ValueType  # 460
+    """Containers."""
+    IMAGE_PULL_FAILED: _Reason.ValueType  # 461
+    COMMAND_NOT_ALLOWED: _Reason.ValueType  # 462
+    CONTAINER_ENGINE_UNAVAILABLE: _Reason.ValueType  # 463
     DEAD_LETTER_NOT_FOUND: _Reason.ValueType  # 500
     """Events."""
 
@@ -179,6 +184,11 @@ NOT_AN_ADAPTER: Reason.ValueType  # 467
 REPLICA_SET_NOT_FOUND: Reason.ValueType  # 490
 REPLICA_SET_EXISTS: Reason.ValueType  # 491
 REVISION_NOT_FOUND: Reason.ValueType  # 492
+IMAGE_NOT_ALLOWED: Reason.ValueType  # 460
+"""Containers."""
+IMAGE_PULL_FAILED: Reason.ValueType  # 461
+COMMAND_NOT_ALLOWED: Reason.ValueType  # 462
+CONTAINER_ENGINE_UNAVAILABLE: Reason.ValueType  # 463
 DEAD_LETTER_NOT_FOUND: Reason.ValueType  # 500
 """Events."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

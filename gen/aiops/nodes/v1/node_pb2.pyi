@@ -84,6 +84,26 @@ class Node(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ImagesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NODE_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
@@ -110,6 +130,8 @@ class Node(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    RUNTIME_TROUBLE_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     name: _builtins.str
     """Display name, at most 255 characters."""
@@ -133,6 +155,8 @@ class Node(_message.Message):
     agent_version: _builtins.str
     draining: _builtins.bool
     """What runs here is to run elsewhere, then end."""
+    runtime_trouble: _builtins.str
+    """Why a runtime of the node that should be there is not; empty when all is well."""
     @_builtins.property
     def role(self) -> _containers.RepeatedScalarFieldContainer[Global___Node.Role.ValueType]: ...
     @_builtins.property
@@ -165,6 +189,10 @@ class Node(_message.Message):
     def tunnel(self) -> Global___Tunnel:
         """How the gateway reaches the node when it does not dial it; absent for a node that it dials."""
 
+    @_builtins.property
+    def images(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Container images by the engine that they hold, as the node's settings name them."""
+
     def __init__(
         self,
         *,
@@ -194,10 +222,12 @@ class Node(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tunnel: Global___Tunnel | None = ...,
         draining: _builtins.bool = ...,
+        runtime_trouble: _builtins.str = ...,
+        images: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_last_heartbeat", b"_last_heartbeat", "_tunnel", b"_tunnel", "changed_at", b"changed_at", "config", b"config", "created_at", b"created_at", "deleted_at", b"deleted_at", "last_heartbeat", b"last_heartbeat", "owner", b"owner", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_last_heartbeat", b"_last_heartbeat", "_tunnel", b"_tunnel", "agent_version", b"agent_version", "changed_at", b"changed_at", "config", b"config", "cpu_cores", b"cpu_cores", "created_at", b"created_at", "deleted_at", b"deleted_at", "disk_free", b"disk_free", "disk_total", b"disk_total", "draining", b"draining", "engines", b"engines", "gpu_devices", b"gpu_devices", "is_deleted", b"is_deleted", "is_local", b"is_local", "labels", b"labels", "last_heartbeat", b"last_heartbeat", "name", b"name", "node_id", b"node_id", "owner", b"owner", "ram_free", b"ram_free", "ram_total", b"ram_total", "role", b"role", "runtimes", b"runtimes", "status", b"status", "tunnel", b"tunnel", "vpn_ip", b"vpn_ip", "websocket_connected", b"websocket_connected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_last_heartbeat", b"_last_heartbeat", "_tunnel", b"_tunnel", "agent_version", b"agent_version", "changed_at", b"changed_at", "config", b"config", "cpu_cores", b"cpu_cores", "created_at", b"created_at", "deleted_at", b"deleted_at", "disk_free", b"disk_free", "disk_total", b"disk_total", "draining", b"draining", "engines", b"engines", "gpu_devices", b"gpu_devices", "images", b"images", "is_deleted", b"is_deleted", "is_local", b"is_local", "labels", b"labels", "last_heartbeat", b"last_heartbeat", "name", b"name", "node_id", b"node_id", "owner", b"owner", "ram_free", b"ram_free", "ram_total", b"ram_total", "role", b"role", "runtime_trouble", b"runtime_trouble", "runtimes", b"runtimes", "status", b"status", "tunnel", b"tunnel", "vpn_ip", b"vpn_ip", "websocket_connected", b"websocket_connected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015

@@ -246,6 +246,7 @@ class Hello(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
     PEER_ADDRESS_FIELD_NUMBER: _builtins.int
+    RUNTIME_REPORT_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     boot_id: _builtins.str
     """Changes when the machine boots."""
@@ -274,6 +275,8 @@ class Hello(_message.Message):
     def tunnel(self) -> _node_pb2.Tunnel:
         """The gateway reaches this node's engines through the node's tunnel, not by `address`."""
 
+    @_builtins.property
+    def runtime_report(self) -> Global___RuntimeReport: ...
     def __init__(
         self,
         *,
@@ -288,16 +291,71 @@ class Hello(_message.Message):
         address: _builtins.str = ...,
         tunnel: _node_pb2.Tunnel | None = ...,
         peer_address: _builtins.str = ...,
+        runtime_report: Global___RuntimeReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "inventory", b"inventory", "tunnel", b"tunnel"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "inventory", b"inventory", "runtime_report", b"runtime_report", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "engines", b"engines", "inventory", b"inventory", "last_revision", b"last_revision", "node_id", b"node_id", "peer_address", b"peer_address", "runtimes", b"runtimes", "tunnel", b"tunnel", "workloads", b"workloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "engines", b"engines", "inventory", b"inventory", "last_revision", b"last_revision", "node_id", b"node_id", "peer_address", b"peer_address", "runtime_report", b"runtime_report", "runtimes", b"runtimes", "tunnel", b"tunnel", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tunnel: _TypeAlias = _typing.Literal["tunnel"]  # noqa: Y015
     _WhichOneofArgType__tunnel: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tunnel) -> _WhichOneofReturnType__tunnel | None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class RuntimeReport(_message.Message):
+    """What can run workloads on a node now. Docker Engine may come and go while the agent runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ImagesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    trouble: _builtins.str
+    """Why a runtime that should be there is not; empty when all is well."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"process", "docker"."""
+
+    @_builtins.property
+    def images(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Container images by the engine that they hold, as the node's settings name them."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        trouble: _builtins.str = ...,
+        images: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "names", b"names", "trouble", b"trouble"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuntimeReport: _TypeAlias = RuntimeReport  # noqa: Y015
 
 @_typing.final
 class Inventory(_message.Message):
@@ -525,6 +583,8 @@ class WorkloadSpec(_message.Message):
     MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
     ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
     workload_id: _builtins.str
     replica: _builtins.int
     epoch: _builtins.int
@@ -567,6 +627,12 @@ class WorkloadSpec(_message.Message):
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkloadAdapter]:
         """The LoRA adapters that the engine is to have loaded, neither more nor fewer."""
 
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a custom engine runs; empty means the image's own command."""
+
+    @_builtins.property
+    def paths(self) -> Global___HttpPaths: ...
     def __init__(
         self,
         *,
@@ -592,10 +658,12 @@ class WorkloadSpec(_message.Message):
         max_concurrency: _builtins.int = ...,
         engine_options: _engine_pb2.EngineOptions | None = ...,
         adapters: _abc.Iterable[Global___WorkloadAdapter] | None = ...,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        paths: Global___HttpPaths | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "engine_options", b"engine_options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "engine_options", b"engine_options", "paths", b"paths"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "artifact", b"artifact", "container_name", b"container_name", "context_tokens", b"context_tokens", "drain_seconds", b"drain_seconds", "engine_options", b"engine_options", "environment", b"environment", "epoch", b"epoch", "framework", b"framework", "goal", b"goal", "gpu_devices", b"gpu_devices", "image", b"image", "job_id", b"job_id", "max_concurrency", b"max_concurrency", "memory_limit_mb", b"memory_limit_mb", "model_id", b"model_id", "port", b"port", "replica", b"replica", "request_id", b"request_id", "served_name", b"served_name", "task", b"task", "workload_id", b"workload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "artifact", b"artifact", "command", b"command", "container_name", b"container_name", "context_tokens", b"context_tokens", "drain_seconds", b"drain_seconds", "engine_options", b"engine_options", "environment", b"environment", "epoch", b"epoch", "framework", b"framework", "goal", b"goal", "gpu_devices", b"gpu_devices", "image", b"image", "job_id", b"job_id", "max_concurrency", b"max_concurrency", "memory_limit_mb", b"memory_limit_mb", "model_id", b"model_id", "paths", b"paths", "port", b"port", "replica", b"replica", "request_id", b"request_id", "served_name", b"served_name", "task", b"task", "workload_id", b"workload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -653,6 +721,32 @@ class AdapterStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdapterStatus: _TypeAlias = AdapterStatus  # noqa: Y015
+
+@_typing.final
+class HttpPaths(_message.Message):
+    """Where a custom engine is asked; empty paths are the usual ones."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTH_FIELD_NUMBER: _builtins.int
+    INFERENCE_FIELD_NUMBER: _builtins.int
+    health: _builtins.str
+    """Answered with status 200 when the engine is up: /health."""
+    inference: _builtins.str
+    """The inference call: /v1/inference."""
+    def __init__(
+        self,
+        *,
+        health: _builtins.str = ...,
+        inference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "inference", b"inference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpPaths: _TypeAlias = HttpPaths  # noqa: Y015
 
 @_typing.final
 class ModelArtifact(_message.Message):
@@ -908,6 +1002,7 @@ class Heartbeat(_message.Message):
     CONTAINERS_FIELD_NUMBER: _builtins.int
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
+    RUNTIME_REPORT_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     applied_revision: _builtins.int
     """The last desired-state revision that the agent applied."""
@@ -919,6 +1014,8 @@ class Heartbeat(_message.Message):
     def tunnel(self) -> _node_pb2.Tunnel:
         """As it is now; absent for a node that the gateway dials."""
 
+    @_builtins.property
+    def runtime_report(self) -> Global___RuntimeReport: ...
     def __init__(
         self,
         *,
@@ -927,10 +1024,11 @@ class Heartbeat(_message.Message):
         containers: _abc.Iterable[_node_pb2.Container] | None = ...,
         applied_revision: _builtins.int = ...,
         tunnel: _node_pb2.Tunnel | None = ...,
+        runtime_report: Global___RuntimeReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "metrics", b"metrics", "tunnel", b"tunnel"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "metrics", b"metrics", "runtime_report", b"runtime_report", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "applied_revision", b"applied_revision", "containers", b"containers", "metrics", b"metrics", "session_epoch", b"session_epoch", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "applied_revision", b"applied_revision", "containers", b"containers", "metrics", b"metrics", "runtime_report", b"runtime_report", "session_epoch", b"session_epoch", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tunnel: _TypeAlias = _typing.Literal["tunnel"]  # noqa: Y015
     _WhichOneofArgType__tunnel: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel"]  # noqa: Y015

@@ -1,0 +1,24 @@
+"""Which commands of a deployment's own may run here without a container."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from mesh.errors import DomainError, Kind
+
+
+class CommandNotAllowedError(DomainError):
+    """The node runs no such command as its agent's user."""
+
+    kind, reason = Kind.PRECONDITION, "COMMAND_NOT_ALLOWED"
+
+
+def check_command(command: Sequence[str], allowed: Sequence[str]) -> None:
+    """Raises CommandNotAllowedError: a command of the deployment's own can do whatever the agent can."""
+    if not command:
+        raise CommandNotAllowedError("a custom deployment needs an image or a command; name one of them")
+    if not any(fnmatchcase(command[0], pattern) for pattern in allowed):
+        raise CommandNotAllowedError(
+            f"command {command[0]} may not run on this node, where it would run as the agent's own user: "
+            f"AIOPS_COMMANDS_ALLOWED is {','.join(allowed) or 'empty'}; use an image, or have its operator add it",
+            command=command[0],
+        )
