@@ -19,6 +19,7 @@ from mesh.telemetry import Telemetry, start_telemetry
 from node_agent.cache.blobs import BlobStore
 from node_agent.cache.service import ModelCache
 from node_agent.cache.swarm import ALONE
+from node_agent.engines.triton_live import TritonGauges
 from node_agent.engines.vllm_live import VllmAdapters, VllmGauges
 from node_agent.enrollment.identity import Identity, IdentityStore
 from node_agent.enrollment.renewal import Renewal
@@ -134,7 +135,7 @@ class Agent:
         launcher = Launcher(site, self.cache, self.engines, runtime, self.machine, clock)
         journal = Journal(settings.home / "journal.json")
         adapters = AdapterKeeper(self.cache, {"vllm": VllmAdapters()})
-        loads = Loads({"vllm": VllmGauges()}, clock)
+        loads = Loads({"vllm": VllmGauges(), "triton": TritonGauges()}, clock)
         return Workloads(launcher, runtime, journal, self._tell, owner, patience, adapters, loads)
 
     def _tunnel(self, settings: AgentSettings, identity: Identity, clock: Clock) -> Tunnel | None:

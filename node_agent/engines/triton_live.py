@@ -19,5 +19,8 @@ class TritonGauges:
         return Probe("GET", f"http://{urlsplit(origin).netloc}/v2/models/stats", timeout_s=_TIMEOUT_S)
 
     def load(self, answer: str) -> EngineLoad:
-        said = [each["inference_stats"] for each in json.loads(answer)["model_stats"]]
-        return EngineLoad(requests=sum(each[kind]["count"] for each in said for kind in ("success", "fail")))
+        try:
+            said = [each["inference_stats"] for each in json.loads(answer)["model_stats"]]
+            return EngineLoad(requests=sum(each[kind]["count"] for each in said for kind in ("success", "fail")))
+        except (ValueError, LookupError, TypeError):
+            return EngineLoad()
