@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -208,7 +209,7 @@ def register(context: typer.Context, name: str, output: Output = Format.TABLE) -
     if output is Format.JSON:
         show_json(as_dict(answer))
     else:
-        typer.echo(_join_command(answer.join_token))
+        _show_join_command(answer.join_token, answer.join_url)
 
 
 @app.command("join-token")
@@ -220,7 +221,7 @@ def join_token(context: typer.Context, node: NodeArgument, output: Output = Form
     if output is Format.JSON:
         show_json(as_dict(answer))
     else:
-        typer.echo(_join_command(answer.join_token))
+        _show_join_command(answer.join_token, answer.join_url)
 
 
 @joining.command()
@@ -284,5 +285,10 @@ def _new_token(session: "Session", node_id: str) -> "CreateJoinTokenResponse":
     return session.call(session.stub(NodeServiceStub).CreateJoinToken, CreateJoinTokenRequest(node_id=node_id))
 
 
-def _join_command(token: str) -> str:
-    return f"aiops node join {token}"
+def _show_join_command(token: str, url: str) -> None:
+    if urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}:
+        note(
+            f"this leads to {url}, so it works on this machine only; for others give the platform an address that they"
+        )
+        note("reach: AIOPS_PUBLIC_NODE_ADDRESS=HOST:8443")
+    typer.echo(f"aiops node join {token}")

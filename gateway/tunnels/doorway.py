@@ -34,6 +34,8 @@ def node_listener(bind: str, port: int, pki: Path) -> listener_pb2.Listener:
         "address": {"socket_address": {"address": bind, "port_value": port}},
         "listener_filters": [inspector],
         "listener_filters_timeout": "5s",
+        # A fleet's tunnels must not use up the connections of clients; who has no certificate is gone in five seconds.
+        "ignore_global_conn_limit": True,
         "filter_chains": [_tunnels(pki), _passing(SESSION_NAME, SESSION), _passing(JOIN_NAME, JOIN)],
     }
     return message(listener_pb2.Listener, content)
@@ -78,6 +80,7 @@ def _tunnels(pki: Path) -> dict[str, object]:
     return {
         "filter_chain_match": {"server_names": [TUNNEL_NAME]},
         "transport_socket": {"name": TLS, "typed_config": tls},
+        "transport_socket_connect_timeout": "5s",
         "filters": [{"name": "envoy.filters.network.reverse_tunnel", "typed_config": handshake}],
     }
 

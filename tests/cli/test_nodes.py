@@ -54,6 +54,7 @@ def test_a_machine_is_registered_and_removed(platform: Platform) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("aiops node join ey")
     assert len(done.stdout.split()) == 4
+    assert "works on this machine only" in done.stderr
     again = platform.aiops_json("nodes", "join-token", "spare")
     assert again["joinToken"] not in done.stdout
     fresh = platform.aiops("nodes", "join-token", "other")

@@ -162,6 +162,15 @@ async def test_a_port_that_is_no_workloads_cannot_be_reached(site: Site) -> None
         assert len(hidden.seen) == seen
 
 
+async def test_beside_tunnels_a_host_name_cannot_be_dialled_and_that_is_said(site: Site) -> None:
+    named = model_route(site.near).targets[0]
+    named.address = "localhost"
+    await site.edge.route(tunnelled("named", [named, site.node.target(site.far)]))
+    await site.edge.until_chat(200, "named")
+    assert {(await site.edge.chat("named")).json()["served_by"] for _ in range(20)} == {"far"}
+    assert "instance near of named gets no requests" in (site.edge.home / "gateway.log").read_text()
+
+
 async def test_a_node_cannot_announce_another(site: Site, tmp_path: Path) -> None:
     refused = await site.edge.stat("reverse_tunnel.handshake.validation_failed")
     pki = site.edge.home / "pki"
