@@ -106,7 +106,7 @@ async def test_a_port_where_something_else_answers_is_told_from_one_where_nobody
         code, output = await fresh.run(*arguments)
         assert (code != 0, "not the controller that this token vouches for" in output) == (True, True)
     code, output = await fresh.run(*arguments)
-    assert (code != 0, "nobody listens" in output, "AIOPS_NODE_PORT" in output) == (True, True, True)
+    assert (code != 0, "nobody listens" in output, "AIOPS_NODE_PORT" in output) == (True, True, True), output
     code, output = await fresh.run("join", "--controller", "no.such.name.invalid:1", controller.join_token)
     assert (code != 0, "cannot be looked up" in output) == (True, True)
 

