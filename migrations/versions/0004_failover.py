@@ -1,5 +1,7 @@
 """Deployments that move: who is pinned, and why a deployment waits; the guard against losing the fleet at once."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -7,7 +9,7 @@ from sqlalchemy.dialects import postgresql
 revision = "0004"
 down_revision = "0003"
 
-NEW: tuple[tuple[str, sa.types.TypeEngine[object], str], ...] = (
+NEW: tuple[tuple[str, sa.types.TypeEngine[Any], str], ...] = (
     ("pinned", sa.Boolean(), "false"),
     ("requested_devices", postgresql.ARRAY(sa.Text()), "{}"),
     ("status_reason", sa.Text(), ""),

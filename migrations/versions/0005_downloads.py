@@ -13,8 +13,8 @@ UNFINISHED = sa.text("state IN ('queued', 'downloading', 'storing')")
 
 
 def upgrade() -> None:
-    tags = sa.Column("tags", postgresql.ARRAY(sa.Text()), server_default="{}", nullable=False)
-    op.add_column("models", tags)
+    text_list: postgresql.ARRAY[str] = postgresql.ARRAY(sa.Text())
+    op.add_column("models", sa.Column("tags", text_list, server_default="{}", nullable=False))
     op.add_column("models", sa.Column("pickle_allowed", sa.Boolean(), server_default="false", nullable=False))
     _create_model_downloads()
     for statement in protection("model_downloads"):

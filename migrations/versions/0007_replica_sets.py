@@ -1,5 +1,7 @@
 """Replica sets and their replicas; nodes that are emptied, and which controller holds a node's session."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -9,7 +11,7 @@ from mesh.sql.security import protection
 revision = "0007"
 down_revision = "0006"
 
-NEW: tuple[tuple[str, str, sa.types.TypeEngine[object], str], ...] = (
+NEW: tuple[tuple[str, str, sa.types.TypeEngine[Any], str], ...] = (
     ("deployments", "requested_image", sa.Text(), ""),
     ("deployments", "environment", postgresql.JSONB(astext_type=sa.Text()), "{}"),
     ("deployments", "replica_set_id", sa.Text(), ""),
