@@ -8,6 +8,8 @@ python=${PYTHON:-python3}
   exit 1
 }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# An environment that another tool made may lack pip.
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null
 [ -x "$venv/bin/uv" ] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv>=0.13"
 # uv itself is not in the lock, so install rather than sync.
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --require-hashes -r requirements-dev.lock
