@@ -42,7 +42,7 @@ def node_listener(bind: str, port: int, pki: Path) -> listener_pb2.Listener:
 
 
 def controller_clusters(session: str, join: str) -> dict[str, cluster_pb2.Cluster]:
-    """Where sessions and joining go, `host:port` each."""
+    """Where sessions and joining go; each may be several `host:port`, separated by commas."""
     return {name: message(cluster_pb2.Cluster, _plain(name, to)) for name, to in ((SESSION, session), (JOIN, join))}
 
 
@@ -87,20 +87,20 @@ def _tunnels(pki: Path) -> dict[str, object]:
 
 def _passing(server_name: str, cluster: str) -> dict[str, object]:
     kind = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
-    proxy = typed(kind, stat_prefix=cluster, cluster=cluster, idle_timeout="0s")
+    proxy = typed(kind, stat_prefix=cluster, cluster=cluster, idle_timeout="0s", max_connect_attempts=3)
     return {
         "filter_chain_match": {"server_names": [server_name]},
         "filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}],
     }
 
 
-def _plain(name: str, address: str) -> dict[str, object]:
+def _plain(name: str, addresses: str) -> dict[str, object]:
     limits = {"max_connections": 16384, "max_pending_requests": 16384}
     return {
         "name": name,
-        "type": discovery(address),
+        "type": discovery(addresses),
         "connect_timeout": "2s",
         "dns_lookup_family": "V4_PREFERRED",
         "circuit_breakers": {"thresholds": [limits]},
-        "load_assignment": {"cluster_name": name, "endpoints": [endpoints(address)]},
+        "load_assignment": {"cluster_name": name, "endpoints": [endpoints(addresses)]},
     }

@@ -1,7 +1,9 @@
 """Tunnels come back by themselves, and meanwhile requests go where they can be answered."""
 
+import asyncio
 import os
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -10,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from mesh.clock import SystemClock
+from mesh.names import JOIN_NAME
 from node_agent.runtime.process import ProcessRuntime
 from node_agent.tunnel.model import Ends
 from node_agent.tunnel.program import find_envoy
 from node_agent.tunnel.service import Tunnel
 from stack.ports import free_port
 from tests.fakes.engine_http import Engine, running_engine
+from tests.fakes.eventually import eventually
 from tests.fixtures.edge import Edge, model_route, running_edge
 from tests.fixtures.tunnels import TunnelledNode, envoys, running_tunnel, tunnelled
 
@@ -99,3 +103,27 @@ async def test_an_agent_that_comes_back_takes_up_the_envoy_that_runs_and_ends_on
     assert (same.runs, envoys(home)) == (True, before)
     await other.adopt()
     assert other.runs is False
+
+
+async def test_sessions_pass_through_to_whichever_controller_is_there(tmp_path: Path) -> None:
+    """Two of the three addresses are nobody's; the nodes' port finds the one that answers."""
+    port, gone, gone_too = free_port(), free_port(), free_port()
+    async with running_edge(tmp_path, {"AIOPS_NODE_PORT": str(port)}) as edge:
+        await edge.stop_gateway()
+        edge.settings["AIOPS_CONTROLLER_JOIN"] = f"127.0.0.1:{gone},127.0.0.1:{gone_too},{edge.plane.controller_mesh}"
+        await edge.start_gateway()
+        context = ssl.create_default_context(cafile=str(tmp_path / "pki" / "ca.crt"))
+        context.check_hostname = False
+
+        async def answers_for_the_controller() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=JOIN_NAME)
+            except (OSError, ssl.SSLError):
+                return False
+            certificate = writer.get_extra_info("peercert")
+            writer.close()
+            return ("URI", "spiffe://aiops/service/controller") in certificate["subjectAltName"]
+
+        await eventually(answers_for_the_controller)
+        for _ in range(6):
+            assert await answers_for_the_controller()
