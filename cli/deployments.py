@@ -55,13 +55,14 @@ def deploy(
 ) -> None:
     """Run one more instance of a model, or keep so many replicas of it running."""
     session = connect(context)
+    labels, others = tuple(label or ()), tuple(not_label or ())
+    asked = placing.Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority)
     if replicas:
         if node or gpu or port or dry_run:
             raise CliError("--replicas chooses nodes, devices and ports itself", Exit.USAGE, next_step="leave them out")
-        replica_sets.create(session, model, replicas, wait=wait, output=output)
+        template = {name: value for name, value in asked.fields(session).items() if name not in replica_sets.CHOSEN}
+        replica_sets.create(session, model, replicas, template, wait=wait, output=output)
         return
-    labels, others = tuple(label or ()), tuple(not_label or ())
-    asked = placing.Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority)
     if dry_run:
         placing.show_plan(session, asked, output)
         return

@@ -2,14 +2,14 @@
 
 import time
 import uuid
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.connect import connect
 from cli.exits import CliError, Exit
-from cli.output import Format, Output, note, show_many, show_one
+from cli.output import Format, Output, as_dict, note, show_many, show_one
 from cli.paging import ALL_HELP, MORE, at_most
 
 if TYPE_CHECKING:
@@ -22,10 +22,14 @@ app = typer.Typer(no_args_is_help=True, help="Models that are served by so many 
 rollout = typer.Typer(no_args_is_help=True, help="New revisions of a replica set, one replica at a time.")
 
 POLL_S = 0.3
+# What a set chooses for each of its replicas.
+CHOSEN = ("model_id", "node_id", "gpu_device", "port")
 SetArgument = Annotated[str, typer.Argument(metavar="SET", help="Replica set id or name.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when every replica serves, with 1 when they cannot.")]
 Image = Annotated[str, typer.Option(help="Container image; left to the node when missing.")]
-Environment = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE for the engine; can be repeated.")]
+Environment = Annotated[
+    list[str] | None, typer.Option("--env", help="NAME=VALUE for the engine, instead of all before; can be repeated.")
+]
 COLUMNS = {
     "set": lambda found: found.replica_set_id,
     "name": lambda found: found.name,
@@ -98,12 +102,18 @@ def start_rollout(
     wait: Wait = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Make every replica anew from the next revision: its image, its environment, the model's files of now."""
+    """Make every replica anew, with the model's files of now; what is not given stays as it is."""
     from aiops.deployments.v1 import replica_set_service_pb2 as pb
     from google.protobuf.field_mask_pb2 import FieldMask
+    from google.protobuf.json_format import ParseDict
 
     session = connect(context)
-    template = pb.ReplicaTemplateWish(image=image, environment=variables(environment or []))
+    template = pb.ReplicaTemplateWish()
+    ParseDict(as_dict(_get(session, replica_set).template), template, ignore_unknown_fields=True)
+    template.image = image or template.image
+    if environment:
+        template.environment.clear()
+        template.environment.update(variables(environment))
     request = pb.UpdateReplicaSetRequest(
         replica_set_id=replica_set,
         replica_set=pb.ReplicaSetUpdate(template=template),
@@ -159,11 +169,15 @@ def undo_rollout(
     _show(session, session.call(_stub(session).RollBack, request).replica_set, wait, output)
 
 
-def create(session: "Session", model: str, replicas: int, *, wait: bool, output: Format) -> None:
-    """Serve a model by so many replicas, as `aiops deploy --replicas` asks."""
-    from aiops.deployments.v1.replica_set_service_pb2 import CreateReplicaSetRequest
+def create(
+    session: "Session", model: str, replicas: int, template: Mapping[str, Any], *, wait: bool, output: Format
+) -> None:
+    """Serve a model by so many replicas, as `aiops deploy --replicas` asks; `template` are fields of the contract's."""
+    from aiops.deployments.v1.replica_set_service_pb2 import CreateReplicaSetRequest, ReplicaTemplateWish
 
-    request = CreateReplicaSetRequest(model_id=model, replicas=replicas, request_id=uuid.uuid4().hex)
+    request = CreateReplicaSetRequest(
+        model_id=model, replicas=replicas, template=ReplicaTemplateWish(**template), request_id=uuid.uuid4().hex
+    )
     _show(session, session.call(_stub(session).CreateReplicaSet, request).replica_set, wait, output)
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from aiops.deployments.v1 import deployment_events_pb2 as events_pb
 from aiops.deployments.v1 import deployment_pb2 as pb
 from aiops.deployments.v1 import deployment_service_pb2 as service_pb
+from aiops.deployments.v1 import replica_set_service_pb2 as set_pb
 from aiops.types.v1 import engine_pb2, owner_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -168,19 +169,27 @@ def wish_from_proto(request: service_pb.CreateDeploymentRequest | service_pb.Pla
         NodeId(request.node_id) if request.node_id else None,
         devices,
         request.port,
-        options=Options(
-            context=request.context_tokens,
-            concurrency=request.max_concurrency,
-            gpu_count=request.gpu_count,
-            required_labels=tuple(sorted(request.required_labels.items())),
-            forbidden_labels=tuple(sorted(request.forbidden_labels.items())),
-            priority=request.priority,
-        ),
-        engine_options=_engine_options(request.engine_options),
+        options=options_from_proto(request),
+        engine_options=engine_options_from_proto(request.engine_options),
     )
 
 
-def _engine_options(message: engine_pb2.EngineOptions) -> EngineOptions:
+def options_from_proto(
+    request: service_pb.CreateDeploymentRequest | service_pb.PlanDeploymentRequest | set_pb.ReplicaTemplateWish,
+) -> Options:
+    """How a deployment is to be served, and where it may go."""
+    return Options(
+        context=request.context_tokens,
+        concurrency=request.max_concurrency,
+        gpu_count=request.gpu_count,
+        required_labels=tuple(sorted(request.required_labels.items())),
+        forbidden_labels=tuple(sorted(request.forbidden_labels.items())),
+        priority=request.priority,
+    )
+
+
+def engine_options_from_proto(message: engine_pb2.EngineOptions) -> EngineOptions:
+    """What is asked of the engine."""
     return EngineOptions(
         tool_parser=message.tool_parser,
         max_adapters=message.max_adapters,

@@ -322,7 +322,7 @@ def deployment_of(row: Row[Any]) -> Deployment:
         goal=Goal(row.goal),
         status=DeploymentStatus(row.status),
         observed=_observation(row.observed),
-        options=_options(row.options),
+        options=options_of(row.options),
         engine_options=EngineOptions(**row.engine_options),
         adapters=tuple(Adapter(ModelId(each["model_id"]), each["name"]) for each in row.adapters),
         **{name: row._mapping[name] for name in _PLAIN},
@@ -373,7 +373,8 @@ def _observation(row: Mapping[str, Any]) -> Observation:
     return Observation(**known)
 
 
-def _options(row: Mapping[str, Any]) -> Options:
+def options_of(row: Mapping[str, Any]) -> Options:
+    """The options that a JSON column says."""
     # Another version may have written fields that this one does not know; pairs come back as lists.
     known = {each.name: row[each.name] for each in fields(Options) if each.name in row}
     for name in ("required_labels", "forbidden_labels"):

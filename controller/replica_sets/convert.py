@@ -1,13 +1,15 @@
 """Replica sets as protobuf messages and events, and wishes back."""
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from aiops.deployments.v1 import deployment_events_pb2 as events_pb
 from aiops.deployments.v1 import replica_set_pb2 as pb
 from aiops.deployments.v1 import replica_set_service_pb2 as service_pb
-from aiops.types.v1 import owner_pb2
+from aiops.types.v1 import engine_pb2, owner_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from controller.deployments.convert import engine_options_from_proto, options_from_proto
 from controller.events import Encoding, Encodings
 from controller.replica_sets.model import ReplicaSet, ReplicaSetStatusChanged, SetChanges, SetStatus, Template
 from mesh.clock import unix_ms
@@ -34,9 +36,7 @@ def replica_set_to_proto(replica_set: ReplicaSet) -> pb.ReplicaSet:
         model_id=replica_set.model_id,
         model_name=replica_set.model_name,
         replicas=replica_set.replicas,
-        template=pb.ReplicaTemplate(
-            image=template.image, environment=template.environment, model_digest=template.model_digest
-        ),
+        template=_template_to_proto(template),
         revision=replica_set.revision,
         stable_revision=replica_set.stable_revision,
         status=_STATUSES[standing.status],
@@ -59,7 +59,12 @@ def replica_set_to_proto(replica_set: ReplicaSet) -> pb.ReplicaSet:
 
 def template_from_proto(wish: service_pb.ReplicaTemplateWish) -> Template:
     """What is asked of new replicas."""
-    return Template(image=wish.image, environment=dict(wish.environment))
+    return Template(
+        image=wish.image,
+        environment=dict(wish.environment),
+        options=options_from_proto(wish),
+        engine_options=engine_options_from_proto(wish.engine_options),
+    )
 
 
 def deadline_from_proto(seconds: int) -> timedelta | None:
@@ -80,6 +85,22 @@ def changes_from_proto(request: service_pb.UpdateReplicaSetRequest) -> SetChange
         progress_deadline=deadline_from_proto(wanted.progress_deadline_seconds)
         if "progress_deadline_seconds" in paths
         else None,
+    )
+
+
+def _template_to_proto(template: Template) -> pb.ReplicaTemplate:
+    options = template.options
+    return pb.ReplicaTemplate(
+        image=template.image,
+        environment=template.environment,
+        model_digest=template.model_digest,
+        context_tokens=options.context,
+        max_concurrency=options.concurrency,
+        gpu_count=options.gpu_count,
+        required_labels=dict(options.required_labels),
+        forbidden_labels=dict(options.forbidden_labels),
+        priority=options.priority,
+        engine_options=engine_pb2.EngineOptions(**asdict(template.engine_options)),
     )
 
 

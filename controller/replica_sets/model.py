@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import NewType
 
+from controller.deployments.workload import EngineOptions
 from controller.models.model import ModelId
+from controller.placement.model import NO_OPTIONS, Options
 from mesh.errors import DomainError, Kind
 from mesh.identity import OrgId, UserId
 
@@ -64,6 +66,8 @@ class Template:
     image: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     model_digest: str = ""
+    options: Options = NO_OPTIONS
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,13 @@ class Reconciler:
             return why
         revision = replica_set.stable_revision if replica_set.paused else replica_set.revision
         template = replica_set.templates.get(revision, replica_set.template)
-        wish = Wish(replica_set.model_id, image=template.image, environment=dict(template.environment))
+        wish = Wish(
+            replica_set.model_id,
+            image=template.image,
+            environment=dict(template.environment),
+            options=template.options,
+            engine_options=template.engine_options,
+        )
         member = Membership(set_id, revision if revision in replica_set.templates else replica_set.revision)
         try:
             model = await work.models.get(replica_set.model_id, SYSTEM, lock=True)

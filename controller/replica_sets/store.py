@@ -1,8 +1,8 @@
 """Replica sets in PostgreSQL."""
 
 from collections import defaultdict
-from collections.abc import Collection
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,8 +26,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.deployments.model import ACTIVE
-from controller.deployments.store import deployment_of, deployments
-from controller.deployments.workload import Goal
+from controller.deployments.store import deployment_of, deployments, options_of
+from controller.deployments.workload import EngineOptions, Goal
 from controller.models.model import ModelId
 from controller.nodes.store import nodes
 from controller.replica_sets.decide import Member
@@ -161,10 +161,23 @@ def _replica_set(row: Row[Any]) -> ReplicaSet:
         org_id=OrgId(row.org_id),
         user_id=UserId(row.user_id),
         model_id=ModelId(row.model_id),
-        templates={int(revision): Template(**each) for revision, each in row.templates.items()},
+        templates={int(revision): _template(each) for revision, each in row.templates.items()},
         progress_deadline=timedelta(seconds=row.progress_deadline_s),
         standing=Standing(status=SetStatus(row.status), **standing),
         **{name: row._mapping[name] for name in _PLAIN},
+    )
+
+
+def _template(row: Mapping[str, Any]) -> Template:
+    """Another version may have written it: with fewer fields, or with some that this one does not know."""
+    known = {each.name for each in fields(EngineOptions)}
+    asked = {name: value for name, value in row.get("engine_options", {}).items() if name in known}
+    return Template(
+        image=row["image"],
+        environment=row["environment"],
+        model_digest=row["model_digest"],
+        options=options_of(row.get("options", {})),
+        engine_options=EngineOptions(**asked),
     )
 
 

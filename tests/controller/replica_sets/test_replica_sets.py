@@ -71,7 +71,8 @@ async def test_replicas_are_started_spread_and_counted(rooms: Rooms) -> None:
     nodes = [await rooms.join(f"node-{number}") for number in range(3)]
     model = await rooms.import_model("tiny")
     loop = reconciler(rooms)
-    made = await create(rooms, 3, template=pb.ReplicaTemplateWish(environment={"A": "b"}))
+    asked = pb.ReplicaTemplateWish(environment={"A": "b"}, context_tokens=256, priority=7)
+    made = await create(rooms, 3, template=asked)
     assert (made.name, made.status, made.revision, made.template.model_digest) == (
         "tiny",
         Set.progressing,
@@ -84,6 +85,8 @@ async def test_replicas_are_started_spread_and_counted(rooms: Rooms) -> None:
     assert {(each.replica_set_id, each.template_revision) for each in started} == {(made.replica_set_id, 1)}
     (workload,) = (await rooms.workloads.desired(nodes[0], None)).workloads
     assert dict(workload.environment) == {"A": "b"}
+    assert {(each.context_tokens, each.priority) for each in started} == {(256, 7)}
+    assert ((await get(rooms)).template.context_tokens, made.template.priority) == (256, 7)
     await run(rooms, *started[:2])
     await loop.look()
     now = await get(rooms)
