@@ -25,7 +25,7 @@ from node_agent.enrollment.identity import Identity, IdentityStore
 from node_agent.enrollment.renewal import Renewal
 from node_agent.gauges import show
 from node_agent.inventory.machine import Machine
-from node_agent.inventory.nvml import Nvml
+from node_agent.inventory.nvml import MPS_PIPES, Nvml
 from node_agent.journal.journal import Journal
 from node_agent.peers.neighbours import Neighbours, Peer
 from node_agent.peers.server import PeerServer, address_towards
@@ -93,7 +93,7 @@ class Agent:
         self._keep, self._name, self._node_id = settings.keep_workloads, settings.name, identity.node_id
         self.statuses = StatusQueue()
         self.tunnel = self._tunnel(settings, identity, clock)
-        self.machine = Machine(settings.home, Nvml(), clock)
+        self.machine = Machine(settings.home, _nvml(settings), clock)
         self.engines = InstalledEngines(
             settings.transformers,
             settings.vllm,
@@ -223,6 +223,10 @@ def _containers(
     rules = ImageRules((*wanted.allowed, *wanted.images.values()), wanted.keep)
     images = Images(engine, settings.home / "images.json", rules, clock)
     return DockerRuntime(engine, images, owner, Limits(bounds.user, wanted.cpus, wanted.pids)), images
+
+
+def _nvml(settings: AgentSettings) -> Nvml:
+    return Nvml(mps=Path(settings.mps_pipes) if settings.mps_pipes else MPS_PIPES)
 
 
 def _patience(settings: AgentSettings) -> Patience:

@@ -59,6 +59,8 @@ class AgentSettings:
     gateway_address: str = ""
     tunnel_connections: int = 8
     envoy: Path | None = None
+    # Where the control daemon of NVIDIA's Multi-Process Service listens; empty means its usual place.
+    mps_pipes: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     containers: ContainerSettings = field(default_factory=ContainerSettings)
     commands_allowed: tuple[str, ...] = ()
@@ -94,6 +96,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
         gateway_address=environment.get("AIOPS_NODE_GATEWAY", ""),
         tunnel_connections=whole(environment, "AIOPS_NODE_TUNNEL_CONNECTIONS", 8),
         envoy=Path(envoy).absolute() if envoy else None,
+        mps_pipes=environment.get("CUDA_MPS_PIPE_DIRECTORY", ""),
         environment=dict(environment),
         containers=_containers(environment),
         commands_allowed=_patterns(environment, "AIOPS_COMMANDS_ALLOWED"),

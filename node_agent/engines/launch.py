@@ -15,7 +15,16 @@ _SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-
 _SECONDS_PER_MB_OF_WEIGHTS = 1 / 50
 _WEIGHTS = (".safetensors", ".onnx", ".onnx_data")
 # Only these of the node agent's own variables reach an engine; secrets and service settings do not.
-_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "NVIDIA_DRIVER_CAPABILITIES")
+_INHERITED = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "CUDA_HOME",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    "CUDA_MPS_PIPE_DIRECTORY",
+)
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,11 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU by its NVML index; megabytes, percent, degrees Celsius. `error` says why it could not be read."""
+    """A GPU by its NVML index, or a slice of one; megabytes, percent, degrees Celsius.
+
+    `error` says why it could not be read. A card that is cut into MIG slices (`mig`) runs nothing itself; a slice names
+    its card and its profile. `exclusive` lets one process alone use the card, unless MPS (`mps`) shares it.
+    """
 
     device_id: str
     model: str = ""
@@ -16,6 +20,16 @@ class Gpu:
     temperature: int = 0
     uuid: str = ""
     error: str = ""
+    parent_device_id: str = ""
+    mig_profile: str = ""
+    mig: bool = False
+    exclusive: bool = False
+    mps: bool = False
+
+    @property
+    def cuda_name(self) -> str:
+        """What CUDA calls it: cards go by number, slices only by their UUID."""
+        return self.uuid if self.mig_profile else self.device_id
 
 
 @dataclass(frozen=True, slots=True)

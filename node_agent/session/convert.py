@@ -201,6 +201,11 @@ def _gpus(devices: Iterable[Gpu]) -> list[node_pb2.GpuDevice]:
             temperature=each.temperature,
             uuid=each.uuid,
             error=each.error,
+            parent_device_id=each.parent_device_id,
+            mig_profile=each.mig_profile,
+            mig=each.mig,
+            exclusive=each.exclusive,
+            mps=each.mps,
         )
         for each in devices
     ]

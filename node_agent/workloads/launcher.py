@@ -99,8 +99,10 @@ class Launcher:
         engine = await self._engine(spec, label, reading)
         ports = self._claim_ports(spec, 1 + len(engine.more_ports))
         gpus = {gpu.device_id: gpu for gpu in reading.gpus.devices}
-        cards = [gpus[device].memory_total for device in spec.gpu_devices if device in gpus]
-        plan = self._plan(engine, spec, model_dir, ports, sum(cards))
+        cards = [gpus[device] for device in spec.gpu_devices if device in gpus]
+        # What the engine sees is named as CUDA names it, which knows slices by their UUID only.
+        seen = replace(spec, gpu_devices=tuple(gpu.cuda_name for gpu in cards) or spec.gpu_devices)
+        plan = self._plan(engine, seen, model_dir, ports, sum(gpu.memory_total for gpu in cards))
         work_dir = self._work_dir(spec.key)
         box = contain(spec, plan, self._site.host, ports, model_dir, work_dir, gpus) if spec.image else None
         await asyncio.to_thread(self._lay_out, plan, spec)

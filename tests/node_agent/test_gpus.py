@@ -123,6 +123,38 @@ async def test_a_gpu_that_hangs_delays_nothing_and_is_read_again_when_it_answers
     assert time.monotonic() - started < 5
 
 
+async def test_the_slices_of_a_card_are_listed_behind_it_and_lost_with_it(
+    agent: AgentProcess, controller: FakeController, gpus: FakeGpus
+) -> None:
+    gpus.behave("mig 0 2\nmode 1 3\n")
+    await agent.start()
+    await controller.until(lambda it: len(latest(it)) == 4)
+    card, first, second, alone = latest(controller)
+    assert (card.device_id, card.mig, card.mig_profile) == ("0", True, "")
+    assert [(each.device_id, each.uuid) for each in (first, second)] == [
+        ("0:0", "MIG-0000-0000-0"),
+        ("0:2", "MIG-0000-0000-2"),
+    ]
+    assert (first.parent_device_id, first.mig_profile) == ("0", "1g.5gb")
+    assert (first.memory_total, first.memory_free, first.mig) == (4864, 4800, False)
+    assert (alone.device_id, alone.exclusive, alone.mps, alone.mig) == ("1", True, False, False)
+    gpus.behave(f"mig 0 2\nfail 0 {GPU_IS_LOST}\n")
+    await controller.until(lambda it: [each.error for each in latest(it)] == ["GPU is lost"] * 3 + [""])
+    gpus.behave("")
+    await controller.until(lambda it: [each.mig for each in latest(it)] == [False, False])
+
+
+async def test_the_multi_process_service_is_found_by_its_control_pipe(
+    agent: AgentProcess, controller: FakeController, gpus: FakeGpus, tmp_path: Path
+) -> None:
+    (tmp_path / "mps").mkdir()
+    agent.environment |= {"CUDA_MPS_PIPE_DIRECTORY": str(tmp_path / "mps")}
+    await agent.start()
+    await controller.until(lambda it: [each.mps for each in latest(it)] == [False, False])
+    (tmp_path / "mps" / "control").touch()
+    await controller.until(lambda it: [each.mps for each in latest(it)] == [True, True])
+
+
 async def test_a_driver_that_is_not_loaded_is_told_and_found_when_it_is(
     agent: AgentProcess, controller: FakeController, gpus: FakeGpus
 ) -> None:

@@ -5,6 +5,8 @@
  *   hang D 1      calls for device D do not come back while the line is there
  *   free D MIB    free memory of device D
  *   init 0 CODE   nvmlInit answers CODE
+ *   mig D COUNT   device D is cut into so many slices; the second place of each card is empty
+ *   mode D MODE   compute mode of device D (0: shared, 3: one process alone)
  * Signatures and codes: NVIDIA Management Library API reference.
  */
 #include <stdio.h>
@@ -31,7 +33,13 @@ static int setting(const char *key, int device, int otherwise) {
     return found;
 }
 
-static int device_of(void *handle) { return (int)(long)handle - 1; }
+/* Handles of cards count from 1, those of slices from 1,001 for card 0, 2,001 for card 1. */
+static int device_of(void *handle) {
+    long number = (long)handle;
+    return (int)(number > 1000 ? number / 1000 - 1 : number - 1);
+}
+
+static int slice_of(void *handle) { return (long)handle > 1000 ? (int)((long)handle % 1000) - 1 : -1; }
 
 static int visit(void *handle) {
     int device = device_of(handle);
@@ -52,18 +60,23 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **handle) {
 }
 
 int nvmlDeviceGetName(void *handle, char *text, unsigned int size) {
-    snprintf(text, size, "NVIDIA Stand-in %d", device_of(handle));
+    int slice = slice_of(handle);
+    snprintf(text, size, slice < 0 ? "NVIDIA Stand-in %d" : "NVIDIA Stand-in %d MIG 1g.5gb", device_of(handle));
     return visit(handle);
 }
 
 int nvmlDeviceGetUUID(void *handle, char *text, unsigned int size) {
-    snprintf(text, size, "GPU-0000-%04d", device_of(handle));
+    if (slice_of(handle) < 0)
+        snprintf(text, size, "GPU-0000-%04d", device_of(handle));
+    else
+        snprintf(text, size, "MIG-0000-%04d-%d", device_of(handle), slice_of(handle));
     return visit(handle);
 }
 
 int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
-    memory->total = 24576 * MIB;
-    memory->free = setting("free", device_of(handle), 20000) * MIB;
+    int whole = slice_of(handle) < 0;
+    memory->total = (whole ? 24576 : 4864) * MIB;
+    memory->free = (whole ? setting("free", device_of(handle), 20000) : 4800) * MIB;
     memory->used = memory->total - memory->free;
     return visit(handle);
 }
@@ -77,5 +90,28 @@ int nvmlDeviceGetUtilizationRates(void *handle, utilization_t *rates) {
 int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned int *celsius) {
     (void)sensor;
     *celsius = 61;
+    return visit(handle);
+}
+
+int nvmlDeviceGetMigMode(void *handle, unsigned int *current, unsigned int *pending) {
+    *current = *pending = setting("mig", device_of(handle), 0) > 0;
+    return visit(handle);
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned int *count) {
+    *count = 7;
+    return visit(handle);
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned int index, void **slice) {
+    int device = device_of(handle), count = setting("mig", device, 0);
+    if (index == 1 || (int)index > count)
+        return 6; /* not found */
+    *slice = (void *)(long)((device + 1) * 1000 + (int)index + 1);
+    return visit(handle);
+}
+
+int nvmlDeviceGetComputeMode(void *handle, unsigned int *mode) {
+    *mode = setting("mode", device_of(handle), 0);
     return visit(handle);
 }
