@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 GPUSTACK_REPLACE_S = 300
 DSTACK_INSTANCES = 1_000
 ROUTES = 2_000
+JOINING_PER_S = 50
 LIMIT_S = 120.0
 CERTIFICATE_LIFETIME = timedelta(days=1)
 RUN, END = session_pb.WorkloadSpec.run, session_pb.WorkloadSpec.end
@@ -120,7 +121,9 @@ async def assemble(controller: Controller, count: int, stack: AsyncExitStack) ->
         (folder / f"{node_id}.crt").write_bytes(issued.pem)
         tls = ClientTls(controller.home / "pki" / "ca.crt", folder / f"{node_id}.crt", folder / "node.key")
         agents.append(SimulatedAgent(node_id, tls, controller.mesh, deliveries, BACKOFF))
-    tasks = [asyncio.create_task(agent.run()) for agent in agents]
+    # Machines are switched on one after another; that all of them come at once is what the storm is for.
+    spread = count / JOINING_PER_S
+    tasks = [asyncio.create_task(agent.run(spread * index / count)) for index, agent in enumerate(agents)]
     return Fleet(controller, agents, deliveries, tasks, stack)
 
 

@@ -58,8 +58,9 @@ class SimulatedAgent:
         self.lease_expires_at = 0.0
         self.revision = 0
 
-    async def run(self) -> None:
-        """One session after another until cancelled."""
+    async def run(self, after_s: float) -> None:
+        """One session after another until cancelled, the first after so long."""
+        await asyncio.sleep(after_s)
         failures = 0
         while True:
             try:

@@ -1,9 +1,12 @@
-"""Reads that many callers want at once, done once for all of them."""
+"""Reads that many callers want at once, done once for all of them, and writes that they do together."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
+from mesh.loops import attempt
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # A read that follows another one waits so long for company; under load it saves a third of the processor's time.
@@ -39,3 +42,47 @@ class SharedReads(Generic[Result]):
         finally:
             if self._reading.get(key) is task:
                 del self._reading[key]
+
+
+class SharedWrites(Generic[Item, Result]):
+    """What comes while a write is on its way is written together by the next one, at most so many at once."""
+
+    def __init__(
+        self, write: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]], *, most: int = 200
+    ) -> None:
+        self._write, self._most = write, most
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def put(self, item: Item) -> Result:
+        """What the write answers for this item, or the error that it answers or ends with.
+
+        A caller that gives up disturbs no other; the item may be written all the same.
+        """
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._writing is None:
+            self._writing = asyncio.ensure_future(self._drain())
+        return await future
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                await asyncio.sleep(COMPANY_S)
+                batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                error = await attempt(self._settle(batch))
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error or asyncio.InvalidStateError("the write answered too little"))
+        finally:
+            self._writing = None
+
+    async def _settle(self, batch: Sequence[tuple[Item, "asyncio.Future[Result]"]]) -> None:
+        results = await self._write([item for item, _ in batch])
+        for (_, future), result in zip(batch, results, strict=False):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

@@ -77,11 +77,10 @@ class Workloads:
         SessionSupersededError when there is a newer session.
         """
         async with self._unit_of_work(SYSTEM) as work:
-            held, events, now = (
-                await work.deployments.on_node(node_id, lock=True),
-                list[object](),
-                await work.nodes.now(),
-            )
+            held, events = await work.deployments.on_node(node_id, lock=True), list[object]()
+            if not held:
+                return
+            now = await work.nodes.now()
             if (await work.nodes.get(node_id, SYSTEM)).session_epoch > session_epoch:
                 raise SessionSupersededError(node_id)
             for before in held:

@@ -11,21 +11,18 @@ from controller.nodes.events import (
     FleetGuardChanged,
     NodeCameOnline,
     NodeDisconnected,
-    NodeReadingTaken,
     NodeRegistered,
     NodeWentOffline,
 )
+from controller.nodes.heartbeats import Beat, Heartbeats
 from controller.nodes.model import (
-    Container,
     FleetGuard,
-    Gauges,
     Greeting,
     Node,
     NodeId,
     NodeNotFoundError,
     NodeRemovedError,
     NodeStatus,
-    SessionExpiredError,
     SessionSupersededError,
 )
 from controller.nodes.service import UnitOfWork, Work
@@ -61,6 +58,7 @@ class Liveness:
         self._holder = holder
         self._hints = hints
         self.rules = rules
+        self._heartbeats = Heartbeats(unit_of_work, rules.lease)
 
     async def open_session(self, node_id: NodeId, greeting: Greeting) -> Node:
         """The next session of the node begins; every earlier one has no say any more. NodeRemovedError."""
@@ -75,30 +73,12 @@ class Liveness:
         self._hints.fleet_changed()
         return after
 
-    async def heartbeat(
-        self,
-        node_id: NodeId,
-        session_epoch: int,
-        gauges: Gauges,
-        containers: Sequence[Container],
-        applied_revision: int,
-        *,
-        tell: bool,
-    ) -> Node:
-        """Renews the lease; `tell` writes the reading as an event too.
+    async def heartbeat(self, beat: Beat) -> Node:
+        """Renews the lease.
 
         SessionSupersededError, NodeRemovedError, and SessionExpiredError when the lease had run out before.
         """
-        async with self._unit_of_work(SYSTEM) as work:
-            before = await _held(work, node_id, session_epoch)
-            if not before.live:
-                raise SessionExpiredError(node_id)
-            now = await work.nodes.now()
-            after = before.heartbeat(gauges, applied_revision, now, now + self.rules.lease)
-            await work.nodes.save(after)
-            await work.nodes.save_containers(after, containers, now)
-            await work.commit(*([NodeReadingTaken(after, now)] if tell else []))
-        return after
+        return await self._heartbeats.take(beat)
 
     async def check_session(self, node_id: NodeId, session_epoch: int) -> Node:
         """The node, when this is still its session. SessionSupersededError, NodeRemovedError."""
@@ -107,6 +87,7 @@ class Liveness:
 
     async def close_session(self, node_id: NodeId, session_epoch: int, cause: str) -> None:
         """The stream ended. Does nothing when a newer session is open or the node is gone."""
+        self._heartbeats.forget(node_id)
         async with self._unit_of_work(SYSTEM) as work:
             try:
                 before = await _held(work, node_id, session_epoch)

@@ -1,6 +1,6 @@
 """Nodes and their join tokens in PostgreSQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy import (
     RowMapping,
     Table,
     Text,
+    bindparam,
     delete,
     func,
     select,
@@ -142,6 +143,21 @@ class SqlNodeStore:
         if row is None:
             raise NodeNotFoundError(node_id)
         return _node(row)
+
+    async def get_all(self, node_ids: Collection[NodeId]) -> dict[NodeId, Node]:
+        """The nodes that there are of these, locked until the transaction ends."""
+        # In one order for everybody, so that two who lock several never wait for each other.
+        query = select(nodes).where(nodes.c.node_id.in_(node_ids), _KEPT).order_by(nodes.c.node_id).with_for_update()
+        found = [_node(row) for row in (await self._connection.execute(query)).mappings()]
+        return {node.node_id: node for node in found}
+
+    async def save_readings(self, beaten: Collection[Node]) -> None:
+        """What a heartbeat changes, of many nodes at once."""
+        rows = [_row(node) for node in beaten]
+        changed = [{"of_node": row["node_id"], **{name: row[name] for name in _BEATEN}} for row in rows]
+        if changed:
+            statement = update(nodes).where(nodes.c.node_id == bindparam("of_node"))
+            await self._connection.execute(statement.values({name: bindparam(name) for name in _BEATEN}), changed)
 
     async def page(self, caller: Caller, page: PageRequest, status: NodeStatus | None) -> Page[Node]:
         """The nodes of one page, newest first."""
@@ -306,6 +322,10 @@ def _row(node: Node) -> dict[str, Any]:
 
 
 _GAUGES = [each.name for each in fields(Gauges) if each.name not in {"gpu_devices", "tunnel"}]
+_BEATEN = (
+    *("status", "websocket_connected", "last_heartbeat", "lease_expires_at", "applied_revision", "gpu_devices"),
+    *_GAUGES,
+)
 _CONVERTED = {"node_id", "org_id", "user_id", "role", "status", "runtimes", "engines"}
 _PLAIN = [each.name for each in fields(Node) if each.name in nodes.c and each.name not in _CONVERTED]
 

@@ -39,7 +39,8 @@ from mesh.loops import Wake
 from mesh.rpc.context import Context, caller
 
 HELLO_PATIENCE = timedelta(seconds=10)
-# How often a session looks at its node without any hint: hints of other controllers do not reach this process.
+# When a session of an agent that says nothing looks at its node without any hint: hints of other controllers do not
+# reach this process. Each heartbeat looks too.
 LOOK_AFTER = timedelta(seconds=10)
 
 Requests = AsyncIterator[pb.ConnectRequest]
@@ -188,17 +189,21 @@ async def _first(requests: Requests) -> Hello:
 
 
 async def _incoming(requests: Requests, wake: Wake) -> AsyncGenerator[pb.ConnectRequest | None]:
-    """Each message as it comes, and None for a hint or when it is time to look anyway."""
+    """Each message as it comes, and None for a hint or when nothing came for so long."""
+    clock = asyncio.get_running_loop()
+    heard_at = clock.time()
     reading = asyncio.ensure_future(anext(requests, None))
     hinted = asyncio.ensure_future(wake.wait(LOOK_AFTER))
     try:
         while True:
             await asyncio.wait({reading, hinted}, return_when=asyncio.FIRST_COMPLETED)
             if hinted.done():
+                was_hint = hinted.result()
                 hinted = asyncio.ensure_future(wake.wait(LOOK_AFTER))
-                yield None
+                if was_hint or clock.time() - heard_at >= LOOK_AFTER.total_seconds():
+                    yield None
             if reading.done():
-                message = reading.result()
+                message, heard_at = reading.result(), clock.time()
                 if message is None:
                     return
                 reading = asyncio.ensure_future(anext(requests, None))

@@ -9,6 +9,7 @@ from typing import Protocol
 from controller.deployments.workload import DesiredChange, WorkloadReport
 from controller.distribution.model import Peer
 from controller.models.model import ModelId
+from controller.nodes.heartbeats import Beat
 from controller.nodes.liveness import Liveness, LivenessRules
 from controller.nodes.model import Node, NodeId, NodeMismatchError, SessionSupersededError
 from controller.sessions.model import Acknowledgement, Hello, Opened, Reading, decide
@@ -84,10 +85,9 @@ class Sessions:
         """Renews the node's lease and keeps its reading."""
         if reading.session_epoch != session_epoch:
             raise SessionSupersededError(node_id)
-        async with self._speaking:
-            return await self._liveness.heartbeat(
-                node_id, session_epoch, reading.gauges, reading.containers, reading.applied_revision, tell=tell
-            )
+        # Not in turn with the others: heartbeats that come together are written together, over one connection.
+        beat = Beat(node_id, session_epoch, reading.gauges, reading.containers, reading.applied_revision, tell=tell)
+        return await self._liveness.heartbeat(beat)
 
     async def check(self, node_id: NodeId, session_epoch: int) -> Node:
         """The node as it is now. SessionSupersededError, NodeRemovedError."""

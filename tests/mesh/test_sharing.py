@@ -1,12 +1,13 @@
 """Callers that ask the same at once share a read, and never one that began before they asked."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
 from mesh.loops import Wake
-from mesh.sharing import SharedReads
+from mesh.sharing import SharedReads, SharedWrites
 
 
 class Source:
@@ -95,3 +96,37 @@ async def test_a_caller_that_gives_up_leaves_the_others_their_answer(during_read
     assert leader.cancelled()
     assert not shared._waiting
     assert not shared._reading
+
+
+class Sink:
+    """Writes numbers: those below zero are refused one by one, and a hundred fails the whole write."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    async def write(self, numbers: Sequence[int]) -> Sequence[int | Exception]:
+        self.batches.append(list(numbers))
+        await settle()
+        if 100 in numbers:
+            raise ConnectionError("the sink is away")
+        return [number * 2 if number >= 0 else ValueError(number) for number in numbers]
+
+
+async def test_what_comes_together_is_written_together_and_everybody_gets_their_own_answer() -> None:
+    sink = Sink()
+    shared = SharedWrites[int, int](sink.write, most=3)
+    answers = await asyncio.gather(*(shared.put(number) for number in (1, -2, 3, 4)), return_exceptions=True)
+    assert sink.batches == [[1, -2, 3], [4]]
+    assert [answer if isinstance(answer, int) else type(answer) for answer in answers] == [2, ValueError, 6, 8]
+
+
+async def test_a_write_that_fails_fails_its_callers_and_nobody_later() -> None:
+    sink = Sink()
+    shared = SharedWrites[int, int](sink.write)
+    failed = await asyncio.gather(shared.put(100), shared.put(1), return_exceptions=True)
+    assert [type(each) for each in failed] == [ConnectionError, ConnectionError]
+    gone = asyncio.ensure_future(shared.put(5))
+    kept = asyncio.ensure_future(shared.put(6))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert await kept == 12

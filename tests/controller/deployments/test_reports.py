@@ -14,6 +14,7 @@ from controller.deployments.observation import observe, remember_told, told
 from controller.deployments.workload import Goal, HealthStatus, WorkloadReport, WorkloadState
 from controller.models.model import ModelId
 from controller.nodes.events import DeploymentProgressed
+from controller.nodes.heartbeats import Beat
 from controller.nodes.model import Container, Gauges, NodeId, SessionSupersededError
 from mesh.identity import SYSTEM, OrgId, UserId
 from tests.fixtures.registry import EDITOR, Rooms
@@ -228,7 +229,7 @@ async def test_metrics_are_those_of_the_last_report_or_heartbeat(rooms: Rooms) -
     assert 89 < said.uptime_seconds < 120
     node_id = NodeId(deployment.node_id)
     beat = Container("pid-1", workload_id=deployment.deployment_id, memory_mb=500, cpu_percent=12.5)
-    await rooms.liveness.heartbeat(node_id, rooms.sessions[node_id], Gauges(), [beat], 1, tell=False)
+    await rooms.liveness.heartbeat(Beat(node_id, rooms.sessions[node_id], Gauges(), (beat,), 1, tell=False))
     later = (await rooms.deployments.GetDeploymentMetrics(request, metadata=EDITOR)).metrics
     assert (later.memory_mb, later.cpu_percent) == (500, 12.5)
 

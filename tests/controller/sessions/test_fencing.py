@@ -7,6 +7,7 @@ import grpc
 import pytest
 from aiops.nodes.v1 import node_session_service_pb2 as pb
 
+from controller.nodes.heartbeats import Beat
 from controller.nodes.model import Gauges, NodeId, NodeStatus, SessionSupersededError
 from controller.sessions.convert import hello_from_proto
 from controller.sessions.registry import SessionRegistry
@@ -99,7 +100,7 @@ async def test_an_older_session_cannot_write_close_or_answer(fleet: Fleet) -> No
     async with machine.session(fleet.mesh) as stream:
         await stream.welcome()
         with pytest.raises(SessionSupersededError):
-            await fleet.liveness.heartbeat(node_id, 0, Gauges(), (), 0, tell=False)
+            await fleet.liveness.heartbeat(Beat(node_id, 0, Gauges(), (), 0, tell=False))
         with pytest.raises(SessionSupersededError):
             await fleet.liveness.acknowledge(node_id, 0, "request-1", accepted=True, cause="")
         await fleet.liveness.close_session(node_id, 0, "too late")
