@@ -15,6 +15,7 @@ from alembic.config import Config
 from controller.deployments.adapters import Adapters
 from controller.deployments.drain import Drainer
 from controller.deployments.failover import LOOK_EVERY, Failover
+from controller.deployments.fleet import KEEP_UP
 from controller.deployments.logs import Logs
 from controller.deployments.replicas import Replicas
 from controller.deployments.rpc import DeploymentServicer, ReplicaServicer
@@ -78,6 +79,7 @@ from mesh.tokens import TokenVerifier
 NOTICES_AGAIN = timedelta(seconds=1)
 Loop = Callable[[], Awaitable[None]]
 PARALLEL_DOWNLOADS = 2
+PEAKS_KEPT = timedelta(minutes=1)
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -200,6 +202,8 @@ def _fleet(kernel: Kernel) -> None:
         ReplicaServicer(Replicas(unit_of_work, hints)),
         ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
     ]
+    kernel.repeat("the view of the fleet", unit_of_work.fleet.keep_up, KEEP_UP)
+    kernel.repeat("measured peaks", workloads.peaks.keep, PEAKS_KEPT)
     kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock).step, LONGEST_PAUSE)
     drainer = Drainer(unit_of_work, hints, kernel.clock)
     kernel.loops += [lambda: _watch("failover", failover), lambda: _watch("replica sets", reconciler)]

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from controller.deployments.model import Deployment, DeploymentId, DeploymentNotFoundError, DeploymentStatusChanged
 from controller.deployments.observation import observe, remember_told, told, unheard_of
+from controller.deployments.peaks import Peaks, remember_shortage
 from controller.deployments.service import stopped
 from controller.deployments.stores import UnitOfWork, Work
 from controller.deployments.workload import (
@@ -18,12 +19,13 @@ from controller.deployments.workload import (
 from controller.hints import Hints
 from controller.models.model import Chunks, Model, ModelFile, ModelId, ModelNotFoundError
 from controller.nodes.drain import Leaving
-from controller.nodes.model import NodeId, SessionSupersededError
+from controller.nodes.model import Container, NodeId, SessionSupersededError
 from mesh.failpoints import failpoint
 from mesh.identity import SYSTEM, Caller
 
 # An engine gets so long to finish what it was asked before its routes went.
 DRAIN = timedelta(seconds=10)
+_OUT_OF_MEMORY = "OUT_OF_MEMORY"
 
 
 class Workloads:
@@ -32,6 +34,11 @@ class Workloads:
     def __init__(self, unit_of_work: UnitOfWork, hints: Hints) -> None:
         self._unit_of_work = unit_of_work
         self._hints = hints
+        self.peaks = Peaks(unit_of_work)
+
+    def measure(self, containers: Sequence[Container]) -> None:
+        """Takes in what a node's heartbeat says of its engines."""
+        self.peaks.observe(containers)
 
     async def desired(self, node_id: NodeId, since: int | None) -> DesiredChange:
         """What changed after revision `since`; everything without one, or when the node knows more than there is."""
@@ -65,6 +72,8 @@ class Workloads:
             if after is before:
                 return
             events = tuple(told(before, after, report, now))
+            if report.error_reason == _OUT_OF_MEMORY and after.observed.error_message != before.observed.error_message:
+                await remember_shortage(work, after)
             await work.deployments.save(remember_told(before.observed, after, now))
             await failpoint("report.stored")
             await work.commit(*events)

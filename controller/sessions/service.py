@@ -11,7 +11,7 @@ from controller.distribution.model import Peer
 from controller.models.model import ModelId
 from controller.nodes.heartbeats import Beat
 from controller.nodes.liveness import Liveness, LivenessRules
-from controller.nodes.model import Node, NodeId, NodeMismatchError, SessionSupersededError
+from controller.nodes.model import Container, Node, NodeId, NodeMismatchError, SessionSupersededError
 from controller.sessions.model import Acknowledgement, Hello, Opened, Reading, decide
 from mesh.errors import UnavailableError
 from mesh.failpoints import failpoint
@@ -30,6 +30,10 @@ class Workloads(Protocol):
 
     async def apply_report(self, report: WorkloadReport) -> None:
         """Stores what a node says of a workload. SessionSupersededError for a report of an older session."""
+        ...
+
+    def measure(self, containers: Sequence[Container]) -> None:
+        """Takes in what a heartbeat says of the engines on a node."""
         ...
 
     async def miss_unheard(self, node_id: NodeId, session_epoch: int) -> None:
@@ -87,7 +91,9 @@ class Sessions:
             raise SessionSupersededError(node_id)
         # Not in turn with the others: heartbeats that come together are written together, over one connection.
         beat = Beat(node_id, session_epoch, reading.gauges, reading.containers, reading.applied_revision, tell=tell)
-        return await self._liveness.heartbeat(beat)
+        node = await self._liveness.heartbeat(beat)
+        self._workloads.measure(reading.containers)
+        return node
 
     async def check(self, node_id: NodeId, session_epoch: int) -> Node:
         """The node as it is now. SessionSupersededError, NodeRemovedError."""

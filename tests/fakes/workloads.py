@@ -1,10 +1,11 @@
 """What nodes are to run, kept in memory: stands in for deployments where a test is about sessions alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from controller.deployments.workload import DesiredChange, DesiredWorkload, Goal, WorkloadReport
 from controller.nodes.drain import Leaving
-from controller.nodes.model import NodeId
+from controller.nodes.model import Container, NodeId
 from controller.work import UnitOfWork
 from mesh.identity import SYSTEM, Caller
 
@@ -46,6 +47,9 @@ class MemoryWorkloads:
 
     async def apply_report(self, report: WorkloadReport) -> None:
         self.reports.append(replace(report))
+
+    def measure(self, containers: Sequence[Container]) -> None:
+        pass
 
     async def miss_unheard(self, node_id: NodeId, session_epoch: int) -> None:
         pass
