@@ -194,7 +194,11 @@ async def storm(fleet: Fleet) -> tuple[float, float]:
     seconds = time.monotonic() - started
     healed.set()
     most = await memory
-    print(f"storm: every agent back after {seconds:.1f} s, at most {most:.0f} MB, load {os.getloadavg()[0]:.1f}")
+    busy = fleet.controller.cpu_s()
+    print(
+        f"storm: every agent back after {seconds:.1f} s, of which the controller was busy for {busy:.1f} s "
+        f"({busy / len(fleet.agents) * 1000:.1f} ms an agent), at most {most:.0f} MB, load {os.getloadavg()[0]:.1f}"
+    )
     return round(seconds, 1), round(most)
 
 
