@@ -45,12 +45,19 @@ class SharedReads(Generic[Result]):
 
 
 class SharedWrites(Generic[Item, Result]):
-    """What comes while a write is on its way is written together by the next one, at most so many at once."""
+    """What comes while a write is on its way is written together by the next one, at most so many at once.
+
+    A write waits so long for company.
+    """
 
     def __init__(
-        self, write: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]], *, most: int = 200
+        self,
+        write: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        most: int = 200,
+        company_s: float = COMPANY_S,
     ) -> None:
-        self._write, self._most = write, most
+        self._write, self._most, self._company_s = write, most, company_s
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -68,7 +75,7 @@ class SharedWrites(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(COMPANY_S)
+                await asyncio.sleep(self._company_s)
                 batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
                 error = await attempt(self._settle(batch))
                 for _, future in batch:

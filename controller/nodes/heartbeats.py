@@ -18,6 +18,9 @@ from controller.nodes.service import UnitOfWork
 from mesh.identity import SYSTEM
 from mesh.sharing import SharedWrites
 
+# A lease of seconds does not mind, and 200 heartbeats a second become ten transactions.
+COMPANY_S = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Beat:
@@ -37,7 +40,7 @@ class Heartbeats:
     def __init__(self, unit_of_work: UnitOfWork, lease: timedelta) -> None:
         self._unit_of_work = unit_of_work
         self._lease = lease
-        self._writes = SharedWrites[Beat, Node](self._write)
+        self._writes = SharedWrites[Beat, Node](self._write, company_s=COMPANY_S)
         self._containers: dict[NodeId, tuple[int, tuple[Container, ...]]] = {}
 
     async def take(self, beat: Beat) -> Node:
