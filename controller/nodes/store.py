@@ -326,7 +326,8 @@ def _row(node: Node) -> dict[str, Any]:
 _DEVICE = tuple(each.name for each in fields(GpuDevice))
 _GAUGES = [each.name for each in fields(Gauges) if each.name not in {"gpu_devices", "tunnel"}]
 _BEATEN = (
-    *("status", "websocket_connected", "last_heartbeat", "lease_expires_at", "applied_revision", "gpu_devices", "tunnel"),
+    *("status", "websocket_connected", "last_heartbeat", "lease_expires_at", "applied_revision"),
+    *("gpu_devices", "tunnel"),
     *_GAUGES,
 )
 _CONVERTED = {"node_id", "org_id", "user_id", "role", "status", "runtimes", "engines"}
