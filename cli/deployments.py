@@ -9,6 +9,7 @@ import typer
 from cli import placing, replica_sets
 from cli.connect import connect
 from cli.exits import CliError, Exit
+from cli.nodes import labels_of
 from cli.output import Format, Output, as_dict, note, show_fields, show_json, show_many, show_one
 from cli.paging import ALL_HELP, MORE, at_most
 
@@ -46,6 +47,9 @@ def deploy(
     label: placing.Label = None,
     not_label: placing.NotLabel = None,
     priority: placing.Priority = 0,
+    image: placing.Image = "",
+    command: placing.Command = "",
+    env: placing.Variable = None,
     replicas: Annotated[
         int, typer.Option(min=0, max=1000, help="Keep so many running, as a replica set, wherever there is room.")
     ] = 0,
@@ -56,7 +60,7 @@ def deploy(
     """Run one more instance of a model, or keep so many replicas of it running."""
     session = connect(context)
     labels, others = tuple(label or ()), tuple(not_label or ())
-    asked = placing.Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority)
+    asked = placing.Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority, image)
     if replicas:
         if node or gpu or port or dry_run:
             raise CliError("--replicas chooses nodes, devices and ports itself", Exit.USAGE, next_step="leave them out")
@@ -66,7 +70,7 @@ def deploy(
     if dry_run:
         placing.show_plan(session, asked, output)
         return
-    deployment = _create(session, asked)
+    deployment = _create(session, asked, command, labels_of(tuple(env or ())))
     if wait:
         deployment = _until_settled(session, deployment)
     show_one(deployment, COLUMNS, output)
@@ -144,13 +148,19 @@ def logs(
         typer.echo(part.logs, nl=False)
 
 
-def _create(session: "Session", asked: placing.Asked) -> "Deployment":
+def _create(session: "Session", asked: placing.Asked, command: str, environment: "dict[str, str]") -> "Deployment":
+    import shlex
     import uuid
 
     from aiops.deployments.v1.deployment_service_pb2 import CreateDeploymentRequest
     from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 
-    request = CreateDeploymentRequest(**asked.fields(session), request_id=uuid.uuid4().hex)
+    request = CreateDeploymentRequest(
+        **asked.fields(session),
+        request_id=uuid.uuid4().hex,
+        command=shlex.split(command),
+        environment=environment,
+    )
     return session.call(session.stub(DeploymentServiceStub).CreateDeployment, request).deployment
 
 

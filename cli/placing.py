@@ -26,6 +26,9 @@ Gpus = Annotated[int, typer.Option(help="Cards of one node that share the model;
 Label = Annotated[list[str] | None, typer.Option(help="KEY=VALUE that the node must have; KEY=* takes any value.")]
 NotLabel = Annotated[list[str] | None, typer.Option(help="KEY=VALUE that the node must not have.")]
 Priority = Annotated[int, typer.Option(help="-1000 to 1000; a higher one may evict lower ones.")]
+Image = Annotated[str, typer.Option(help="Run it in a container of this image, on a node with Docker.")]
+Command = Annotated[str, typer.Option(help="What a custom model runs; {port} and {model_dir} are filled in.")]
+Variable = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE of the engine's environment.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Asked:
     label: tuple[str, ...] = ()
     not_label: tuple[str, ...] = ()
     priority: int = 0
+    image: str = ""
 
     def fields(self, session: "Session") -> dict[str, Any]:
         """The fields that requests to plan and to create have in common."""
@@ -56,6 +60,7 @@ class Asked:
             "required_labels": labels_of(self.label),
             "forbidden_labels": labels_of(self.not_label),
             "priority": self.priority,
+            "image": self.image,
         }
 
 
@@ -71,11 +76,12 @@ def plan(
     label: Label = None,
     not_label: NotLabel = None,
     priority: Priority = 0,
+    image: Image = "",
     output: Output = Format.TABLE,
 ) -> None:
     """Say where an instance of a model would go, who would have to make room, and why not elsewhere."""
     labels, others = tuple(label or ()), tuple(not_label or ())
-    asked = Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority)
+    asked = Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority, image)
     show_plan(connect(context), asked, output)
 
 

@@ -113,7 +113,7 @@ class Agent:
             boot_id(),
             _version(),
             settings.address or DEFAULT_ADDRESS,
-            self.engines.names(),
+            (*self.engines.names(), *(["custom"] if settings.commands_allowed else [])),
             self._tunnel_report,
             self._offered_at,
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
 from aiops.deployments.v1 import deployment_events_pb2 as events_pb
 from aiops.deployments.v1 import deployment_pb2 as pb
@@ -19,9 +20,9 @@ from controller.deployments.model import (
     DeploymentStatusChanged,
     Replica,
     Usage,
-    Wish,
 )
-from controller.deployments.workload import EngineOptions, HealthStatus
+from controller.deployments.wish import Wish
+from controller.deployments.workload import EngineOptions, HealthStatus, Program
 from controller.events import Encoding, Encodings
 from controller.nodes.model import NodeId
 from controller.placement.model import Eviction, NodeRefusal, Options, Placement, Refusal, Tally
@@ -171,6 +172,7 @@ def wish_from_proto(request: service_pb.CreateDeploymentRequest | service_pb.Pla
         request.port,
         options=options_from_proto(request),
         engine_options=engine_options_from_proto(request.engine_options),
+        **_own(request),
     )
 
 
@@ -195,6 +197,14 @@ def engine_options_from_proto(message: engine_pb2.EngineOptions) -> EngineOption
         max_adapters=message.max_adapters,
         extra=dict(message.extra),
     )
+
+
+def _own(request: service_pb.CreateDeploymentRequest | service_pb.PlanDeploymentRequest) -> dict[str, Any]:
+    """The image, and what only matters once it runs."""
+    if isinstance(request, service_pb.PlanDeploymentRequest):
+        return {"image": request.image}
+    program = Program(tuple(request.command), request.paths.health, request.paths.inference)
+    return {"image": request.image, "environment": dict(request.environment), "program": program}
 
 
 def _adapters(deployment: Deployment) -> Iterator[pb.Adapter]:

@@ -8,11 +8,20 @@ from datetime import datetime
 from enum import Enum
 from typing import NewType
 
-from controller.deployments.workload import Adapter, AdapterReport, EngineOptions, Goal, HealthStatus, UnsupportedField
-from controller.models.model import Model, ModelId
+from controller.deployments.wish import Wish
+from controller.deployments.workload import (
+    Adapter,
+    AdapterReport,
+    EngineOptions,
+    Goal,
+    HealthStatus,
+    Program,
+    UnsupportedField,
+)
+from controller.models.model import ModelId
 from controller.nodes.model import EngineLoad, NodeId
 from controller.placement.model import NO_OPTIONS, Options
-from mesh.errors import DomainError, FieldViolation, InvalidRequestError, Kind
+from mesh.errors import DomainError, Kind
 from mesh.identity import OrgId, UserId
 
 DeploymentId = NewType("DeploymentId", str)
@@ -134,6 +143,7 @@ class Deployment:
     requested_devices: tuple[str, ...] = ()
     requested_image: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    program: Program = field(default_factory=Program)
     # The set that it is a replica of, and the revision of the set's template; empty and 0 when it stands alone.
     replica_set_id: str = ""
     template_revision: int = 0
@@ -177,7 +187,7 @@ class Deployment:
         return self.status in ACTIVE
 
     @property
-    def wish(self) -> "Wish":
+    def wish(self) -> Wish:
         """What was asked of it, but for the node."""
         return Wish(
             self.model_id,
@@ -185,6 +195,7 @@ class Deployment:
             port=self.requested_port,
             image=self.requested_image,
             environment=self.environment,
+            program=self.program,
             options=self.options,
             engine_options=self.engine_options,
         )
@@ -283,31 +294,6 @@ class Place:
     request_id: str
     revision: int
     told: tuple[object, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What is asked of a new deployment: a model by id or name, and where it should go; what is empty is left open."""
-
-    model: str
-    node_id: NodeId | None = None
-    gpu_devices: tuple[str, ...] = ()
-    port: int = 0
-    image: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    options: Options = NO_OPTIONS
-    engine_options: EngineOptions = field(default_factory=EngineOptions)
-
-    def check(self, model: Model) -> None:
-        """InvalidRequestError for what this model can never do."""
-        violations = []
-        most = model.architecture.context if model.architecture else 0
-        if most and self.options.context > most:
-            violations.append(FieldViolation("context_tokens", f"must be at most {most}, the context of {model.name}"))
-        if self.gpu_devices and self.options.gpu_count not in (0, len(self.gpu_devices)):
-            violations.append(FieldViolation("gpu_count", "must be the number of devices that gpu_device names"))
-        if violations:
-            raise InvalidRequestError(*violations)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from controller.deployments.model import (
     NoPlacementError,
     Place,
     PortInUseError,
-    Wish,
     named,
 )
 from controller.deployments.stores import Work
+from controller.deployments.wish import Wish
 from controller.deployments.workload import Goal
 from controller.models.model import Model
 from controller.nodes.events import WorkloadEnded
@@ -24,8 +24,6 @@ from controller.placement.fleet import Fleet
 from controller.placement.model import Cause, Demand, Eviction, Placement, Refusal
 from controller.placement.plan import plan
 from mesh.identity import SYSTEM, Caller, new_id
-
-_IMAGES = {"vllm": "vllm/vllm-openai:latest", "triton": "nvcr.io/nvidia/tritonserver:24.01-py3"}
 
 
 async def find_place(
@@ -44,7 +42,7 @@ async def find_place(
     told = await _make_room(work, deployment_id, placement.evictions)
     return Place(
         node_id=placement.node_id,
-        image=wish.image or ("" if "process" in node.runtimes else _IMAGES.get(model.framework.value, "")),
+        image=wish.image or node.gauges.runtimes.image_of(placement.engine),
         gpu_devices=placement.gpu_devices,
         memory_allocated=placement.memory_mb,
         request_id=request_id or new_id("req"),
@@ -108,6 +106,7 @@ async def _demand(work: Work, wish: Wish, model: Model) -> Demand:
         # Whoever sees every organisation still deploys within the model's own.
         org_id=model.org_id,
         digest=model.digest,
+        image=wish.image,
         options=wish.options,
         peaks=await work.peaks.of(model.model_id, model.digest),
     )

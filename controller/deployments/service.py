@@ -16,11 +16,11 @@ from controller.deployments.model import (
     Membership,
     Place,
     Usage,
-    Wish,
     new_instance_id,
 )
 from controller.deployments.places import find_place, plan_for
 from controller.deployments.stores import UnitOfWork, Work
+from controller.deployments.wish import Wish
 from controller.hints import Hints
 from controller.models.model import Model
 from controller.nodes.events import WorkloadAssigned, WorkloadEnded
@@ -185,6 +185,7 @@ def _deployment(
         requested_devices=wish.gpu_devices,
         requested_image=wish.image,
         environment=wish.environment,
+        program=wish.program,
         replica_set_id=member.replica_set_id,
         template_revision=member.template_revision,
         replaces=member.replaces,

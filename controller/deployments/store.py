@@ -36,7 +36,15 @@ from controller.deployments.model import (
     Observation,
     Replica,
 )
-from controller.deployments.workload import Adapter, AdapterReport, EngineOptions, Goal, HealthStatus, UnsupportedField
+from controller.deployments.workload import (
+    Adapter,
+    AdapterReport,
+    EngineOptions,
+    Goal,
+    HealthStatus,
+    Program,
+    UnsupportedField,
+)
 from controller.models.model import ModelId
 from controller.nodes.model import NodeId, NodeStatus
 from controller.nodes.store import nodes
@@ -70,6 +78,7 @@ deployments = Table(
     Column("requested_devices", ARRAY(Text), nullable=False),
     Column("requested_image", Text, nullable=False),
     Column("environment", JSONB, nullable=False),
+    Column("program", JSONB, nullable=False),
     Column("replica_set_id", Text, nullable=False),
     Column("template_revision", Integer, nullable=False),
     Column("replaces", Text, nullable=False),
@@ -324,6 +333,7 @@ def deployment_of(row: Row[Any]) -> Deployment:
         observed=_observation(row.observed),
         options=options_of(row.options),
         engine_options=EngineOptions(**row.engine_options),
+        program=Program(**{**row.program, "command": tuple(row.program.get("command", ()))}),
         adapters=tuple(Adapter(ModelId(each["model_id"]), each["name"]) for each in row.adapters),
         **{name: row._mapping[name] for name in _PLAIN},
     )
@@ -339,12 +349,16 @@ def _row(deployment: Deployment) -> dict[str, Any]:
         "observed": _observation_row(deployment.observed),
         "options": asdict(deployment.options),
         "engine_options": asdict(deployment.engine_options),
+        "program": asdict(deployment.program),
         "adapters": [asdict(each) for each in deployment.adapters],
     }
 
 
 _IDS = ("deployment_id", "instance_id", "org_id", "user_id", "model_id", "node_id")
-_CONVERTED = ("gpu_devices", "requested_devices", "goal", "status", "observed", "options", "engine_options", "adapters")
+_CONVERTED = (
+    *("gpu_devices", "requested_devices", "goal", "status", "observed"),
+    *("options", "engine_options", "adapters", "program"),
+)
 _PLAIN = tuple(each.name for each in fields(Deployment) if each.name not in _IDS and each.name not in _CONVERTED)
 # Longer than a statement may take, and than a transaction waits for a lock.
 _OVERLAP = timedelta(minutes=2)

@@ -87,6 +87,15 @@ class AdapterReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """What a model brings as its own engine. An empty `command` is its image's, empty paths are the usual ones."""
+
+    command: tuple[str, ...] = ()
+    health: str = ""
+    inference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredWorkload:
     """One workload that a node is to run or to end, as of the node's `revision`.
 
@@ -117,6 +126,7 @@ class DesiredWorkload:
     context_tokens: int = 0
     max_concurrency: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    program: Program = field(default_factory=Program)
     options: EngineOptions = field(default_factory=EngineOptions)
     adapters: tuple[DesiredAdapter, ...] = ()
 

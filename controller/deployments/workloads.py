@@ -181,6 +181,7 @@ def _workload(
         memory_limit_mb=deployment.memory_limit_mb,
         image=deployment.image,
         environment=deployment.environment,
+        program=deployment.program,
         context_tokens=deployment.options.context,
         max_concurrency=deployment.options.concurrency,
         drain_seconds=int(DRAIN.total_seconds()) if deployment.goal is Goal.END else 0,

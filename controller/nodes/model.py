@@ -8,6 +8,7 @@ from enum import Enum
 from typing import NewType, TypeVar
 
 from controller.nodes.devices import GpuDevice
+from controller.nodes.runtimes import NO_RUNTIMES, Runtimes
 from mesh.errors import DomainError, FieldViolation, InvalidRequestError, Kind
 from mesh.identity import OrgId, UserId
 
@@ -152,6 +153,7 @@ class Gauges:
     disk_free: int = 0
     measured_at: datetime | None = None
     tunnel: Tunnel | None = None
+    runtimes: Runtimes = NO_RUNTIMES
 
 
 @dataclass(frozen=True, slots=True)

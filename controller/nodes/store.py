@@ -43,6 +43,7 @@ from controller.nodes.model import (
     NodeStatus,
     Tunnel,
 )
+from controller.nodes.runtimes import NO_RUNTIMES, Runtimes
 from mesh.identity import Caller, OrgId, UserId
 from mesh.sql.paging import Keyset, Page, PageRequest
 from mesh.sql.snapshot import Snapshot, changed_since, take_snapshot
@@ -90,6 +91,7 @@ nodes = Table(
     Column("disk_free", BigInteger, nullable=False),
     moment("measured_at", nullable=True),
     Column("tunnel", JSONB(none_as_null=True), nullable=True),
+    Column("runtime_report", JSONB(none_as_null=True), nullable=True),
 )
 Index(_OF_A_NAME_TAKEN, nodes.c.org_id, nodes.c.name, unique=True, postgresql_where=nodes.c.deleted_at.is_(None))
 Index("ix_nodes_lease_expires_at", nodes.c.lease_expires_at, postgresql_where=nodes.c.lease_expires_at.is_not(None))
@@ -297,11 +299,17 @@ def _node(row: RowMapping) -> Node:
         engines=tuple(row["engines"]),
         gauges=Gauges(
             gpu_devices=tuple(GpuDevice(**_known(GpuDevice, each)) for each in row["gpu_devices"]),
+            runtimes=_runtimes(row["runtime_report"]) if row["runtime_report"] else NO_RUNTIMES,
             tunnel=Tunnel(**_known(Tunnel, row["tunnel"])) if row["tunnel"] else None,
             **{name: row[name] for name in _GAUGES},
         ),
         **{name: row[name] for name in _PLAIN},
     )
+
+
+def _runtimes(report: Mapping[str, Any]) -> Runtimes:
+    known = _known(Runtimes, report)
+    return Runtimes(**{**known, "names": tuple(known["names"])})
 
 
 def _row(node: Node) -> dict[str, Any]:
@@ -316,6 +324,7 @@ def _row(node: Node) -> dict[str, Any]:
         "runtimes": list(node.runtimes),
         "engines": list(node.engines),
         "gpu_devices": [{name: getattr(each, name) for name in _DEVICE} for each in node.gauges.gpu_devices],
+        "runtime_report": {name: getattr(node.gauges.runtimes, name) for name in _RUNTIMES},
         "tunnel": asdict(node.gauges.tunnel) if node.gauges.tunnel else None,
         **{name: getattr(node.gauges, name) for name in _GAUGES},
         **{name: getattr(node, name) for name in _PLAIN},
@@ -324,10 +333,11 @@ def _row(node: Node) -> dict[str, Any]:
 
 # Heartbeats write and read devices by the thousand: copying them by hand takes a tenth of `asdict`.
 _DEVICE = tuple(each.name for each in fields(GpuDevice))
-_GAUGES = [each.name for each in fields(Gauges) if each.name not in {"gpu_devices", "tunnel"}]
+_RUNTIMES = tuple(each.name for each in fields(Runtimes))
+_GAUGES = [each.name for each in fields(Gauges) if each.name not in {"gpu_devices", "tunnel", "runtimes"}]
 _BEATEN = (
     *("status", "websocket_connected", "last_heartbeat", "lease_expires_at", "applied_revision"),
-    *("gpu_devices", "tunnel"),
+    *("gpu_devices", "tunnel", "runtime_report"),
     *_GAUGES,
 )
 _CONVERTED = {"node_id", "org_id", "user_id", "role", "status", "runtimes", "engines"}

@@ -74,12 +74,14 @@ def engine_of(demand: Demand, kind: Kind) -> str:
     if not kind.worker:
         raise UnfitError(Cause.NOT_ELIGIBLE, "it is no worker")
     fitting = ENGINES.get(demand.framework, ())
-    there = [engine for engine in fitting if engine in kind.engines]
+    if demand.image and not kind.containers:
+        raise UnfitError(Cause.ENGINE, f"it has no Docker Engine to run image {demand.image}")
+    there = [engine for engine in fitting if engine in kind.engines or demand.image]
     if not there:
         raise UnfitError(Cause.ENGINE, no_engine(demand, fitting, kind.engines))
     if demand.task not in _TASKS.get(demand.framework, _ALL_TASKS):
         raise UnfitError(Cause.ENGINE, f"{' and '.join(there)} serve no models for {demand.task}")
-    return there[0] if kind.roomy else there[-1]
+    return there[0] if kind.roomy or demand.image else there[-1]
 
 
 def missing_labels(demand: Demand, seat: Seat) -> str:

@@ -70,6 +70,7 @@ class Demand:
     port: int = 0
     org_id: OrgId | None = None
     digest: str = ""
+    image: str = ""
     options: Options = NO_OPTIONS
     peaks: Mapping[PeakKey, Peak] = field(default_factory=dict)
 

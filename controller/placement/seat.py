@@ -29,6 +29,7 @@ class Kind(NamedTuple):
     gpu: bool
     roomy: bool
     usable: bool
+    containers: bool = False
 
 
 class Seat:
@@ -142,6 +143,7 @@ def _kind(node: Node) -> Kind:
         gpu,
         gpu or node.gauges.ram_free >= VLLM_CPU_FREE_MB,
         not gpu or any(each.usable for each in node.gauges.gpu_devices),
+        node.gauges.runtimes.runs_containers,
     )
 
 

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from controller.deployments.model import Deployment, Membership, Wish
+from controller.deployments.model import Deployment, Membership
 from controller.deployments.service import deployed, stopped
+from controller.deployments.wish import Wish
 from controller.hints import Hints
 from controller.models.model import ModelNotFoundError
 from controller.replica_sets.decide import Member, Step, decide, status_of, why_to_take_back

@@ -25,7 +25,18 @@ from controller.models.model import ModelId
 from controller.nodes.convert import timestamp
 from controller.nodes.devices import GpuDevice
 from controller.nodes.liveness import LivenessRules
-from controller.nodes.model import Container, EngineLoad, Gauges, Greeting, LogPage, Node, NodeId, Tunnel, check_host
+from controller.nodes.model import (
+    Container,
+    EngineLoad,
+    Gauges,
+    Greeting,
+    LogPage,
+    Node,
+    NodeId,
+    Tunnel,
+    check_host,
+)
+from controller.nodes.runtimes import Runtimes
 from controller.sessions.model import Acknowledgement, Decision, Hello, LogRequest, Opened, Reading
 from mesh.errors import FieldViolation, InvalidRequestError
 
@@ -74,6 +85,7 @@ def hello_from_proto(message: pb.Hello) -> Hello:
             disk_total=inventory.disk_total,
             disk_free=inventory.disk_free,
             tunnel=_tunnel(message),
+            runtimes=_runtimes(message),
         ),
     )
     node_id = NodeId(message.node_id)
@@ -110,6 +122,7 @@ def reading_from_proto(message: pb.Heartbeat) -> Reading:
             disk_total=metrics.disk_total,
             disk_free=metrics.disk_free,
             tunnel=_tunnel(message),
+            runtimes=_runtimes(message),
         ),
         containers=tuple(_container(each) for each in message.containers[:MOST_CONTAINERS]),
         applied_revision=_count(message.applied_revision),
@@ -243,6 +256,8 @@ def _workload(workload: DesiredWorkload) -> pb.WorkloadSpec:
         gpu_devices=workload.gpu_devices,
         memory_limit_mb=workload.memory_limit_mb,
         environment=workload.environment,
+        command=workload.program.command,
+        paths=pb.HttpPaths(health=workload.program.health, inference=workload.program.inference),
         image=workload.image,
         job_id=workload.job_id,
         request_id=workload.request_id,
@@ -278,6 +293,12 @@ def _decision(decision: Decision) -> pb.AdoptionDecision:
         decision=pb.AdoptionDecision.adopt if decision.adopt else pb.AdoptionDecision.stop,
         reason=decision.cause,
     )
+
+
+def _runtimes(message: pb.Hello | pb.Heartbeat) -> Runtimes:
+    said = message.runtime_report
+    images = list(said.images.items())[:MOST_NAMES]
+    return Runtimes(_names(said.names), _text(said.trouble), {_text(name): _text(image) for name, image in images})
 
 
 def _tunnel(message: pb.Hello | pb.Heartbeat) -> Tunnel | None:

@@ -20,7 +20,7 @@ from node_agent.runtime.docker.images import ENGINE_LABEL, Images
 from node_agent.runtime.model import Containment, Launch, LaunchError, Marked, Runtime
 from node_agent.runtime.output import log_size, read_tail, trim_log
 from node_agent.runtime.ports import claim_port
-from node_agent.workloads.commands import check_command
+from node_agent.workloads.commands import check_command, check_environment
 from node_agent.workloads.containers import INSIDE, Bounds, contain, devices_inside, hand_over, seen_from_outside
 from node_agent.workloads.installed import InstalledEngines
 from node_agent.workloads.model import (
@@ -226,6 +226,7 @@ class Launcher:
     async def _engine(self, spec: WorkloadSpec, label: str, reading: Reading) -> Engine:
         if spec.image:
             return self._engines.in_image(spec.image, label, spec.framework)
+        check_environment(spec.environment, self._site.commands)
         if spec.framework == _OWN:
             check_command(spec.program.command, self._site.commands)
             return self._engines.own()

@@ -13,6 +13,7 @@ from controller.deployments.workload import (
     EngineOptions,
     Goal,
     HealthStatus,
+    Program,
     UnsupportedField,
     WorkloadState,
 )
@@ -43,6 +44,7 @@ WANTED = DesiredWorkload(
     image="vllm/vllm-openai:latest",
     drain_seconds=10,
     environment={"A": "b"},
+    program=Program(("serve", "{port}"), "/up", "/ask"),
     options=EngineOptions("hermes", 2, {"dtype": "auto"}),
     adapters=(DesiredAdapter("pirate", "file:///objects/models/model-2", (ArtifactFile("a.json", 5, "cd" * 32),)),),
 )
@@ -77,6 +79,7 @@ def test_nothing_of_a_desired_workload_is_lost() -> None:
     (workload,) = state.workloads
     assert (state.revision, state.snapshot, state.base_revision) == (7, False, 6)
     left_out = {"goal", "revision", "artifact_url", "files", "gpu_devices", "environment", "options", "adapters"}
+    left_out |= {"program"}
     for name in set(DesiredWorkload.__dataclass_fields__) - left_out:
         assert getattr(workload, name) == getattr(WANTED, name), name
     assert (workload.artifact.url, list(workload.gpu_devices)) == (WANTED.artifact_url, ["0", "1"])
@@ -84,6 +87,11 @@ def test_nothing_of_a_desired_workload_is_lost() -> None:
         ("model.safetensors", 2**40, "ab" * 32)
     ]
     assert dict(workload.environment) == {"A": "b"}
+    assert (list(workload.command), workload.paths.health, workload.paths.inference) == (
+        ["serve", "{port}"],
+        "/up",
+        "/ask",
+    )
     options = workload.engine_options
     assert (options.tool_parser, options.max_adapters, dict(options.extra)) == ("hermes", 2, {"dtype": "auto"})
     (adapter,) = workload.adapters

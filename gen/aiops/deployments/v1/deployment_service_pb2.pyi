@@ -158,6 +158,26 @@ class CreateDeploymentRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_ID_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     GPU_DEVICE_FIELD_NUMBER: _builtins.int
@@ -170,6 +190,10 @@ class CreateDeploymentRequest(_message.Message):
     FORBIDDEN_LABELS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Model id, or the model's name."""
     node_id: _builtins.str
@@ -188,6 +212,8 @@ class CreateDeploymentRequest(_message.Message):
     """Cards of one node that share the weights (tensor parallel); 0 means: choose."""
     priority: _builtins.int
     """-1000 to 1000. A higher priority may evict a lower one where there is no other room, never an equal one."""
+    image: _builtins.str
+    """A container image that holds the engine; empty means the node's own engine, or the image that its settings name."""
     @_builtins.property
     def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels that a node must have; the value "*" takes any."""
@@ -198,6 +224,18 @@ class CreateDeploymentRequest(_message.Message):
 
     @_builtins.property
     def engine_options(self) -> _engine_pb2.EngineOptions: ...
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a model of framework custom runs; empty means the image's own command. {host} {port} {model_dir} are filled in."""
+
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Variables of the engine's environment."""
+
+    @_builtins.property
+    def paths(self) -> Global___HttpPaths:
+        """Where a model of framework custom is asked."""
+
     def __init__(
         self,
         *,
@@ -213,14 +251,44 @@ class CreateDeploymentRequest(_message.Message):
         forbidden_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         priority: _builtins.int = ...,
         engine_options: _engine_pb2.EngineOptions | None = ...,
+        image: _builtins.str = ...,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        paths: Global___HttpPaths | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["engine_options", b"engine_options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine_options", b"engine_options", "paths", b"paths"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "engine_options", b"engine_options", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "node_id", b"node_id", "port", b"port", "priority", b"priority", "request_id", b"request_id", "required_labels", b"required_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "context_tokens", b"context_tokens", "engine_options", b"engine_options", "environment", b"environment", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "image", b"image", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "node_id", b"node_id", "paths", b"paths", "port", b"port", "priority", b"priority", "request_id", b"request_id", "required_labels", b"required_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateDeploymentRequest: _TypeAlias = CreateDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class HttpPaths(_message.Message):
+    """Where a custom engine is asked; empty paths are the usual ones."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTH_FIELD_NUMBER: _builtins.int
+    INFERENCE_FIELD_NUMBER: _builtins.int
+    health: _builtins.str
+    """Answered with status 200 when the engine is up: /health."""
+    inference: _builtins.str
+    """The inference call: /v1/inference."""
+    def __init__(
+        self,
+        *,
+        health: _builtins.str = ...,
+        inference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "inference", b"inference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpPaths: _TypeAlias = HttpPaths  # noqa: Y015
 
 @_typing.final
 class CreateDeploymentResponse(_message.Message):
@@ -297,6 +365,7 @@ class PlanDeploymentRequest(_message.Message):
     FORBIDDEN_LABELS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Model id, or the model's name."""
     node_id: _builtins.str
@@ -310,6 +379,8 @@ class PlanDeploymentRequest(_message.Message):
     """Cards of one node that share the weights (tensor parallel); 0 means: choose."""
     priority: _builtins.int
     """-1000 to 1000. A higher priority may evict a lower one where there is no other room, never an equal one."""
+    image: _builtins.str
+    """A container image that holds the engine; empty means the node's own engine, or the image that its settings name."""
     @_builtins.property
     def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels that a node must have; the value "*" takes any."""
@@ -334,10 +405,11 @@ class PlanDeploymentRequest(_message.Message):
         forbidden_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         priority: _builtins.int = ...,
         engine_options: _engine_pb2.EngineOptions | None = ...,
+        image: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine_options", b"engine_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "engine_options", b"engine_options", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "node_id", b"node_id", "port", b"port", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "engine_options", b"engine_options", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "image", b"image", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "node_id", b"node_id", "port", b"port", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
