@@ -1,7 +1,7 @@
 """`aiops deploy`, `aiops deployments …` and `aiops logs`: running models."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +15,7 @@ from cli.paging import ALL_HELP, MORE, at_most
 
 if TYPE_CHECKING:
     from aiops.deployments.v1.deployment_pb2 import Deployment
+    from aiops.types.v1.engine_pb2 import EngineOptions
 
     from cli.session import Session
 
@@ -50,6 +51,11 @@ def deploy(
     image: placing.Image = "",
     command: placing.Command = "",
     env: placing.Variable = None,
+    adapters: Annotated[int, typer.Option(min=0, max=64, help="LoRA adapters that may be loaded at once.")] = 0,
+    tool_parser: Annotated[str, typer.Option(help="The engine's parser of tool calls; the template's own else.")] = "",
+    engine_option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, or NAME, of those that the engine lets a deployment choose.")
+    ] = None,
     replicas: Annotated[
         int, typer.Option(min=0, max=1000, help="Keep so many running, as a replica set, wherever there is room.")
     ] = 0,
@@ -64,13 +70,16 @@ def deploy(
     if replicas:
         if node or gpu or port or dry_run:
             raise CliError("--replicas chooses nodes, devices and ports itself", Exit.USAGE, next_step="leave them out")
+        if adapters or tool_parser or engine_option:
+            raise CliError("replica sets take no engine options", Exit.USAGE, next_step="leave out --replicas")
         template = {name: value for name, value in asked.fields(session).items() if name not in replica_sets.CHOSEN}
         replica_sets.create(session, model, replicas, template, wait=wait, output=output)
         return
     if dry_run:
         placing.show_plan(session, asked, output)
         return
-    deployment = _create(session, asked, command, labels_of(tuple(env or ())))
+    options = _engine_options(adapters, tool_parser, engine_option or ())
+    deployment = _create(session, asked, command, labels_of(tuple(env or ())), options)
     if wait:
         deployment = _until_settled(session, deployment)
     show_one(deployment, COLUMNS, output)
@@ -148,7 +157,21 @@ def logs(
         typer.echo(part.logs, nl=False)
 
 
-def _create(session: "Session", asked: placing.Asked, command: str, environment: "dict[str, str]") -> "Deployment":
+def _engine_options(adapters: int, tool_parser: str, options: Iterable[str]) -> "EngineOptions":
+    from aiops.types.v1.engine_pb2 import EngineOptions
+
+    pairs = (option.partition("=") for option in options)
+    extra = {name.removeprefix("--"): value for name, _, value in pairs}
+    return EngineOptions(max_adapters=adapters, tool_parser=tool_parser, extra=extra)
+
+
+def _create(
+    session: "Session",
+    asked: placing.Asked,
+    command: str,
+    environment: "dict[str, str]",
+    options: "EngineOptions",
+) -> "Deployment":
     import shlex
     import uuid
 
@@ -160,6 +183,7 @@ def _create(session: "Session", asked: placing.Asked, command: str, environment:
         request_id=uuid.uuid4().hex,
         command=shlex.split(command),
         environment=environment,
+        engine_options=options,
     )
     return session.call(session.stub(DeploymentServiceStub).CreateDeployment, request).deployment
 

@@ -7,6 +7,7 @@ import typer
 
 from cli import (
     account,
+    adapters,
     chat,
     deployments,
     downloads,
@@ -38,6 +39,7 @@ app.add_typer(nodes.app, name="nodes")
 app.add_typer(nodes.joining, name="node")
 app.add_typer(models.app, name="models")
 app.add_typer(deployments.app, name="deployments")
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(replica_sets.app, name="replica-sets")
 app.add_typer(replica_sets.rollout, name="rollout")
 app.add_typer(events.app, name="events")

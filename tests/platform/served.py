@@ -51,7 +51,9 @@ async def deploy(rest: httpx.AsyncClient, **fields: object) -> dict[str, Any]:
     return deployment
 
 
-async def settled(rest: httpx.AsyncClient, deployment_id: str, statuses: Collection[str] = ENDED) -> dict[str, Any]:
+async def settled(
+    rest: httpx.AsyncClient, deployment_id: str, statuses: Collection[str] = ENDED, within_s: float = START_S
+) -> dict[str, Any]:
     """The deployment once it has one of the statuses."""
     deployment: dict[str, Any] = {}
 
@@ -59,7 +61,7 @@ async def settled(rest: httpx.AsyncClient, deployment_id: str, statuses: Collect
         deployment.update(await fetched(rest, f"/deployments/{deployment_id}"))
         return deployment["status"] in statuses
 
-    await eventually(has_it, START_S)
+    await eventually(has_it, within_s)
     return deployment
 
 
