@@ -1,5 +1,6 @@
 """Joining with a one-use token, and keeping the certificate fresh."""
 
+import asyncio
 import base64
 import json
 import socket
@@ -100,11 +101,15 @@ async def test_a_controller_that_is_not_there_is_named(fresh: AgentProcess, cont
 async def test_a_port_where_something_else_answers_is_told_from_one_where_nobody_does(
     fresh: AgentProcess, controller: FakeController
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as other:
+        address = f"127.0.0.1:{other.sockets[0].getsockname()[1]}"
         arguments = ("join", "--controller", address, controller.join_token)
         code, output = await fresh.run(*arguments)
-        assert (code != 0, "not the controller that this token vouches for" in output) == (True, True)
+        assert (code != 0, "not the controller that this token vouches for" in output) == (True, True), output
     code, output = await fresh.run(*arguments)
     assert (code != 0, "nobody listens" in output, "AIOPS_NODE_PORT" in output) == (True, True, True), output
     code, output = await fresh.run("join", "--controller", "no.such.name.invalid:1", controller.join_token)
