@@ -28,7 +28,11 @@ from tests.robustness.network import Machine, Network
 
 ROOT = Path(__file__).parents[2]
 API, MESH, JOIN, ROUTER, XDS, PUBLIC, ADMIN, KAFKA, METRICS = 7080, 7081, 7082, 7083, 7084, 8080, 9901, 9092, 9100
-LEASE_S, HEARTBEAT_S = 4, 1
+LEASE_S, HEARTBEAT_S = 6, 1
+# Engines here are ready at once or never, and a test does not wait for the seventh restart.
+BRISK = {"AIOPS_NODE_START_LIMIT_S": "5", "AIOPS_NODE_RESTART_LIMIT": "2", "AIOPS_NODE_STOP_GRACE_S": "2"}
+# What is full soon: the disk of the last node, and that of the database.
+NODE_DISK_MB, DATABASE_DISK_MB = 48, 500
 PASSWORD = "correct horse battery staple"
 
 
@@ -47,7 +51,7 @@ class Cluster:
         self.node_names = [f"node-{number}" for number in range(1, nodes + 1)]
         self.machines |= {name: self.network.machine(name) for name in self.node_names}
         self.postgres = Postgres.at(self.home.root)
-        self._environment = environment
+        self._environment = {**BRISK, **environment}
         self.members: dict[str, Member] = {}
         # The API key of the first user, once somebody has asked for one.
         self.token = ""
@@ -62,6 +66,11 @@ class Cluster:
         return f"{self.machines['store'].address}:{KAFKA}"
 
     @property
+    def controllers(self) -> list[str]:
+        """Every address under which nodes may reach a controller."""
+        return [self.machines["ctl-1"].address, self.machines["ctl-2"].address, self.controller_address]
+
+    @property
     def nodes(self) -> list[Member]:
         return [self.members[name] for name in self.node_names]
 
@@ -72,6 +81,8 @@ class Cluster:
 
     def start(self) -> None:
         """Everything but the second controller, and returns when all of it works."""
+        _mount(self.postgres.data, DATABASE_DISK_MB)
+        _mount(self.home.node(self.node_names[-1]), NODE_DISK_MB)
         self.postgres.initialise()
         self._prepare_certificates()
         for member in (self._postgres(), self._broker(), self._controller("ctl-1"), self._controller("ctl-2")):
@@ -100,10 +111,16 @@ class Cluster:
             self.machines[machine].forward(self.controller_address, self.machines[machine].address)
 
     def heal(self) -> None:
-        """Whoever does not run is started again, and what a dead relay held is free, as it is when its lease ends."""
+        """Everybody runs as usual, and what a dead relay held is free, as it is when its lease ends."""
+        for machine in self.machines:
+            self.lead(machine, "ctl-1")
+        self.members["ctl-2"].stop()
         for member in self.members.values():
-            if not member.alive and member.name != "ctl-2":
-                member.spawn()
+            if member.name != "ctl-2":
+                if member.altered and member.alive:
+                    member.kill()
+                if not member.alive:
+                    member.spawn()
         for member in self.members.values():
             if member.alive:
                 member.until_healthy()
@@ -134,6 +151,8 @@ class Cluster:
                 each.signal(signal.SIGKILL)
         self.network.remove()
         self.postgres.remove_sockets()
+        for place in (self.postgres.data, self.home.node(self.node_names[-1])):
+            subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _prepare_certificates(self) -> None:
@@ -259,17 +278,24 @@ class Cluster:
             AIOPS_NODE_NAME=name,
             AIOPS_NODE_HOME=str(self.home.node(name)),
             AIOPS_NODE_ADDRESS=machine.address,
-            AIOPS_NODE_STOP_GRACE_S="2",
-            AIOPS_ENGINE_TRANSFORMERS=str(self._engine()),
+            AIOPS_ENGINE_TRANSFORMERS=str(_engine(self.directory)),
         )
 
-    def _engine(self) -> Path:
-        """An executable with the command line of `transformers`, which loads nothing."""
-        path = self.directory / "bin" / "transformers"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {ROOT}/tests/fakes/engine.py "$@"\n')
-        path.chmod(0o755)
-        return path
+
+def _mount(place: Path, size_mb: int) -> None:
+    """A small disk of its own."""
+    place.mkdir(mode=0o700, parents=True)
+    options = f"size={size_mb}m,mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "aiops-robustness", str(place)], check=True)
+
+
+def _engine(directory: Path) -> Path:
+    """An executable with the command line of `transformers`, which loads nothing."""
+    path = directory / "bin" / "transformers"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {ROOT}/tests/fakes/engine.py "$@"\n')
+    path.chmod(0o755)
+    return path
 
 
 def _mark_of(pid: int) -> str:

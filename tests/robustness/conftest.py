@@ -40,7 +40,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     problem = network.missing()
     if problem:
         pytest.skip(problem)
-    cluster = Cluster()
+    yield from _cluster(Cluster(), tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def small_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes, for a platform that is made worse on purpose."""
+    problem = network.missing()
+    if problem:
+        pytest.skip(problem)
+    yield from _cluster(Cluster(nodes=2), tmp_path_factory)
+
+
+def _cluster(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         cluster.start()
         with History(tmp_path_factory.mktemp("settle") / "history.jsonl") as history:

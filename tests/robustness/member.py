@@ -30,6 +30,8 @@ class Member:
     user: ChildUser = field(default_factory=ChildUser)
     stop_signal: int = signal.SIGTERM
     process: "subprocess.Popen[bytes] | None" = None
+    # Whether it was started with more than its usual environment.
+    altered: bool = False
 
     @property
     def pid(self) -> int:
@@ -47,6 +49,7 @@ class Member:
     def spawn(self, **environment: str) -> None:
         """Starts it with additional environment; does not wait."""
         assert not self.alive, f"{self.name} runs already"
+        self.altered = bool(environment)
         command = self.machine.command(*self.command) if self.machine else self.command
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -10,18 +10,24 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
+from aiops.iam.v1 import auth_service_pb2
+from aiops.iam.v1.auth_service_pb2_grpc import AuthServiceStub
+from aiops.nodes.v1 import node_service_pb2
+from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
 
 from mesh.loops import Wake
 from tests.fakes.eventually import LOOK_EVERY
 from tests.robustness.checkers import chats, convergence, limits, linearizable, mutations, outbox
-from tests.robustness.cluster import Cluster
-from tests.robustness.final import Final, newest_event, read_final
+from tests.robustness.cluster import API, PASSWORD, Cluster
+from tests.robustness.final import Final, newest_event, query, read_final
 from tests.robustness.history import History, Operation, of
 from tests.robustness.member import Member
 from tests.robustness.samples import Samples, sampling
-from tests.robustness.tap import Tap, listening
+from tests.robustness.tap import Heard, Tap, listening
 from tests.robustness.traffic import DEADLINE_S, STEADY, Traffic, running
 
 REPORTS = Path(os.environ.get("AIOPS_ROBUSTNESS_REPORTS", "/tmp/aiops-robustness-reports"))
@@ -59,6 +65,8 @@ class Scenario:
     rest: httpx.AsyncClient
     expect: Expectations
     since: int
+    # The ids of all earlier events.
+    before: set[str]
     chance: random.Random
 
     def choose(self, members: Sequence[Member]) -> Member:
@@ -82,6 +90,99 @@ class Scenario:
     async def start(self, member: Member, **environment: str) -> None:
         """Starts a member and waits until it works, while the traffic goes on; one that runs is killed before."""
         await asyncio.to_thread(member.restart, **environment)
+
+    async def revive(self, member: Member) -> None:
+        """Starts a member if the fault has ended it."""
+        if not member.alive:
+            await self.start(member)
+
+    async def deploy(self, name: str, node: str = "") -> str:
+        """Imports a small model of that name and deploys it, on a certain node or on any; the deployment's id."""
+        assert (await self.traffic.import_model("test", name)).result == "ok", self.history.operations[-1]
+        body = {"modelId": name, "requestId": f"{self.traffic.name}-{name}"}
+        if node:
+            body["nodeId"] = str((await self.node(node))["nodeId"])
+        with self.history.operation("test", "create", request_id=body["requestId"]) as operation:
+            answer = await self.rest.post("/deployments", json=body)
+            assert answer.status_code == 200, answer.text
+            operation.done("ok", deployment_id=answer.json()["deploymentId"])
+        return str(operation.value["deployment_id"])
+
+    async def stop(self, deployment_id: str) -> None:
+        """Stops a deployment."""
+        with self.history.operation("test", "stop", deployment_id=deployment_id) as operation:
+            answer = await self.rest.delete(f"/deployments/{deployment_id}")
+            assert answer.status_code == 200, answer.text
+            operation.done("ok")
+
+    def sessions(self) -> dict[str, int]:
+        """The epoch of each node's session."""
+        return {name: int(self.node_row(name)["session_epoch"]) for name in self.cluster.node_names}
+
+    async def invite(self, name: str) -> node_service_pb2.RegisterNodeResponse:
+        """A new node, with its join token."""
+        answer = await self.rest.post("/nodes", json={"name": name})
+        assert answer.status_code == 200, answer.text
+        return node_service_pb2.RegisterNodeResponse(join_token=answer.json()["joinToken"])
+
+    async def sign_in(self, controller: Member) -> str:
+        """An access token of the first user, from a certain controller."""
+        assert controller.machine is not None
+        async with grpc.aio.insecure_channel(f"{controller.machine.address}:{API}") as channel:
+            request = auth_service_pb2.LoginRequest(email="admin@localhost", password=PASSWORD)
+            return str((await AuthServiceStub(channel).Login(request, timeout=DEADLINE_S)).tokens.access_token)
+
+    async def is_taken(self, token: str) -> bool:
+        """Whether the first controller takes a token."""
+        assert self.cluster.controller.machine is not None
+        async with grpc.aio.insecure_channel(f"{self.cluster.controller.machine.address}:{API}") as channel:
+            call = NodeServiceStub(channel).ListNodes(
+                node_service_pb2.ListNodesRequest(), metadata=[("authorization", f"Bearer {token}")], timeout=DEADLINE_S
+            )
+            return bool(await call.code() == grpc.StatusCode.OK)
+
+    async def crowd_behind_a_lock(self, callers: int, seconds: int) -> None:
+        """Two tables are locked for a while, and so many callers want to read them."""
+        locked = f"\\c aiops\nBEGIN; LOCK TABLE deployments, nodes; SELECT pg_sleep({seconds}); COMMIT;\n"
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.to_thread(self.cluster.postgres.psql, locked))
+            for _ in range(callers):
+                group.create_task(self._look())
+
+    async def _look(self) -> None:
+        with self.history.operation("onlooker", "list") as operation:
+            try:
+                answer = await self.rest.get("/deployments")
+                operation.done("ok" if answer.status_code == 200 else "fail", status=answer.status_code)
+            except httpx.HTTPError as error:
+                operation.done("fail", error=repr(error))
+
+    def node_row(self, name: str) -> dict[str, Any]:
+        """A node as it is stored."""
+        found = query(
+            self.cluster.postgres,
+            "SELECT to_json(n) FROM nodes n WHERE name = :'name' AND deleted_at IS NULL",
+            name=name,
+        )
+        assert isinstance(found, dict)
+        return found
+
+    async def deployment(self, deployment_id: str) -> dict[str, Any]:
+        """A deployment as the API shows it."""
+        found: dict[str, Any] = (await self.rest.get(f"/deployments/{deployment_id}")).json()
+        return found
+
+    async def has_status(self, deployment_id: str, status: str) -> bool:
+        """Whether the deployment has the status."""
+        return bool((await self.deployment(deployment_id)).get("status") == status)
+
+    def told(self, kind: str, key: str = "") -> list[dict[str, Any]]:
+        """The events of a kind that were heard since the scenario began, each once; of one entity or of all."""
+        return list({e.event_id: e.value for e in self.fresh() if e.type == kind and key in {"", e.key}}.values())
+
+    def fresh(self) -> list[Heard]:
+        """What was heard since the scenario began."""
+        return [each for each in self.tap.records if each.event_id not in self.before]
 
     async def go_on(self, seconds: float) -> None:
         """Lets the traffic go on for a while: until chats are answered that began so much later."""
@@ -122,14 +223,14 @@ class Scenario:
         marks = {pid: mark for pid, mark in self.cluster.engines().items() if mark.startswith(home)}
         return {pid: mark for pid, mark in marks.items() if mark.removeprefix(home).split("/")[0] in ids}
 
-    def violations(self, final: Final) -> list[str]:
-        """What the checkers say."""
+    def violations(self, final: Final, earlier: int) -> list[str]:
+        """What the checkers say; `earlier` records were heard before the final state was read."""
         operations, records = self.history.operations, self.tap.records
         return [
             *mutations.acknowledged_is_final(operations, final),
             *mutations.final_was_attempted(operations, final),
             *mutations.effects_once(operations, final),
-            *outbox.published_is_committed(final, records),
+            *outbox.published_is_committed(final, records, earlier),
             *outbox.keys_keep_their_order(final, records),
             *linearizable.deployments_are_registers(operations),
             *chats.answers_go_on(operations, allowed=self.expect.failed_chats, pause_s=self.expect.chat_pause_s),
@@ -160,39 +261,50 @@ async def scenario(
     *,
     load: Load | None = None,
     expect: Expectations | None = None,
+    reports: Path = REPORTS,
+    judged: bool = True,
 ) -> AsyncIterator[Scenario]:
     """Runs the block under traffic, heals, waits until all is quiet, and raises AssertionError with every violation."""
-    clients, report = load or Load(), _report(name, seed)
+    clients, report = load or Load(), _report(reports, name, seed)
     async with AsyncExitStack() as stack:
         history = stack.enter_context(History(report / "history.jsonl"))
         traffic = Traffic(cluster.url, cluster.token, history, f"{name}-{time.time_ns():x}", seed)
         rest = await stack.enter_async_context(traffic.client())
+        await traffic.clear()
         tap = await stack.enter_async_context(listening(cluster.kafka))
         samples = await stack.enter_async_context(sampling(cluster))
+        before = set(query(cluster.postgres, "SELECT coalesce(json_agg(event_id), '[]') FROM outbox"))
         since, chance = newest_event(cluster.postgres), random.Random(seed)  # noqa: S311 - repeatable
-        now = Scenario(cluster, seed, history, traffic, tap, samples, rest, expect or Expectations(), since, chance)
+        now = Scenario(
+            cluster, seed, history, traffic, tap, samples, rest, expect or Expectations(), since, before, chance
+        )
         try:
             async with running(
                 traffic, deployers=clients.deployers, chatters=clients.chatters, importers=clients.importers
             ):
                 yield now
                 await asyncio.to_thread(cluster.heal)
-            await _judge(now, report)
+            if judged:
+                await _judge(now, report)
+            else:
+                await asyncio.to_thread(cluster.heal)
         except BaseException:
             _keep(cluster, now, report)
+            await asyncio.to_thread(cluster.heal)
             raise
     shutil.rmtree(report)
 
 
 async def _judge(now: Scenario, report: Path) -> None:
-    began, final = time.monotonic(), None
+    began, final, earlier = time.monotonic(), None, 0
     while time.monotonic() - began < now.expect.converge_s:
+        earlier = len(now.tap.records)
         final = await read_final(now.cluster, now.rest, now.since)
         if not now.unsettled(final):
             break
         await Wake().wait(LOOK_EVERY * 5)
     assert final is not None
-    found = now.violations(final)
+    found = now.violations(final, earlier)
     (report / "final.json").write_text(json.dumps(asdict(final), indent=1))
     if found:
         waited = time.monotonic() - began
@@ -201,8 +313,8 @@ async def _judge(now: Scenario, report: Path) -> None:
         raise AssertionError(f"{waited:.0f} s after healing:\n{text}\nseed {now.seed}; everything is in {report}")
 
 
-def _report(name: str, seed: int) -> Path:
-    report = REPORTS / f"{name}-{seed}-{os.getpid()}"
+def _report(reports: Path, name: str, seed: int) -> Path:
+    report = reports / f"{name}-{seed}-{os.getpid()}"
     shutil.rmtree(report, ignore_errors=True)
     report.mkdir(parents=True)
     return report

@@ -1,9 +1,15 @@
 """Faults of nodes and of the link between a node and its controller."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
 import pytest
 
 from tests.robustness.cluster import HEARTBEAT_S, LEASE_S
 from tests.robustness.conftest import Scenarios
+from tests.robustness.final import question
 from tests.robustness.scenario import Expectations
 
 pytestmark = pytest.mark.timeout(180)
@@ -14,6 +20,26 @@ OFFLINE_S = LEASE_S + HEARTBEAT_S + 3.0
 RETURN_S = 20.0
 # What was on its way to a machine when that stood still may be lost; its client is told.
 CAUGHT = 6
+FLAPS = 6
+START_S, FAIL_S = 20.0, 40.0
+LIMIT_MB = 64
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@contextmanager
+def memory_limit(pid: int, limit_mb: int) -> Iterator[None]:
+    """A memory cgroup around one process, of whichever version this machine has."""
+    second = (CGROUPS / "cgroup.controllers").exists()
+    group = (CGROUPS if second else CGROUPS / "memory") / f"aiops-robustness-{pid}"
+    limit, swap = ("memory.max", "memory.swap.max") if second else ("memory.limit_in_bytes", "memory.swappiness")
+    group.mkdir()
+    try:
+        (group / limit).write_text(str(limit_mb * 1024 * 1024))
+        (group / swap).write_text("0")
+        (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        group.rmdir()
 
 
 async def test_f1_a_crash_loop_of_an_agent_leaves_its_workloads_alone(scenarios: Scenarios) -> None:
@@ -42,11 +68,68 @@ async def test_f3_a_node_cut_off_both_ways_keeps_serving(scenarios: Scenarios) -
         agent = now.choose(now.cluster.nodes)
         machine = now.cluster.machines[agent.name]
         engines = await now.engines(agent.name)
-        peers = [now.cluster.machines[name].address for name in ("ctl-1", "ctl-2")]
-        with machine.silent_to(*peers, now.cluster.controller_address):
+        with machine.silent_to(*now.cluster.controllers):
             noticed = await now.until("the agent to notice", lambda: not agent.healthy(), KEEPALIVE_S + 2)
             await now.until("the node to be offline", lambda: now.node_is(agent.name, "offline"), OFFLINE_S)
             await now.go_on(2 * LEASE_S)
             assert set(await now.engines(agent.name)) >= set(engines)
         assert noticed <= KEEPALIVE_S + 1
         await now.until("the node to be back", lambda: now.node_is(agent.name, "online"), RETURN_S)
+
+
+async def test_f4_a_node_that_cannot_answer_and_one_that_cannot_hear_are_both_lost_and_merged(
+    scenarios: Scenarios,
+) -> None:
+    async with scenarios("f4") as now:
+        mute, deaf = now.chance.sample(now.cluster.nodes, 2)
+        peers = now.cluster.controllers
+        with (
+            now.cluster.machines[mute.name].silent_to(*peers, ways=["OUTPUT"]),
+            now.cluster.machines[deaf.name].silent_to(*peers, ways=["INPUT"]),
+        ):
+            for agent in (mute, deaf):
+                await now.until("the node to be offline", partial(now.node_is, agent.name, "offline"), OFFLINE_S)
+            await now.go_on(LEASE_S)
+        for agent in (mute, deaf):
+            await now.until("the node to be back", partial(now.node_is, agent.name, "online"), RETURN_S)
+
+
+async def test_f5_a_flapping_link_makes_neither_a_storm_of_sessions_nor_of_events(scenarios: Scenarios) -> None:
+    async with scenarios("f5", expect=Expectations(failed_chats=CAUGHT)) as now:
+        agent = now.choose(now.cluster.nodes)
+        before, machine = now.node_row(agent.name), now.cluster.machines[agent.name]
+        for _ in range(FLAPS):
+            for up in (False, True):
+                machine.link(up=up)
+                await now.go_on(1)
+        await now.until("the node to be back", lambda: now.node_is(agent.name, "online"), RETURN_S)
+        assert now.node_row(agent.name)["session_epoch"] - before["session_epoch"] <= FLAPS
+        assert len(now.told("system.node.offline", before["node_id"])) <= 2
+
+
+async def test_f6_an_engine_that_runs_out_of_memory_is_recognised_and_started_again(scenarios: Scenarios) -> None:
+    async with scenarios("f6") as now:
+        deployment_id = await now.deploy("f6-grows")
+        await now.until("it to run", partial(now.has_status, deployment_id, "running"), START_S)
+        deployment = await now.deployment(deployment_id)
+        with memory_limit(int(deployment["containerId"]), LIMIT_MB):
+            for _ in range(2 * LIMIT_MB):
+                answer = await now.rest.post(deployment["endpoint"], json=question("f6-grows"))
+                if answer.status_code != 200:
+                    break
+
+        async def is_told() -> bool:
+            return any(each["event"] == "oom" for each in now.told("system.node.containerEvent"))
+
+        await now.until("the end for memory to be told", is_told, START_S)
+        await now.until("it to run again", partial(now.has_status, deployment_id, "running"), START_S)
+        assert (await now.deployment(deployment_id))["restarts"] == deployment["restarts"] + 1
+
+
+async def test_f7_engines_that_end_or_are_never_ready_fail_in_time_and_hurt_nobody(scenarios: Scenarios) -> None:
+    async with scenarios("f7") as now:
+        ending, waiting = await now.deploy("f7-exits"), await now.deploy("f7-unready")
+        for deployment_id in (ending, waiting):
+            await now.until("it to fail", partial(now.has_status, deployment_id, "failed"), FAIL_S)
+            assert (await now.deployment(deployment_id))["errorMessage"]
+            await now.stop(deployment_id)

@@ -39,3 +39,11 @@ async def test_f26_a_database_that_is_killed_under_load_loses_nothing(scenarios:
 def all_ended(processes: Sequence[Process]) -> bool:
     """Whether none of them lives."""
     return not any(process.alive for process in processes)
+
+
+async def test_f20_a_broker_that_appends_and_seems_not_to_makes_no_second_effect(scenarios: Scenarios) -> None:
+    async with scenarios("f20") as now:
+        await now.start(now.cluster.controller, AIOPS_FAILPOINTS="relay.published=error:unavailable%40")
+        await now.go_on(8)
+        heard = [each.event_id for each in now.fresh()]
+        assert len(set(heard)) < len(heard)

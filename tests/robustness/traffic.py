@@ -54,8 +54,14 @@ class Traffic:
                 else:
                     await self._look(rest, client, choose.choice(live))
                 await Wake().wait(PAUSE)
-            for deployment_id in live:
-                await self._stop(rest, client, deployment_id)
+
+    async def clear(self) -> None:
+        """Stops what earlier scenarios left running; it ends while this one goes on."""
+        async with self.client() as rest:
+            for status in ("running", "deploying", "failed"):
+                page = (await rest.get(f"/deployments?status={status}&pageSize=1000")).json()
+                for deployment in (each for each in page.get("deployments", ()) if each["modelName"] != STEADY):
+                    await rest.delete(f"/deployments/{deployment['deploymentId']}")
 
     async def chat(self, client: str) -> None:
         """Chats with the model that is always there."""

@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
-from tests.robustness.final import Final
+from tests.robustness.final import Final, Row
 from tests.robustness.history import Operation, of
 
 CREATED, ASSIGNED = "system.deploymentCreated", "system.node.deployModel"
@@ -33,7 +33,8 @@ def final_was_attempted(operations: Sequence[Operation], final: Final) -> list[s
     asked = {each.args["request_id"] for each in of(operations, "create")}
     to_end = {each.args["deployment_id"] for each in of(operations, "stop")}
     assigned = _assigned(final)
-    found = [
+    found = [f"{row['key']} was told of and is not there" for row in final.outbox if _is_ghost(row, final)]
+    found += [
         f"{ids} were made for {request}, which nobody sent" for request, ids in assigned.items() if request not in asked
     ]
     mine = {each for ids in assigned.values() for each in ids}
@@ -67,3 +68,8 @@ def _assigned(final: Final) -> dict[str, set[str]]:
                 fresh.remove(value["jobId"])
                 by_request[value["requestId"]].add(value["jobId"])
     return by_request
+
+
+def _is_ghost(row: Row, final: Final) -> bool:
+    """Whether an event tells of a deployment that nobody has."""
+    return row["type"] == CREATED and all(each["deployment_id"] != row["key"] for each in final.deployments)
