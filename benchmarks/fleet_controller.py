@@ -23,7 +23,7 @@ from tests.fixtures.postgres import start_postgres
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery"  # noqa: S105 - of a database that lasts for one benchmark
-START_S = 30
+START_S = 90
 
 
 @dataclass(slots=True)
@@ -59,7 +59,13 @@ class Controller:
     def wait(self) -> None:
         """Returns when it answers."""
         with grpc.insecure_channel(self.api) as channel:
-            grpc.channel_ready_future(channel).result(timeout=START_S)
+            try:
+                grpc.channel_ready_future(channel).result(timeout=START_S)
+            except grpc.FutureTimeoutError:
+                sys.exit(f"the controller did not answer for {START_S} s; the end of its log:\n{self._log_tail()}")
+
+    def _log_tail(self) -> str:
+        return (self.home / "controller.log").read_text(errors="replace")[-4_000:]
 
     def kill(self) -> None:
         """Ends it as a power cut would."""

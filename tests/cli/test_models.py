@@ -84,6 +84,18 @@ def test_a_dry_run_says_where_and_changes_nothing(platform: Platform, imported: 
     assert platform.aiops_json("deployments", "ls") == before
 
 
+def test_a_plan_follows_labels_and_says_why_not_elsewhere(platform: Platform, imported: str) -> None:
+    assert platform.aiops_json("nodes", "label", "node-1", "zone=a", "tier=gold")["labels"]["zone"] == "a"
+    planned = platform.aiops_json("plan", imported, "--label", "zone=a", "--context", "128", "--concurrency", "2")
+    assert planned["placement"]["nodeName"] == "node-1"
+    assert [each["cause"] for each in planned["refusals"]] == ["labels"]
+    refused = platform.aiops("plan", imported, "--label", "zone=b")
+    assert refused.returncode == 6
+    assert "lacks the label zone=b" in refused.stdout
+    assert platform.aiops("plan", imported, "--label", "zone").returncode == 2
+    assert platform.aiops_json("nodes", "label", "node-1", "zone-", "tier-")["labels"] == {}
+
+
 def test_the_answer_is_streamed_and_whole(platform: Platform, deployed: str) -> None:
     streamed = platform.aiops("chat", MODEL, "What is a node?", "--max-tokens", "24", "--temperature", "0")
     assert streamed.returncode == 0, streamed.stderr
