@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from controller.models.model import MIB, Architecture, ModelId
 from controller.nodes.devices import GpuDevice
 from controller.nodes.model import Gauges, Node, NodeId, NodeRole, NodeStatus
+from controller.nodes.runtimes import Runtimes
 from controller.placement.fleet import Fleet
 from controller.placement.model import Candidate, Cause, Claim, Demand, Placement, Refusal
 from controller.placement.plan import plan as plan_in
@@ -129,6 +130,15 @@ def test_a_refusal_says_what_would_fit() -> None:
     assert "stopping dep-big (15,000 MB) would make room" in unload
     smaller = refused(plan(demand(30_000, LARGE), [Candidate(node(gpus=[gpu()]))]))[1]
     assert "weights of at most" in smaller
+
+
+def test_an_image_goes_only_where_a_docker_engine_is_whatever_engines_the_node_has() -> None:
+    wish = replace(demand(), image="aiops/custom:1", framework="custom", task="nlp")
+    plain, docker = node("plain"), node("docker")
+    docker = replace(docker, gauges=replace(docker.gauges, runtimes=Runtimes(("process", "docker"))))
+    cause, words = refused(plan(wish, [Candidate(plain)]))
+    assert (cause, "no Docker Engine to run image aiops/custom:1" in words) == (Cause.ENGINE, True)
+    assert placed(plan(wish, [Candidate(plain), Candidate(docker)])).node_id == docker.node_id
 
 
 def test_a_port_belongs_to_one_deployment_of_a_node() -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from aiops.nodes.v1 import node_session_service_pb2 as pb
 from docker import APIClient
+from docker.errors import APIError
 
 from node_agent.runtime.docker.container import OWNER
 from tests.fakes.controller import FakeController
@@ -48,7 +49,8 @@ async def contained(
             started.kill()
         await started.wait()
     for each in docker_client.containers(all=True, filters={"label": f"{OWNER}={agent.home}#"}):
-        docker_client.remove_container(each["Id"], force=True)
+        with contextlib.suppress(APIError):  # an agent that was killed may have begun to remove it
+            docker_client.remove_container(each["Id"], force=True)
 
 
 @pytest.fixture
