@@ -140,10 +140,10 @@ async def test_a_rollout_goes_one_by_one_and_can_be_paused(rooms: Rooms) -> None
     await rooms.import_model("tiny")
     loop = await served(rooms)
     first = await active(rooms)
-    await update(rooms, template=pb.ReplicaTemplateWish(image="next"))
+    await update(rooms, template=pb.ReplicaTemplateWish(environment={"GENERATION": "2"}))
     await loop.look()
     (fresh,) = [each for each in await active(rooms) if each.template_revision == 2]
-    assert (fresh.image, len(await active(rooms))) == ("next", 3)
+    assert len(await active(rooms)) == 3
     await run(rooms, fresh)
     await rooms.sets.PauseRollout(pb.PauseRolloutRequest(replica_set_id="tiny"), metadata=EDITOR)
     await loop.look()
@@ -168,7 +168,7 @@ async def test_a_revision_that_cannot_start_is_taken_back_and_nothing_else_was_t
     await rooms.import_model("tiny")
     loop = await served(rooms)
     first = {each.deployment_id for each in await active(rooms)}
-    await update(rooms, template=pb.ReplicaTemplateWish(image="broken"))
+    await update(rooms, template=pb.ReplicaTemplateWish(environment={"GENERATION": "2"}))
     await loop.look()
     (fresh,) = [each for each in await active(rooms) if each.template_revision == 2]
     await rooms.report(fresh, state=WorkloadState.FAILED, error="the engine lacks a library")
