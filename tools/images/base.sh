@@ -6,7 +6,7 @@ set -euo pipefail
 packages=("$@")
 [ ${#packages[@]} -gt 0 ] || packages=(python3-minimal libpython3-stdlib)
 # The mirror and the suite that this machine itself is installed from.
-read -r mirror suite < <(apt-get indextargets --format '$(SITE) $(CODENAME)' | grep -v -e '-security' -e '-updates' | sort -u | head -1)
+read -r mirror suite < <(apt-get indextargets --format '$(SITE) $(RELEASE)' | grep -v -e '-security' -e '-updates' | sort -u | head -1)
 [ -n "${suite:-}" ] || { echo "no Debian mirror is set up on this machine: see sources.list(5)" >&2; exit 1; }
 list=$(IFS=,; echo "${packages[*]}")
 cache=${AIOPS_CACHE:-$HOME/.cache/aiops}
