@@ -16,7 +16,7 @@ from mesh.names import SESSION_NAME
 from mesh.rpc.channel import ClientTls, called, open_channel
 
 # As the node agent's own.
-BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=15))
+BACKOFF = Backoff(timedelta(milliseconds=500), timedelta(seconds=6))
 GPUS = 8
 WELCOME_S = 10.0
 

@@ -63,7 +63,7 @@ class SessionClient:
     ) -> None:
         self._target, self._identity, self._presence = target, identity, presence
         self._workloads, self._machine, self._exchange, self._clock = workloads, machine, exchange, clock
-        self._backoff = backoff or Backoff(timedelta(milliseconds=500), timedelta(seconds=15))
+        self._backoff = backoff or Backoff(timedelta(milliseconds=500), timedelta(seconds=6))
         self._failures = 0
         self.open = False
 
