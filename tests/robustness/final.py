@@ -34,12 +34,14 @@ class Final:
         return {row["deployment_id"]: row for row in self.deployments if row["goal"] == "run"}
 
 
-async def read_final(cluster: Cluster, rest: httpx.AsyncClient, since: int = 0) -> Final:
-    """Everything now; of the outbox only what came after the row `since`."""
+async def read_final(cluster: Cluster, rest: httpx.AsyncClient, since: int, began: str) -> Final:
+    """Everything now, but of the outbox only what came after the row `since`, and of the deployments that have ended
+    only those that changed after the moment `began`: the others were judged before."""
     rows = query(
         cluster.postgres,
         "SELECT json_build_object("
-        "'deployments', (SELECT coalesce(json_agg(d ORDER BY created_at), '[]') FROM deployments d),"
+        "'deployments', (SELECT coalesce(json_agg(d ORDER BY created_at), '[]') FROM deployments d"
+        " WHERE goal = 'run' OR ended_at IS NULL OR changed_at >= :'began'),"
         "'models', (SELECT coalesce(json_agg(m), '[]') FROM models m WHERE m.deleted_at IS NULL),"
         "'nodes', (SELECT coalesce(json_agg(n), '[]') FROM nodes n WHERE n.deleted_at IS NULL),"
         "'outbox', (SELECT coalesce(json_agg(o ORDER BY id), '[]') FROM outbox o WHERE id > :since),"
@@ -48,6 +50,7 @@ async def read_final(cluster: Cluster, rest: httpx.AsyncClient, since: int = 0) 
         "'idle_transactions', (SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
         " AND state_change < now() - interval '5 s'))",
         since=str(since),
+        began=began,
     )
     answers = {}
     for row in rows["deployments"]:

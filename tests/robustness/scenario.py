@@ -65,6 +65,8 @@ class Scenario:
     rest: httpx.AsyncClient
     expect: Expectations
     since: int
+    # When the scenario began, by the database's clock.
+    began: str
     # The ids of all earlier events.
     before: set[str]
     chance: random.Random
@@ -273,10 +275,11 @@ async def scenario(
         await traffic.clear()
         tap = await stack.enter_async_context(listening(cluster.kafka))
         samples = await stack.enter_async_context(sampling(cluster))
+        began = str(query(cluster.postgres, "SELECT to_json(now())"))
         before = set(query(cluster.postgres, "SELECT coalesce(json_agg(event_id), '[]') FROM outbox"))
         since, chance = newest_event(cluster.postgres), random.Random(seed)  # noqa: S311 - repeatable
         now = Scenario(
-            cluster, seed, history, traffic, tap, samples, rest, expect or Expectations(), since, before, chance
+            cluster, seed, history, traffic, tap, samples, rest, expect or Expectations(), since, began, before, chance
         )
         try:
             async with running(
@@ -299,7 +302,7 @@ async def _judge(now: Scenario, report: Path) -> None:
     began, final, earlier = time.monotonic(), None, 0
     while time.monotonic() - began < now.expect.converge_s:
         earlier = len(now.tap.records)
-        final = await read_final(now.cluster, now.rest, now.since)
+        final = await read_final(now.cluster, now.rest, now.since, now.began)
         if not now.unsettled(final):
             break
         await Wake().wait(LOOK_EVERY * 5)
