@@ -328,12 +328,15 @@ class Adapter(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     name: _builtins.str
     """What clients send as `model`."""
     state: Global___Adapter.State.ValueType
     error: _builtins.str
     """Why it is not loaded yet; it is tried again."""
+    model_revision: _builtins.str
+    """The digest of the model's revision that it serves."""
     def __init__(
         self,
         *,
@@ -341,10 +344,11 @@ class Adapter(_message.Message):
         name: _builtins.str = ...,
         state: Global___Adapter.State.ValueType = ...,
         error: _builtins.str = ...,
+        model_revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model_id", b"model_id", "name", b"name", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model_id", b"model_id", "model_revision", b"model_revision", "name", b"name", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

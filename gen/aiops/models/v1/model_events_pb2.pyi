@@ -165,3 +165,40 @@ class ModelPickleAllowed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelPickleAllowed: _TypeAlias = ModelPickleAllowed  # noqa: Y015
+
+@_typing.final
+class ModelRevisionChanged(_message.Message):
+    """`system.modelRevisionChanged`: another revision of a model is current."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    model_id: _builtins.str
+    digest: _builtins.str
+    number: _builtins.int
+    changed_by: _builtins.str
+    timestamp: _builtins.float
+    """Unix milliseconds."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        number: _builtins.int = ...,
+        changed_by: _builtins.str = ...,
+        timestamp: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_by", b"changed_by", "digest", b"digest", "model_id", b"model_id", "number", b"number", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelRevisionChanged: _TypeAlias = ModelRevisionChanged  # noqa: Y015

@@ -256,3 +256,58 @@ class ModelFile(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelFile: _TypeAlias = ModelFile  # noqa: Y015
+
+@_typing.final
+class ModelRevision(_message.Message):
+    """One immutable state of a model's files. Rolling back makes an earlier one current again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    SIZE_MB_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    SOURCE_URL_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """The sha256 of the manifest."""
+    number: _builtins.int
+    """Counts from 1 within the model."""
+    current: _builtins.bool
+    """New deployments take this one."""
+    size_mb: _builtins.int
+    """Megabytes, rounded up."""
+    version: _builtins.str
+    """Semantic version."""
+    source_url: _builtins.str
+    @_builtins.property
+    def metadata(self) -> Global___ModelMetadata: ...
+    @_builtins.property
+    def owner(self) -> _owner_pb2.Owner:
+        """Who brought it."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        number: _builtins.int = ...,
+        current: _builtins.bool = ...,
+        size_mb: _builtins.int = ...,
+        version: _builtins.str = ...,
+        metadata: Global___ModelMetadata | None = ...,
+        source_url: _builtins.str = ...,
+        owner: _owner_pb2.Owner | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "owner", b"owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "current", b"current", "digest", b"digest", "metadata", b"metadata", "number", b"number", "owner", b"owner", "size_mb", b"size_mb", "source_url", b"source_url", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelRevision: _TypeAlias = ModelRevision  # noqa: Y015

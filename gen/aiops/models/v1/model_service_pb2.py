@@ -29,7 +29,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aiops/models/v1/model_service.proto\x12\x0f\x61iops.models.v1\x1a\x1b\x61iops/models/v1/model.proto\x1a$aiops/models/v1/model_download.proto\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xbc\x01\n\x11ListModelsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x37\n\tframework\x18\x03 \x01(\x0e\x32\x1a.aiops.models.v1.FrameworkB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x33\n\x04task\x18\x04 \x01(\x0e\x32\x1b.aiops.models.v1.Model.TaskB\x08\xbaH\x05\x82\x01\x02\x10\x01\"U\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.aiops.models.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x0fGetModelRequest\x12\x1c\n\x08model_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"9\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.aiops.models.v1.Model\"p\n\x15ListModelFilesRequest\x12\x1c\n\x08model_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1b\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"\\\n\x16ListModelFilesResponse\x12)\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1a.aiops.models.v1.ModelFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x12ImportModelRequest\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1d.aiops.models.v1.ImportHeaderH\x00\x12\x1a\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@H\x00\x42\x10\n\x07message\x12\x05\xbaH\x02\x08\x01\"\xab\x03\n\x0cImportHeader\x12\x36\n\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\xff\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x37\n\tframework\x18\x03 \x01(\x0e\x32\x1a.aiops.models.v1.FrameworkB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x33\n\x04task\x18\x04 \x01(\x0e\x32\x1b.aiops.models.v1.Model.TaskB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x42\n\x07version\x18\x05 \x01(\tB1\xbaH.r,\x18@2(^(\\d+\\.\\d+\\.\\d+([-+][0-9A-Za-z.+-]+)?)?$\x12\x19\n\x07license\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12!\n\tlanguages\x18\x07 \x03(\tB\x0e\xbaH\x0b\x92\x01\x08\x10@\"\x04r\x02\x18\x08\x12\x36\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x1a.aiops.models.v1.ModelFileB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x90N\x12\x1c\n\nsource_url\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"M\n\x13ImportModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.aiops.models.v1.Model\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"\xb3\x02\n\x14\x44ownloadModelRequest\x12>\n\x04repo\x18\x01 \x01(\tB0\xbaH-r+\x10\x01\x18\xff\x01\x32$^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$\x12\x39\n\tframework\x18\x02 \x01(\x0e\x32\x1a.aiops.models.v1.FrameworkB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\x08revision\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1c\n\nrequest_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x37\n\x04name\x18\x05 \x01(\tB)\xbaH&r$\x18\xff\x01\x32\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$\x12\x17\n\x05token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x14\n\x0c\x61llow_pickle\x18\x07 \x01(\x08\"p\n\x15\x44ownloadModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.aiops.models.v1.Model\x12\x30\n\x08\x64ownload\x18\x02 \x01(\x0b\x32\x1e.aiops.models.v1.ModelDownload\"\x95\x01\n\x19ListModelDownloadsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12=\n\x05state\x18\x03 \x01(\x0e\x32$.aiops.models.v1.ModelDownload.StateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"h\n\x1aListModelDownloadsResponse\x12\x31\n\tdownloads\x18\x01 \x03(\x0b\x32\x1e.aiops.models.v1.ModelDownload\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x17GetModelDownloadRequest\x12\x1e\n\x0b\x64ownload_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"L\n\x18GetModelDownloadResponse\x12\x30\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1e.aiops.models.v1.ModelDownload\"<\n\x1a\x43\x61ncelModelDownloadRequest\x12\x1e\n\x0b\x64ownload_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"O\n\x1b\x43\x61ncelModelDownloadResponse\x12\x30\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1e.aiops.models.v1.ModelDownload\"2\n\x12\x44\x65leteModelRequest\x12\x1c\n\x08model_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"\x15\n\x13\x44\x65leteModelResponse2\xda\t\n\x0cModelService\x12l\n\nListModels\x12\".aiops.models.v1.ListModelsRequest\x1a#.aiops.models.v1.ListModelsResponse\"\x15\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\t\x12\x07/models\x12x\n\x08GetModel\x12 .aiops.models.v1.GetModelRequest\x1a!.aiops.models.v1.GetModelResponse\"\'\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x1b\x12\x12/models/{model_id}b\x05model\x12\x89\x01\n\x0eListModelFiles\x12&.aiops.models.v1.ListModelFilesRequest\x1a\'.aiops.models.v1.ListModelFilesResponse\"&\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x1a\x12\x18/models/{model_id}/files\x12\x62\n\x0bImportModel\x12#.aiops.models.v1.ImportModelRequest\x1a$.aiops.models.v1.ImportModelResponse\"\x06\x82\xce\x18\x02\x18\x01(\x01\x12\x8b\x01\n\rDownloadModel\x12%.aiops.models.v1.DownloadModelRequest\x1a&.aiops.models.v1.DownloadModelResponse\"+\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x1f\"\x10/models/download:\x01*b\x08\x64ownload\x12\x8e\x01\n\x12ListModelDownloads\x12*.aiops.models.v1.ListModelDownloadsRequest\x1a+.aiops.models.v1.ListModelDownloadsResponse\"\x1f\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x13\x12\x11/models/downloads\x12\xa0\x01\n\x10GetModelDownload\x12(.aiops.models.v1.GetModelDownloadRequest\x1a).aiops.models.v1.GetModelDownloadResponse\"7\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02+\x12\x1f/models/downloads/{download_id}b\x08\x64ownload\x12\xb3\x01\n\x13\x43\x61ncelModelDownload\x12+.aiops.models.v1.CancelModelDownloadRequest\x1a,.aiops.models.v1.CancelModelDownloadResponse\"A\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x35\"&/models/downloads/{download_id}/cancel:\x01*b\x08\x64ownload\x12z\n\x0b\x44\x65leteModel\x12#.aiops.models.v1.DeleteModelRequest\x1a$.aiops.models.v1.DeleteModelResponse\" \x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x14*\x12/models/{model_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aiops/models/v1/model_service.proto\x12\x0f\x61iops.models.v1\x1a\x1b\x61iops/models/v1/model.proto\x1a$aiops/models/v1/model_download.proto\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xbc\x01\n\x11ListModelsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x37\n\tframework\x18\x03 \x01(\x0e\x32\x1a.aiops.models.v1.FrameworkB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x33\n\x04task\x18\x04 \x01(\x0e\x32\x1b.aiops.models.v1.Model.TaskB\x08\xbaH\x05\x82\x01\x02\x10\x01\"U\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.aiops.models.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x0fGetModelRequest\x12\x1c\n\x08model_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"9\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.aiops.models.v1.Model\"\x8b\x01\n\x15ListModelFilesRequest\x12\x1c\n\x08model_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1b\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x19\n\x08revision\x18\x1c \x01(\tB\x07\xbaH\x04r\x02\x18@\"\\\n\x16ListModelFilesResponse\x12)\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1a.aiops.models.v1.ModelFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x19ListModelRevisionsRequest\x12\x1c\n\x08model_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1b\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"h\n\x1aListModelRevisionsResponse\x12\x31\n\trevisions\x18\x01 \x03(\x0b\x32\x1e.aiops.models.v1.ModelRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x14RollbackModelRequest\x12\x1c\n\x08model_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1b\n\x08revision\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\">\n\x15RollbackModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.aiops.models.v1.Model\"s\n\x12ImportModelRequest\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1d.aiops.models.v1.ImportHeaderH\x00\x12\x1a\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@H\x00\x42\x10\n\x07message\x12\x05\xbaH\x02\x08\x01\"\xc1\x03\n\x0cImportHeader\x12\x36\n\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\xff\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x37\n\tframework\x18\x03 \x01(\x0e\x32\x1a.aiops.models.v1.FrameworkB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x33\n\x04task\x18\x04 \x01(\x0e\x32\x1b.aiops.models.v1.Model.TaskB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x42\n\x07version\x18\x05 \x01(\tB1\xbaH.r,\x18@2(^(\\d+\\.\\d+\\.\\d+([-+][0-9A-Za-z.+-]+)?)?$\x12\x19\n\x07license\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12!\n\tlanguages\x18\x07 \x03(\tB\x0e\xbaH\x0b\x92\x01\x08\x10@\"\x04r\x02\x18\x08\x12\x36\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x1a.aiops.models.v1.ModelFileB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x90N\x12\x1c\n\nsource_url\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x14\n\x0cnew_revision\x18\x1c \x01(\x08\"M\n\x13ImportModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.aiops.models.v1.Model\x12\x0f\n\x07\x65xisted\x18\x02 \x01(\x08\"\xb3\x02\n\x14\x44ownloadModelRequest\x12>\n\x04repo\x18\x01 \x01(\tB0\xbaH-r+\x10\x01\x18\xff\x01\x32$^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$\x12\x39\n\tframework\x18\x02 \x01(\x0e\x32\x1a.aiops.models.v1.FrameworkB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\x08revision\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x1c\n\nrequest_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x37\n\x04name\x18\x05 \x01(\tB)\xbaH&r$\x18\xff\x01\x32\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$\x12\x17\n\x05token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x14\n\x0c\x61llow_pickle\x18\x07 \x01(\x08\"p\n\x15\x44ownloadModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.aiops.models.v1.Model\x12\x30\n\x08\x64ownload\x18\x02 \x01(\x0b\x32\x1e.aiops.models.v1.ModelDownload\"\x95\x01\n\x19ListModelDownloadsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12=\n\x05state\x18\x03 \x01(\x0e\x32$.aiops.models.v1.ModelDownload.StateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"h\n\x1aListModelDownloadsResponse\x12\x31\n\tdownloads\x18\x01 \x03(\x0b\x32\x1e.aiops.models.v1.ModelDownload\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x17GetModelDownloadRequest\x12\x1e\n\x0b\x64ownload_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"L\n\x18GetModelDownloadResponse\x12\x30\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1e.aiops.models.v1.ModelDownload\"<\n\x1a\x43\x61ncelModelDownloadRequest\x12\x1e\n\x0b\x64ownload_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"O\n\x1b\x43\x61ncelModelDownloadResponse\x12\x30\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x1e.aiops.models.v1.ModelDownload\"2\n\x12\x44\x65leteModelRequest\x12\x1c\n\x08model_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"\x15\n\x13\x44\x65leteModelResponse2\x8c\x0c\n\x0cModelService\x12l\n\nListModels\x12\".aiops.models.v1.ListModelsRequest\x1a#.aiops.models.v1.ListModelsResponse\"\x15\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\t\x12\x07/models\x12x\n\x08GetModel\x12 .aiops.models.v1.GetModelRequest\x1a!.aiops.models.v1.GetModelResponse\"\'\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x1b\x12\x12/models/{model_id}b\x05model\x12\x89\x01\n\x0eListModelFiles\x12&.aiops.models.v1.ListModelFilesRequest\x1a\'.aiops.models.v1.ListModelFilesResponse\"&\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x1a\x12\x18/models/{model_id}/files\x12\x62\n\x0bImportModel\x12#.aiops.models.v1.ImportModelRequest\x1a$.aiops.models.v1.ImportModelResponse\"\x06\x82\xce\x18\x02\x18\x01(\x01\x12\x8b\x01\n\rDownloadModel\x12%.aiops.models.v1.DownloadModelRequest\x1a&.aiops.models.v1.DownloadModelResponse\"+\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x1f\"\x10/models/download:\x01*b\x08\x64ownload\x12\x8e\x01\n\x12ListModelDownloads\x12*.aiops.models.v1.ListModelDownloadsRequest\x1a+.aiops.models.v1.ListModelDownloadsResponse\"\x1f\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x13\x12\x11/models/downloads\x12\xa0\x01\n\x10GetModelDownload\x12(.aiops.models.v1.GetModelDownloadRequest\x1a).aiops.models.v1.GetModelDownloadResponse\"7\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02+\x12\x1f/models/downloads/{download_id}b\x08\x64ownload\x12\xb3\x01\n\x13\x43\x61ncelModelDownload\x12+.aiops.models.v1.CancelModelDownloadRequest\x1a,.aiops.models.v1.CancelModelDownloadResponse\"A\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x35\"&/models/downloads/{download_id}/cancel:\x01*b\x08\x64ownload\x12\x99\x01\n\x12ListModelRevisions\x12*.aiops.models.v1.ListModelRevisionsRequest\x1a+.aiops.models.v1.ListModelRevisionsResponse\"*\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x1e\x12\x1c/models/{model_id}/revisions\x12\x93\x01\n\rRollbackModel\x12%.aiops.models.v1.RollbackModelRequest\x1a&.aiops.models.v1.RollbackModelResponse\"3\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\'\"\x1b/models/{model_id}/rollback:\x01*b\x05model\x12z\n\x0b\x44\x65leteModel\x12#.aiops.models.v1.DeleteModelRequest\x1a$.aiops.models.v1.DeleteModelResponse\" \x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x14*\x12/models/{model_id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELFILESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\005*\003\030\350\007'
   _globals['_LISTMODELFILESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTMODELFILESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTMODELFILESREQUEST'].fields_by_name['revision']._loaded_options = None
+  _globals['_LISTMODELFILESREQUEST'].fields_by_name['revision']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_LISTMODELREVISIONSREQUEST'].fields_by_name['model_id']._loaded_options = None
+  _globals['_LISTMODELREVISIONSREQUEST'].fields_by_name['model_id']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
+  _globals['_LISTMODELREVISIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTMODELREVISIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\005*\003\030\350\007'
+  _globals['_LISTMODELREVISIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTMODELREVISIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['model_id']._loaded_options = None
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['model_id']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['revision']._loaded_options = None
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['revision']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_IMPORTMODELREQUEST'].oneofs_by_name['message']._loaded_options = None
   _globals['_IMPORTMODELREQUEST'].oneofs_by_name['message']._serialized_options = b'\272H\002\010\001'
   _globals['_IMPORTMODELREQUEST'].fields_by_name['chunk']._loaded_options = None
@@ -114,6 +126,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['GetModelDownload']._serialized_options = b'\202\316\030\002\030\004\202\323\344\223\002+\022\037/models/downloads/{download_id}b\010download'
   _globals['_MODELSERVICE'].methods_by_name['CancelModelDownload']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['CancelModelDownload']._serialized_options = b'\202\316\030\002\030\001\202\323\344\223\0025\"&/models/downloads/{download_id}/cancel:\001*b\010download'
+  _globals['_MODELSERVICE'].methods_by_name['ListModelRevisions']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['ListModelRevisions']._serialized_options = b'\202\316\030\002\030\004\202\323\344\223\002\036\022\034/models/{model_id}/revisions'
+  _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._serialized_options = b'\202\316\030\002\030\001\202\323\344\223\002\'\"\033/models/{model_id}/rollback:\001*b\005model'
   _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._serialized_options = b'\202\316\030\002\030\001\202\323\344\223\002\024*\022/models/{model_id}'
   _globals['_LISTMODELSREQUEST']._serialized_start=213
@@ -124,36 +140,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELREQUEST']._serialized_end=537
   _globals['_GETMODELRESPONSE']._serialized_start=539
   _globals['_GETMODELRESPONSE']._serialized_end=596
-  _globals['_LISTMODELFILESREQUEST']._serialized_start=598
-  _globals['_LISTMODELFILESREQUEST']._serialized_end=710
-  _globals['_LISTMODELFILESRESPONSE']._serialized_start=712
-  _globals['_LISTMODELFILESRESPONSE']._serialized_end=804
-  _globals['_IMPORTMODELREQUEST']._serialized_start=806
-  _globals['_IMPORTMODELREQUEST']._serialized_end=921
-  _globals['_IMPORTHEADER']._serialized_start=924
-  _globals['_IMPORTHEADER']._serialized_end=1351
-  _globals['_IMPORTMODELRESPONSE']._serialized_start=1353
-  _globals['_IMPORTMODELRESPONSE']._serialized_end=1430
-  _globals['_DOWNLOADMODELREQUEST']._serialized_start=1433
-  _globals['_DOWNLOADMODELREQUEST']._serialized_end=1740
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=1742
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=1854
-  _globals['_LISTMODELDOWNLOADSREQUEST']._serialized_start=1857
-  _globals['_LISTMODELDOWNLOADSREQUEST']._serialized_end=2006
-  _globals['_LISTMODELDOWNLOADSRESPONSE']._serialized_start=2008
-  _globals['_LISTMODELDOWNLOADSRESPONSE']._serialized_end=2112
-  _globals['_GETMODELDOWNLOADREQUEST']._serialized_start=2114
-  _globals['_GETMODELDOWNLOADREQUEST']._serialized_end=2171
-  _globals['_GETMODELDOWNLOADRESPONSE']._serialized_start=2173
-  _globals['_GETMODELDOWNLOADRESPONSE']._serialized_end=2249
-  _globals['_CANCELMODELDOWNLOADREQUEST']._serialized_start=2251
-  _globals['_CANCELMODELDOWNLOADREQUEST']._serialized_end=2311
-  _globals['_CANCELMODELDOWNLOADRESPONSE']._serialized_start=2313
-  _globals['_CANCELMODELDOWNLOADRESPONSE']._serialized_end=2392
-  _globals['_DELETEMODELREQUEST']._serialized_start=2394
-  _globals['_DELETEMODELREQUEST']._serialized_end=2444
-  _globals['_DELETEMODELRESPONSE']._serialized_start=2446
-  _globals['_DELETEMODELRESPONSE']._serialized_end=2467
-  _globals['_MODELSERVICE']._serialized_start=2470
-  _globals['_MODELSERVICE']._serialized_end=3712
+  _globals['_LISTMODELFILESREQUEST']._serialized_start=599
+  _globals['_LISTMODELFILESREQUEST']._serialized_end=738
+  _globals['_LISTMODELFILESRESPONSE']._serialized_start=740
+  _globals['_LISTMODELFILESRESPONSE']._serialized_end=832
+  _globals['_LISTMODELREVISIONSREQUEST']._serialized_start=834
+  _globals['_LISTMODELREVISIONSREQUEST']._serialized_end=950
+  _globals['_LISTMODELREVISIONSRESPONSE']._serialized_start=952
+  _globals['_LISTMODELREVISIONSRESPONSE']._serialized_end=1056
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1058
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1139
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1141
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1203
+  _globals['_IMPORTMODELREQUEST']._serialized_start=1205
+  _globals['_IMPORTMODELREQUEST']._serialized_end=1320
+  _globals['_IMPORTHEADER']._serialized_start=1323
+  _globals['_IMPORTHEADER']._serialized_end=1772
+  _globals['_IMPORTMODELRESPONSE']._serialized_start=1774
+  _globals['_IMPORTMODELRESPONSE']._serialized_end=1851
+  _globals['_DOWNLOADMODELREQUEST']._serialized_start=1854
+  _globals['_DOWNLOADMODELREQUEST']._serialized_end=2161
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=2163
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=2275
+  _globals['_LISTMODELDOWNLOADSREQUEST']._serialized_start=2278
+  _globals['_LISTMODELDOWNLOADSREQUEST']._serialized_end=2427
+  _globals['_LISTMODELDOWNLOADSRESPONSE']._serialized_start=2429
+  _globals['_LISTMODELDOWNLOADSRESPONSE']._serialized_end=2533
+  _globals['_GETMODELDOWNLOADREQUEST']._serialized_start=2535
+  _globals['_GETMODELDOWNLOADREQUEST']._serialized_end=2592
+  _globals['_GETMODELDOWNLOADRESPONSE']._serialized_start=2594
+  _globals['_GETMODELDOWNLOADRESPONSE']._serialized_end=2670
+  _globals['_CANCELMODELDOWNLOADREQUEST']._serialized_start=2672
+  _globals['_CANCELMODELDOWNLOADREQUEST']._serialized_end=2732
+  _globals['_CANCELMODELDOWNLOADRESPONSE']._serialized_start=2734
+  _globals['_CANCELMODELDOWNLOADRESPONSE']._serialized_end=2813
+  _globals['_DELETEMODELREQUEST']._serialized_start=2815
+  _globals['_DELETEMODELREQUEST']._serialized_end=2865
+  _globals['_DELETEMODELRESPONSE']._serialized_start=2867
+  _globals['_DELETEMODELRESPONSE']._serialized_end=2888
+  _globals['_MODELSERVICE']._serialized_start=2891
+  _globals['_MODELSERVICE']._serialized_end=4439
 # @@protoc_insertion_point(module_scope)

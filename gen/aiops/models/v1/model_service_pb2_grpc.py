@@ -75,6 +75,16 @@ class ModelServiceStub:
                 request_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadRequest.SerializeToString,
                 response_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadResponse.FromString,
                 _registered_method=True)
+        self.ListModelRevisions = channel.unary_unary(
+                '/aiops.models.v1.ModelService/ListModelRevisions',
+                request_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelRevisionsRequest.SerializeToString,
+                response_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelRevisionsResponse.FromString,
+                _registered_method=True)
+        self.RollbackModel = channel.unary_unary(
+                '/aiops.models.v1.ModelService/RollbackModel',
+                request_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.RollbackModelRequest.SerializeToString,
+                response_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.RollbackModelResponse.FromString,
+                _registered_method=True)
         self.DeleteModel = channel.unary_unary(
                 '/aiops.models.v1.ModelService/DeleteModel',
                 request_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.DeleteModelRequest.SerializeToString,
@@ -140,6 +150,20 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModelRevisions(self, request, context):
+        """The revisions of a model, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackModel(self, request, context):
+        """Makes a revision current: new deployments take it, those that run keep theirs. Can be repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteModel(self, request, context):
         """Deletes a model and its files. Refused while it is deployed.
         """
@@ -189,6 +213,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.CancelModelDownload,
                     request_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadRequest.FromString,
                     response_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadResponse.SerializeToString,
+            ),
+            'ListModelRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelRevisions,
+                    request_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelRevisionsRequest.FromString,
+                    response_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelRevisionsResponse.SerializeToString,
+            ),
+            'RollbackModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackModel,
+                    request_deserializer=aiops_dot_models_dot_v1_dot_model__service__pb2.RollbackModelRequest.FromString,
+                    response_serializer=aiops_dot_models_dot_v1_dot_model__service__pb2.RollbackModelResponse.SerializeToString,
             ),
             'DeleteModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteModel,
@@ -413,6 +447,60 @@ class ModelService:
             '/aiops.models.v1.ModelService/CancelModelDownload',
             aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadRequest.SerializeToString,
             aiops_dot_models_dot_v1_dot_model__service__pb2.CancelModelDownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.models.v1.ModelService/ListModelRevisions',
+            aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelRevisionsRequest.SerializeToString,
+            aiops_dot_models_dot_v1_dot_model__service__pb2.ListModelRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.models.v1.ModelService/RollbackModel',
+            aiops_dot_models_dot_v1_dot_model__service__pb2.RollbackModelRequest.SerializeToString,
+            aiops_dot_models_dot_v1_dot_model__service__pb2.RollbackModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

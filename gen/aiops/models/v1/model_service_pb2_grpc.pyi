@@ -49,6 +49,10 @@ class ModelServiceStub:
     GetModelDownload: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelDownloadRequest, _model_service_pb2.GetModelDownloadResponse]
     CancelModelDownload: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CancelModelDownloadRequest, _model_service_pb2.CancelModelDownloadResponse]
     """Ends a download that is on its way; nothing of it stays. Can be repeated."""
+    ListModelRevisions: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelRevisionsRequest, _model_service_pb2.ListModelRevisionsResponse]
+    """The revisions of a model, newest first."""
+    RollbackModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RollbackModelRequest, _model_service_pb2.RollbackModelResponse]
+    """Makes a revision current: new deployments take it, those that run keep theirs. Can be repeated."""
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]
     """Deletes a model and its files. Refused while it is deployed."""
 
@@ -73,6 +77,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     GetModelDownload: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelDownloadRequest, _model_service_pb2.GetModelDownloadResponse]  # type: ignore[assignment]
     CancelModelDownload: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CancelModelDownloadRequest, _model_service_pb2.CancelModelDownloadResponse]  # type: ignore[assignment]
     """Ends a download that is on its way; nothing of it stays. Can be repeated."""
+    ListModelRevisions: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelRevisionsRequest, _model_service_pb2.ListModelRevisionsResponse]  # type: ignore[assignment]
+    """The revisions of a model, newest first."""
+    RollbackModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RollbackModelRequest, _model_service_pb2.RollbackModelResponse]  # type: ignore[assignment]
+    """Makes a revision current: new deployments take it, those that run keep theirs. Can be repeated."""
     DeleteModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
     """Deletes a model and its files. Refused while it is deployed."""
 
@@ -142,6 +150,22 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.CancelModelDownloadResponse, _abc.Awaitable[_model_service_pb2.CancelModelDownloadResponse]]:
         """Ends a download that is on its way; nothing of it stays. Can be repeated."""
+
+    @_abc_1.abstractmethod
+    def ListModelRevisions(
+        self,
+        request: _model_service_pb2.ListModelRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ListModelRevisionsResponse, _abc.Awaitable[_model_service_pb2.ListModelRevisionsResponse]]:
+        """The revisions of a model, newest first."""
+
+    @_abc_1.abstractmethod
+    def RollbackModel(
+        self,
+        request: _model_service_pb2.RollbackModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.RollbackModelResponse, _abc.Awaitable[_model_service_pb2.RollbackModelResponse]]:
+        """Makes a revision current: new deployments take it, those that run keep theirs. Can be repeated."""
 
     @_abc_1.abstractmethod
     def DeleteModel(

@@ -757,7 +757,7 @@ class ModelArtifact(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Object storage URL of the model's folder: file://, s3://, gs://, az://."""
+    """Object storage URL that the files' objects lie below: file://, s3://, gs://, az://."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactFile]: ...
     def __init__(
@@ -783,6 +783,7 @@ class ArtifactFile(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     CHUNK_BYTES_FIELD_NUMBER: _builtins.int
     CHUNK_SHA256S_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Relative path with forward slashes."""
     size_bytes: _builtins.int
@@ -792,6 +793,8 @@ class ArtifactFile(_message.Message):
     """Bytes of each chunk but the last; 0 when the chunks of this file are not known."""
     chunk_sha256s: _builtins.bytes
     """The SHA-256 of each chunk, 32 bytes each, in order."""
+    object: _builtins.str
+    """Key of the object below the artefact's url; equal files of several models are one object. Empty means the path."""
     def __init__(
         self,
         *,
@@ -800,10 +803,11 @@ class ArtifactFile(_message.Message):
         sha256: _builtins.str = ...,
         chunk_bytes: _builtins.int = ...,
         chunk_sha256s: _builtins.bytes = ...,
+        object: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "chunk_sha256s", b"chunk_sha256s", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "chunk_sha256s", b"chunk_sha256s", "object", b"object", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
