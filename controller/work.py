@@ -12,8 +12,10 @@ from controller.distribution.store import SqlPeerStore
 from controller.events import Encodings, envelopes
 from controller.iam.session_store import SqlLoginFailureStore, SqlSessionStore, SqlTokenTrustStore
 from controller.iam.store import SqlApiKeyStore, SqlOrganizationStore, SqlUserStore
+from controller.models.blob_store import SqlBlobStore
 from controller.models.chunk_store import SqlChunkStore
 from controller.models.download_store import SqlDownloadStore
+from controller.models.revision_store import SqlRevisionStore
 from controller.models.store import SqlModelStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
 from controller.placement.store import SqlPeakStore
@@ -80,6 +82,14 @@ class Work:
     @cached_property
     def models(self) -> SqlModelStore:
         return SqlModelStore(self._connection)
+
+    @cached_property
+    def revisions(self) -> SqlRevisionStore:
+        return SqlRevisionStore(self._connection)
+
+    @cached_property
+    def blobs(self) -> SqlBlobStore:
+        return SqlBlobStore(self._connection)
 
     @cached_property
     def downloads(self) -> SqlDownloadStore:

@@ -21,6 +21,7 @@ from controller.models.model import (
     Task,
     Upload,
 )
+from controller.models.revision import Revision, RevisionChanged
 from mesh.clock import unix_ms
 from mesh.errors import FieldViolation, InvalidRequestError
 
@@ -74,6 +75,24 @@ def model_to_proto(model: Model) -> pb.Model:
         is_deleted=model.deleted_at is not None,
         digest=model.digest,
         pickle_allowed=model.pickle_allowed,
+    )
+
+
+def revision_to_proto(revision: Revision, model: Model) -> pb.ModelRevision:
+    """One of the model's revisions."""
+    facts = revision.facts
+    return pb.ModelRevision(
+        digest=revision.digest,
+        number=revision.number,
+        current=revision.digest == model.digest,
+        size_mb=facts.size_mb,
+        version=facts.version,
+        metadata=pb.ModelMetadata(
+            parameters=facts.parameters, languages=facts.languages, license=facts.license, tags=facts.tags
+        ),
+        source_url=facts.source_url,
+        owner=owner_pb2.Owner(org_id=revision.org_id, user_id=revision.user_id),
+        created_at=timestamp(revision.created_at),
     )
 
 
@@ -131,6 +150,7 @@ def _upload(header: service_pb.ImportHeader) -> Upload:
         license=header.license,
         languages=tuple(header.languages),
         source_url=header.source_url,
+        new_revision=header.new_revision,
     )
 
 
@@ -159,7 +179,21 @@ def _deleted(event: ModelDeleted) -> events_pb.ModelDeleted:
     )
 
 
+def _revision_changed(event: RevisionChanged) -> events_pb.ModelRevisionChanged:
+    return events_pb.ModelRevisionChanged(
+        type="system.modelRevisionChanged",
+        model_id=event.revision.model_id,
+        digest=event.revision.digest,
+        number=event.revision.number,
+        changed_by=event.changed_by,
+        timestamp=unix_ms(event.at),
+    )
+
+
 EVENTS: Encodings = {
     ModelDownloaded: Encoding("system.modelDownloaded", TOPIC, lambda event: str(event.model.model_id), _downloaded),
+    RevisionChanged: Encoding(
+        "system.modelRevisionChanged", TOPIC, lambda event: str(event.revision.model_id), _revision_changed
+    ),
     ModelDeleted: Encoding("system.modelDeleted", TOPIC, lambda event: str(event.model_id), _deleted),
 }

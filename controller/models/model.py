@@ -12,6 +12,8 @@ from mesh.identity import OrgId, UserId
 
 ModelId = NewType("ModelId", str)
 MIB = 1024 * 1024
+# The folder of object storage that files lie in, by what is in them.
+BLOBS = "blobs"
 
 
 class Source(Enum):
@@ -63,7 +65,8 @@ class ModelExistsError(DomainError):
 
     def __init__(self, name: str, model_id: str) -> None:
         super().__init__(
-            f"there is a model {name!r} ({model_id}) with other files; delete it first, or import under another name",
+            f"there is a model {name!r} ({model_id}) with other files; import them as its new revision, under another "
+            "name, or delete it first",
             name=name,
             model_id=model_id,
         )
@@ -130,11 +133,15 @@ class StorageUnavailableError(DomainError):
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file of a model. `path` is relative, with forward slashes; `sha256` in lower-case hex."""
+    """One file of a model. `path` is relative, with forward slashes; `sha256` in lower-case hex.
+
+    `object_path` is where object storage has it, below its URL; empty where that does not matter.
+    """
 
     path: str
     size_bytes: int
     sha256: str
+    object_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +183,7 @@ class Upload:
     tags: tuple[str, ...] = ()
     pickle_allowed: bool = False
     downloaded: bool = False
+    new_revision: bool = False
 
     @property
     def source(self) -> Source:
@@ -226,6 +234,17 @@ class Model:
     deleted_at: datetime | None = None
     tags: tuple[str, ...] = ()
     pickle_allowed: bool = False
+
+    @property
+    def storage_url(self) -> str:
+        """What the paths of the files' objects lie below."""
+        return self.minio_path.removesuffix(f"/{BLOBS}")
+
+    def continued_by(self, upload: Upload) -> bool:
+        """Whether the upload may become this model's newest revision: it says so, or comes from the same repository."""
+        repository = upload.source_url.rpartition("/tree/")[0]
+        same = bool(repository) and self.source_url.rpartition("/tree/")[0] == repository
+        return upload.new_revision or (upload.downloaded and same)
 
     def delete(self, now: datetime) -> "Model":
         """Out of the registry; its files follow."""

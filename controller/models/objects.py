@@ -55,16 +55,18 @@ class ObstoreObjects:
         return ObstoreSink(self._store, path, max(SMALLEST_PART, size_bytes // _MOST_PARTS), Hashing(size_bytes))
 
     async def remove(self, folder: str) -> None:
-        """Removes a folder with everything in it; what is gone already is no error."""
+        """Removes a folder with everything in it, or one object; what is gone already is no error."""
         await _in_thread(f"remove {folder}", lambda: self._remove(folder))
 
-    async def folders(self, folder: str) -> dict[str, datetime]:
-        """The folders in a folder, each with the time of its newest object."""
-        return await _in_thread(f"list {folder}", lambda: self._folders(folder))
+    async def paths(self, folder: str) -> dict[str, datetime]:
+        """The objects in a folder, each with the time of its last change."""
+        return await _in_thread(f"list {folder}", lambda: self._paths(folder))
 
     def _remove(self, folder: str) -> None:
         for _ in range(_ATTEMPTS):
             paths = [entry["path"] for batch in self._store.list(f"{folder}/") for entry in batch]
+            if not paths:
+                paths = [folder] if self._exists(folder) else []
             if not paths:
                 return
             try:
@@ -73,14 +75,29 @@ class ObstoreObjects:
                 # Somebody else removes the same folder; what is left shows in the next listing.
                 continue
 
-    def _folders(self, folder: str) -> dict[str, datetime]:
-        newest: dict[str, datetime] = {}
-        for batch in self._store.list(f"{folder}/"):
-            for entry in batch:
-                name = entry["path"].removeprefix(f"{folder}/").partition("/")[0]
-                modified = entry["last_modified"]
-                newest[name] = max(newest.get(name, modified), modified)
-        return newest
+    def _exists(self, path: str) -> bool:
+        try:
+            self._store.head(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _paths(self, folder: str) -> dict[str, datetime]:
+        batches = self._store.list(f"{folder}/")
+        return {entry["path"]: entry["last_modified"] for batch in batches for entry in batch}
+
+
+class HashingSink:
+    """Stores nothing and hashes what passes, for a file that is stored already."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    async def write(self, content: bytes) -> None:
+        await asyncio.to_thread(self._hash.update, content)
+
+    async def close(self) -> str:
+        return self._hash.hexdigest()
 
 
 class ObstoreSink:

@@ -32,8 +32,11 @@ class Sink(Protocol):
     async def close(self) -> Digests: ...
 
 
-class Objects(Protocol):
-    def create(self, path: str, size_bytes: int) -> Sink: ...
+class Place(Protocol):
+    """Where the files of an upload go."""
+
+    async def open(self, file: ModelFile) -> Sink: ...
+    async def keep(self, file: ModelFile) -> None: ...
 
 
 @dataclass(slots=True)
@@ -70,16 +73,17 @@ class Contents:
         return [each for path, each in self.tensors.items() if is_weights(path)]
 
 
-async def receive(upload: Upload, chunks: AsyncIterator[bytes], objects: Objects, folder: str) -> Contents:
-    """Stores the upload's files in `folder`, in the order of its manifest.
+async def receive(upload: Upload, chunks: AsyncIterator[bytes], place: Place) -> Contents:
+    """Stores the upload's files, in the order of its manifest.
 
     Raises UploadIncompleteError, ChecksumMismatchError, SafetensorsInvalidError or NotAModelError; what was stored
     until then is left to the caller.
     """
     contents, source = Contents(), _Bytes(chunks)
     for file in upload.files:
-        sink = objects.create(f"{folder}/{file.path}", file.size_bytes)
-        await _store(file, source, sink, contents, GraphReader() if is_read(upload, file.path) else None)
+        graph = GraphReader() if is_read(upload, file.path) else None
+        await _store(file, source, await place.open(file), contents, graph)
+        await place.keep(file)
     await source.expect_end()
     _check_documents(upload, contents)
     return contents

@@ -2,8 +2,9 @@
 
 from datetime import datetime, timedelta
 
-from controller.models.model import ModelId
-from controller.models.service import FOLDER, Objects, UnitOfWork
+from controller.models.blobs import collect
+from controller.models.model import BLOBS, ModelId
+from controller.models.service import Objects, UnitOfWork
 from mesh.clock import Clock
 from mesh.identity import SYSTEM
 
@@ -31,26 +32,29 @@ class Sweep:
         return timedelta() if more else None
 
     async def remove_deleted(self) -> bool:
-        """Removes the objects of deleted models; says whether there may be more."""
+        """Lets go of deleted models' files, and removes those that nothing needs; says whether there may be more."""
         async with self._unit_of_work.reading(SYSTEM) as work:
             model_ids = await work.models.unpurged(_BATCH)
         for model_id in model_ids:
-            await self._objects.remove(f"{FOLDER}/{model_id}")
             await self._mark(model_id, self._clock.now())
-        return len(model_ids) == _BATCH
+        more = await collect(self._unit_of_work, self._objects)
+        return more or len(model_ids) == _BATCH
 
     async def remove_orphans(self) -> None:
-        """Removes folders of no model whose newest object is older than a day: an import may still be on its way."""
-        folders = await self._objects.folders(FOLDER)
+        """Removes objects that are no stored file's and older than a day: an import may still be on its way."""
+        objects = await self._objects.paths(BLOBS)
         oldest = self._clock.now() - ORPHAN_AGE
-        old = [name for name, newest in folders.items() if newest < oldest]
-        async with self._unit_of_work.reading(SYSTEM) as work:
-            known = await work.models.known(old)
-        for name in old:
-            if name not in known:
-                await self._objects.remove(f"{FOLDER}/{name}")
+        old = [path for path, modified in objects.items() if modified < oldest]
+        for start in range(0, len(old), _BATCH):
+            batch = old[start : start + _BATCH]
+            async with self._unit_of_work.reading(SYSTEM) as work:
+                known = await work.blobs.known(batch)
+            for path in batch:
+                if path not in known:
+                    await self._objects.remove(path.rpartition("/")[0])
 
     async def _mark(self, model_id: ModelId, now: datetime) -> None:
         async with self._unit_of_work(SYSTEM) as work:
+            await work.revisions.forget_files(model_id)
             await work.models.save_purged(model_id, now)
             await work.commit()

@@ -10,6 +10,7 @@ from controller.models.convert import (
     file_to_proto,
     framework_from_proto,
     model_to_proto,
+    revision_to_proto,
     task_from_proto,
     upload_from_proto,
 )
@@ -42,8 +43,20 @@ class ModelServicer(ModelServiceServicer):
 
     async def ListModelFiles(self, request: pb.ListModelFilesRequest, context: Context) -> pb.ListModelFilesResponse:
         asked = PageRequest(request.page_size or LARGEST_PAGE, request.page_token)
-        page = await self._models.files(caller(context), request.model_id, asked)
+        page = await self._models.files(caller(context), request.model_id, request.revision, asked)
         return pb.ListModelFilesResponse(files=map(file_to_proto, page.items), next_page_token=page.next_token)
+
+    async def ListModelRevisions(
+        self, request: pb.ListModelRevisionsRequest, context: Context
+    ) -> pb.ListModelRevisionsResponse:
+        asked = PageRequest(request.page_size, request.page_token)
+        model, page = await self._models.revisions(caller(context), request.model_id, asked)
+        shown = [revision_to_proto(each, model) for each in page.items]
+        return pb.ListModelRevisionsResponse(revisions=shown, next_page_token=page.next_token)
+
+    async def RollbackModel(self, request: pb.RollbackModelRequest, context: Context) -> pb.RollbackModelResponse:
+        model = await self._models.roll_back(caller(context), request.model_id, request.revision)
+        return pb.RollbackModelResponse(model=model_to_proto(model))
 
     async def ImportModel(
         self, request_iterator: AsyncIterator[pb.ImportModelRequest], context: Context

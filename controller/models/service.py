@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
 from controller.models import manifest, memory, onnx
 from controller.models.architecture import architecture_of, read_config
+from controller.models.blobs import BlobStore, Placing
 from controller.models.model import (
+    BLOBS,
     Architecture,
     Chunks,
     Framework,
@@ -21,19 +23,17 @@ from controller.models.model import (
     ModelId,
     ModelInUseError,
     ModelNotFoundError,
-    StorageUnavailableError,
     Task,
     Upload,
     megabytes,
 )
 from controller.models.receive import Contents, Sink, receive
+from controller.models.revision import Revision, RevisionChanged, at_revision, revision_of
 from mesh.clock import Clock
-from mesh.errors import UnavailableError
-from mesh.identity import SYSTEM, Caller, OrgId, new_id
+from mesh.identity import Caller, OrgId, new_id
 from mesh.loops import Wake
 from mesh.sql.paging import Page, PageRequest
 
-FOLDER = "models"
 PARALLEL_UPLOADS = 8
 # safetensors' names of types, in the spelling of config.json.
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -41,17 +41,26 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 class ModelStore(Protocol):
     async def get(self, model: str, caller: Caller, *, lock: bool = False) -> Model: ...
-    async def find(self, org_id: OrgId, name: str) -> Model | None: ...
+    async def find(self, org_id: OrgId, name: str, *, lock: bool = False) -> Model | None: ...
     async def page(
         self, caller: Caller, page: PageRequest, framework: Framework | None = None, task: Task | None = None
     ) -> Page[Model]: ...
-    async def add(self, model: Model, files: Sequence[ModelFile]) -> bool: ...
+    async def add(self, model: Model) -> bool: ...
+    async def save(self, model: Model) -> None: ...
     async def save_deleted(self, model: Model) -> None: ...
-    async def files(self, model_id: ModelId, page: PageRequest) -> Page[ModelFile]: ...
-    async def all_files(self, model_ids: Collection[ModelId]) -> dict[ModelId, tuple[ModelFile, ...]]: ...
+    async def files(self, model_id: ModelId, digest: str, page: PageRequest) -> Page[ModelFile]: ...
     async def unpurged(self, limit: int) -> tuple[ModelId, ...]: ...
     async def save_purged(self, model_id: ModelId, now: datetime) -> None: ...
     async def known(self, model_ids: Collection[str]) -> frozenset[str]: ...
+
+
+class RevisionStore(Protocol):
+    async def add(self, revision: Revision, files: Sequence[ModelFile]) -> None: ...
+    async def find(self, model_id: ModelId, digest: str) -> Revision | None: ...
+    async def get(self, model: Model, name: str) -> Revision: ...
+    async def latest_number(self, model_id: ModelId) -> int: ...
+    async def page(self, model_id: ModelId, page: PageRequest) -> Page[Revision]: ...
+    async def forget_files(self, model_id: ModelId) -> None: ...
 
 
 class ModelUsage(Protocol):
@@ -73,7 +82,7 @@ class Objects(Protocol):
     def url_of(self, folder: str) -> str: ...
     def create(self, path: str, size_bytes: int) -> Sink: ...
     async def remove(self, folder: str) -> None: ...
-    async def folders(self, folder: str) -> dict[str, datetime]: ...
+    async def paths(self, folder: str) -> dict[str, datetime]: ...
 
 
 class Work(Protocol):
@@ -83,6 +92,10 @@ class Work(Protocol):
     def models(self) -> ModelStore: ...
     @property
     def chunks(self) -> ChunkStore: ...
+    @property
+    def revisions(self) -> RevisionStore: ...
+    @property
+    def blobs(self) -> BlobStore: ...
     @property
     def deployments(self) -> ModelUsage: ...
     async def commit(self, *events: object) -> None: ...
@@ -125,14 +138,34 @@ class Models:
         async with self._unit_of_work.reading(caller) as work:
             return await work.models.page(caller, page, framework, task)
 
-    async def files(self, caller: Caller, model: str, page: PageRequest) -> Page[ModelFile]:
-        """The files of a model, by path."""
+    async def files(self, caller: Caller, model: str, revision: str, page: PageRequest) -> Page[ModelFile]:
+        """The files of a model's revision, of the current one when it is empty; by path."""
         async with self._unit_of_work.reading(caller) as work:
             found = await work.models.get(model, caller)
-            return await work.models.files(found.model_id, page)
+            digest = (await work.revisions.get(found, revision)).digest if revision else found.digest
+            return await work.models.files(found.model_id, digest, page)
+
+    async def revisions(self, caller: Caller, model: str, page: PageRequest) -> tuple[Model, Page[Revision]]:
+        """The revisions of a model, newest first, and the model, which says which is current."""
+        async with self._unit_of_work.reading(caller) as work:
+            found = await work.models.get(model, caller)
+            return found, await work.revisions.page(found.model_id, page)
+
+    async def roll_back(self, caller: Caller, model: str, revision: str) -> Model:
+        """Makes a revision current. What is deployed stays as it is. Can be repeated."""
+        async with self._unit_of_work(caller) as work:
+            before = await work.models.get(model, caller, lock=True)
+            found = await work.revisions.get(before, revision)
+            if found.digest == before.digest:
+                return before
+            now = self._clock.now()
+            after = at_revision(before, found, now)
+            await work.models.save(after)
+            await work.commit(RevisionChanged(found, caller.user_id, now))
+            return after
 
     async def import_model(self, caller: Caller, upload: Upload, chunks: AsyncIterator[bytes]) -> Imported:
-        """Stores an upload as a new model; the same files under the same name answer the model that is there.
+        """Stores an upload as a new model, or as a revision of the one there is; the same files answer what is there.
 
         Nothing of a refused upload stays: its objects are removed here, and by the sweep where that fails.
         """
@@ -140,11 +173,11 @@ class Models:
         onnx.check_upload(upload)
         async with self._unit_of_work.reading(caller) as work:
             existing = await work.models.find(caller.org_id, upload.name)
-        if existing is not None:
-            return _same(existing, upload)
-        model_id = ModelId(new_id("model"))
+            found = await _existing(work, existing, upload) if existing else None
+        if found is not None:
+            return found
         async with self._places:
-            return await self._store(caller, model_id, upload, chunks)
+            return await self._store(caller, upload, chunks)
 
     async def delete(self, caller: Caller, model: str) -> None:
         """Takes a model out of the registry; its objects follow. ModelInUseError while it is deployed."""
@@ -158,39 +191,43 @@ class Models:
             await work.commit(ModelDeleted(found.model_id, found.org_id, caller.user_id, now))
         self._deleted.set()
 
-    async def _store(self, caller: Caller, model_id: ModelId, upload: Upload, chunks: AsyncIterator[bytes]) -> Imported:
-        begun, kept = self._clock.monotonic(), False
+    async def _store(self, caller: Caller, upload: Upload, chunks: AsyncIterator[bytes]) -> Imported:
+        begun, placing = self._clock.monotonic(), Placing(self._unit_of_work, self._objects)
         try:
-            contents = await receive(upload, chunks, self._objects, f"{FOLDER}/{model_id}")
-            model = self._describe(caller, model_id, upload, contents)
-            imported = await self._add(caller, model, upload, contents, self._clock.monotonic() - begun)
-            kept = imported.model.model_id == model_id
-            return imported
+            contents = await receive(upload, chunks, placing)
+            model = self._describe(caller, ModelId(new_id("model")), upload, contents)
+            return await self._add(caller, model, upload, contents, self._clock.monotonic() - begun)
         finally:
-            if not kept:
-                await self._discard(model_id)
-
-    async def _discard(self, model_id: ModelId) -> None:
-        """Removes what an import stored, unless its row was committed after all; what stays now is swept later."""
-        with suppress(UnavailableError, StorageUnavailableError):
-            async with self._unit_of_work.reading(SYSTEM) as work:
-                committed = await work.models.known([model_id])
-            if not committed:
-                await self._objects.remove(f"{FOLDER}/{model_id}")
+            await placing.end()
 
     async def _add(
         self, caller: Caller, model: Model, upload: Upload, contents: Contents, duration_seconds: float
     ) -> Imported:
         async with self._unit_of_work(caller) as work:
-            if await work.models.add(model, upload.files):
+            downloaded = ModelDownloaded(model, duration_seconds, self._clock.now())
+            if await work.models.add(model):
+                await work.revisions.add(revision_of(model, 1), upload.files)
                 await work.chunks.add(contents.chunks)
-                await work.commit(ModelDownloaded(model, duration_seconds, self._clock.now()))
+                await work.commit(downloaded)
                 return Imported(model, existed=False)
-            # Somebody imported under this name while the bytes came.
-            other = await work.models.find(model.org_id, model.name)
+            # There was a model of this name, or somebody imported one while the bytes came.
+            other = await work.models.find(model.org_id, model.name, lock=True)
             if other is None:
                 raise ModelNotFoundError(model.name)
-            return _same(other, upload)
+            found = await _existing(work, other, upload)
+            if found is not None:
+                return found
+            newer = revision_of(
+                replace(model, model_id=other.model_id), await work.revisions.latest_number(other.model_id) + 1
+            )
+            after = at_revision(other, newer, model.changed_at)
+            await work.revisions.add(newer, upload.files)
+            await work.chunks.add(contents.chunks)
+            await work.models.save(after)
+            await work.commit(
+                replace(downloaded, model=after), RevisionChanged(newer, caller.user_id, model.changed_at)
+            )
+            return Imported(after, existed=False)
 
     def _describe(self, caller: Caller, model_id: ModelId, upload: Upload, contents: Contents) -> Model:
         now = self._clock.now()
@@ -207,7 +244,7 @@ class Models:
             framework=upload.framework,
             model_format=manifest.model_format([file.path for file in upload.files]),
             task=upload.task,
-            minio_path=self._objects.url_of(f"{FOLDER}/{model_id}"),
+            minio_path=self._objects.url_of(BLOBS),
             size_mb=megabytes(sum(file.size_bytes for file in upload.files)),
             version=upload.version,
             min_gpu_memory=memory.min_gpu_memory_mb(weights_bytes, architecture),
@@ -225,10 +262,13 @@ class Models:
         )
 
 
-def _same(model: Model, upload: Upload) -> Imported:
-    if model.digest != upload.digest:
+async def _existing(work: Work, model: Model, upload: Upload) -> Imported | None:
+    """The model, when it has these files in a revision; None when they may become one. ModelExistsError."""
+    if model.digest == upload.digest or await work.revisions.find(model.model_id, upload.digest):
+        return Imported(model, existed=True)
+    if not model.continued_by(upload):
         raise ModelExistsError(model.name, model.model_id)
-    return Imported(model, existed=True)
+    return None
 
 
 def _unread_weights_bytes(upload: Upload) -> int:

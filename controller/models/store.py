@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime
 from functools import cache
@@ -13,7 +13,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
-    ForeignKey,
     Index,
     Integer,
     Select,
@@ -21,7 +20,6 @@ from sqlalchemy import (
     Text,
     bindparam,
     func,
-    insert,
     or_,
     select,
     update,
@@ -41,6 +39,7 @@ from controller.models.model import (
     Source,
     Task,
 )
+from controller.models.revision_store import revision_files
 from mesh.errors import InvalidPageTokenError
 from mesh.identity import Caller, OrgId, UserId
 from mesh.sql.paging import Keyset, Page, PageRequest
@@ -90,16 +89,6 @@ Index(
     postgresql_where=models.c.deleted_at.is_not(None) & models.c.purged_at.is_(None),
 )
 
-model_files = Table(
-    "model_files",
-    metadata,
-    Column("model_id", Text, ForeignKey("models.model_id"), primary_key=True),
-    Column("path", Text, primary_key=True),
-    Column("org_id", Text, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("sha256", Text, nullable=False),
-)
-
 _KEPT: ColumnElement[bool] = models.c.deleted_at.is_(None)
 # In the order of Model's fields, so that a row is read by position.
 _COLUMNS = [models.c[name] for name in Model.__dataclass_fields__]
@@ -124,10 +113,10 @@ class SqlModelStore:
             raise ModelNotFoundError(model)
         return _model(row)
 
-    async def find(self, org_id: OrgId, name: str) -> Model | None:
-        """The organisation's model of that name."""
+    async def find(self, org_id: OrgId, name: str, *, lock: bool = False) -> Model | None:
+        """The organisation's model of that name, locked until the transaction ends on request."""
         query = select(*_COLUMNS).where(_KEPT, models.c.org_id == org_id, models.c.name == name)
-        row = (await self._connection.execute(query)).one_or_none()
+        row = (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
         return _model(row) if row is not None else None
 
     async def page(
@@ -141,36 +130,29 @@ class SqlModelStore:
         rows = (await self._connection.execute(query, {**given, **keyset.parameters(page)})).all()
         return keyset.page(rows, page, _model)
 
-    async def add(self, model: Model, files: Sequence[ModelFile]) -> bool:
-        """A new model with its files; False when the organisation has one of that name. Waits for a concurrent add."""
+    async def add(self, model: Model) -> bool:
+        """A new model; False when the organisation has one of that name. Waits for a concurrent add."""
         statement = upsert(models).values(_row(model)).on_conflict_do_nothing().returning(models.c.model_id)
-        if (await self._connection.execute(statement)).first() is None:
-            return False
-        rows = [{"model_id": model.model_id, "org_id": model.org_id, **asdict(file)} for file in files]
-        await self._connection.execute(insert(model_files), rows)
-        return True
+        return (await self._connection.execute(statement)).first() is not None
+
+    async def save(self, model: Model) -> None:
+        """The row as the model says."""
+        await self._connection.execute(update(models).where(models.c.model_id == model.model_id).values(_row(model)))
 
     async def save_deleted(self, model: Model) -> None:
         """The model as deleted."""
         values = {"deleted_at": model.deleted_at, "changed_at": model.changed_at}
         await self._connection.execute(update(models).where(models.c.model_id == model.model_id).values(values))
 
-    async def files(self, model_id: ModelId, page: PageRequest) -> Page[ModelFile]:
-        """The files of one page, by path."""
-        query = select(model_files).where(model_files.c.model_id == model_id).order_by(model_files.c.path)
+    async def files(self, model_id: ModelId, digest: str, page: PageRequest) -> Page[ModelFile]:
+        """The files of one page of a revision, by path."""
+        table, scope = revision_files.c, f"{model_id} {digest}"
+        query = select(revision_files).where(table.model_id == model_id, table.digest == digest).order_by(table.path)
         if page.token:
-            query = query.where(model_files.c.path > _decode(page.token, model_id))
+            query = query.where(table.path > _decode(page.token, scope))
         rows = (await self._connection.execute(query.limit(page.limit + 1))).all()
         shown = [ModelFile(row.path, row.size_bytes, row.sha256) for row in rows[: page.limit]]
-        return Page(tuple(shown), _encode(model_id, shown[-1].path) if len(rows) > page.limit else "")
-
-    async def all_files(self, model_ids: Collection[ModelId]) -> dict[ModelId, tuple[ModelFile, ...]]:
-        """Every file of some models."""
-        query = select(model_files).where(model_files.c.model_id.in_(model_ids)).order_by(model_files.c.path)
-        found: dict[ModelId, list[ModelFile]] = {model_id: [] for model_id in model_ids}
-        for row in (await self._connection.execute(query)).all():
-            found[ModelId(row.model_id)].append(ModelFile(row.path, row.size_bytes, row.sha256))
-        return {model_id: tuple(files) for model_id, files in found.items()}
+        return Page(tuple(shown), _encode(scope, shown[-1].path) if len(rows) > page.limit else "")
 
     async def unpurged(self, limit: int) -> tuple[ModelId, ...]:
         """Deleted models whose objects may be there still."""
@@ -232,15 +214,15 @@ def _row(model: Model) -> dict[str, Any]:
     }
 
 
-def _encode(model_id: ModelId, path: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([model_id, path]).encode()).decode().rstrip("=")
+def _encode(scope: str, path: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([scope, path]).encode()).decode().rstrip("=")
 
 
-def _decode(token: str, model_id: ModelId) -> str:
+def _decode(token: str, scope: str) -> str:
     try:
         owner, path = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (ValueError, TypeError) as error:
         raise InvalidPageTokenError("page_token is not one this list made; start again without it") from error
-    if owner != model_id or not isinstance(path, str):
+    if owner != scope or not isinstance(path, str):
         raise InvalidPageTokenError("page_token was made for another model; start again without it")
     return path

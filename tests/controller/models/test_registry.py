@@ -83,11 +83,11 @@ async def test_a_deleted_model_is_gone_with_its_objects_and_frees_its_name(rooms
     assert again.reason == "MODEL_NOT_FOUND"
     (event,) = await rooms.events("system.modelDeleted")
     assert (event["modelId"], event["deletedBy"]) == (model.model_id, "user-of-org-a")
-    newer = await rooms.import_model("tiny")
-    assert len(rooms.stored()) == 2 * len(tiny_model())
+    await rooms.import_model("tiny", tiny_model(rows=7))
+    assert len(rooms.stored()) == len(tiny_model()) + 1
     for _ in range(2):
         await rooms.sweep.step()
-        assert rooms.stored() == [f"models/{newer.model_id}/{path}" for path in sorted(tiny_model())]
+        assert sorted(rooms.contents()) == sorted(tiny_model(rows=7).values())
 
 
 async def test_a_deployed_model_cannot_be_deleted_until_it_is_stopped(rooms: Rooms) -> None:
@@ -106,9 +106,10 @@ async def test_a_deployed_model_cannot_be_deleted_until_it_is_stopped(rooms: Roo
 
 
 async def test_only_old_objects_of_no_model_are_swept_away(rooms: Rooms) -> None:
-    model = await rooms.import_model("tiny")
-    for folder in ("model-orphan", "model-young"):
-        sink = rooms.objects.create(f"models/{folder}/config.json", 2)
+    await rooms.import_model("tiny")
+    mine = set(rooms.stored())
+    for folder in ("blob-orphan", "blob-young"):
+        sink = rooms.objects.create(f"blobs/{folder}/{'ab' * 32}", 2)
         await sink.write(b"{}")
         await sink.close()
     age = (rooms.clock.now() - ORPHAN_AGE - timedelta(minutes=1)).timestamp()
@@ -117,8 +118,8 @@ async def test_only_old_objects_of_no_model_are_swept_away(rooms: Rooms) -> None
             os.utime(Path(rooms.storage, path), (age, age))
     for _ in range(2):
         await rooms.sweep.remove_orphans()
-    folders = {path.split("/")[1] for path in rooms.stored()}
-    assert folders == {model.model_id, "model-young"}
+    assert {path.split("/")[1] for path in set(rooms.stored()) - mine} == {"blob-young"}
+    assert mine < set(rooms.stored())
 
 
 @pytest.mark.parametrize("size", [1001, 2**32 - 1])
