@@ -80,7 +80,7 @@ def _require_room(deployment: Deployment) -> None:
 async def _require_adapter(work: Work, deployment: Deployment, adapter: Model) -> None:
     if adapter.org_id != deployment.org_id:
         raise ModelNotFoundError(adapter.model_id)
-    files = (await work.models.all_files([adapter.model_id])).get(adapter.model_id, ())
+    files = (await work.revisions.files([(adapter.model_id, adapter.digest)]))[adapter.model_id, adapter.digest]
     if not any(file.path == ADAPTER_CONFIG for file in files):
         raise NotAnAdapterError(
             f"{adapter.name} is no LoRA adapter: it has no {ADAPTER_CONFIG}", model_id=adapter.model_id

@@ -52,6 +52,7 @@ def deployment_to_proto(deployment: Deployment) -> pb.Deployment:
         instance_id=deployment.instance_id,
         model_id=deployment.model_id,
         model_name=deployment.model_name,
+        model_revision=deployment.model_revision,
         node_id=deployment.node_id,
         container_id=observed.container_id,
         container_name=deployment.container_name,

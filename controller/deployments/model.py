@@ -160,6 +160,7 @@ class Deployment:
     ended_at: datetime | None = None
     deleted_at: datetime | None = None
     options: Options = NO_OPTIONS
+    model_revision: str = ""
 
     @property
     def container_name(self) -> str:

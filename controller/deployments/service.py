@@ -175,6 +175,7 @@ def _deployment(
         user_id=user_id,
         model_id=model.model_id,
         model_name=model.name,
+        model_revision=model.digest,
         framework=model.framework.value,
         task=model.task.value,
         node_id=place.node_id,

@@ -63,6 +63,7 @@ deployments = Table(
     Column("instance_id", Text, nullable=False, unique=True),
     Column("model_id", Text, nullable=False),
     Column("model_name", Text, nullable=False),
+    Column("model_revision", Text, nullable=False, server_default=""),
     Column("framework", Text, nullable=False),
     Column("task", Text, nullable=False),
     Column("node_id", Text, nullable=False),

@@ -39,7 +39,14 @@ class Registry(Protocol):
     """The models to deploy."""
 
     async def get(self, model: str, caller: Caller, *, lock: bool = False) -> Model: ...
-    async def all_files(self, model_ids: Collection[ModelId]) -> dict[ModelId, tuple[ModelFile, ...]]: ...
+
+
+class Revisions(Protocol):
+    """What the models' states are made of."""
+
+    async def files(
+        self, wanted: Collection[tuple[ModelId, str]]
+    ) -> dict[tuple[ModelId, str], tuple[ModelFile, ...]]: ...
 
 
 class Nodes(Protocol):
@@ -67,6 +74,8 @@ class Work(Protocol):
     def models(self) -> Registry: ...
     @property
     def chunks(self) -> ChunkStore: ...
+    @property
+    def revisions(self) -> Revisions: ...
     @property
     def nodes(self) -> Nodes: ...
     @property

@@ -36,7 +36,7 @@ class HealthStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ArtifactFile:
-    """One file of a model. `path` is relative, with forward slashes; `sha256` in hex.
+    """One file of a model. `path` is relative, with forward slashes; `sha256` in hex; `object_path` below the URL.
 
     `chunk_sha256s` are 32 bytes for each chunk of `chunk_bytes`; without chunks it is fetched as one.
     """
@@ -46,6 +46,7 @@ class ArtifactFile:
     sha256: str
     chunk_bytes: int = 0
     chunk_sha256s: bytes = b""
+    object_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

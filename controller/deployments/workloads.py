@@ -1,6 +1,7 @@
 """The nodes' side of deployments: what each is to run, and what becomes of its reports."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from controller.deployments.model import Deployment, DeploymentId, DeploymentNotFoundError, DeploymentStatusChanged
@@ -133,35 +134,45 @@ class Workloads:
         self._hints.node_changed(node_id)
 
 
+Artifacts = Mapping[tuple[ModelId, str], tuple[str, tuple[ArtifactFile, ...]]]
+
+
 async def _workloads(work: Work, deployments: Sequence[Deployment]) -> tuple[DesiredWorkload, ...]:
-    running = {each.model_id for each in deployments if each.goal is Goal.RUN}
-    running |= {adapter.model_id for each in deployments if each.goal is Goal.RUN for adapter in each.adapters}
-    stored = await work.models.all_files(running) if running else {}
-    chunks = await work.chunks.of({file.sha256 for files in stored.values() for file in files})
-    files = {model_id: [_file(file, chunks.get(file.sha256)) for file in found] for model_id, found in stored.items()}
-    folders = {model_id: await _folder(work, model_id) for model_id in running}
-    return tuple(_workload(each, files, folders) for each in deployments)
+    wanted = {revision for each in deployments if each.goal is Goal.RUN for revision in _revisions(each)}
+    artifacts = await _artifacts(work, wanted) if wanted else {}
+    return tuple(_workload(each, artifacts) for each in deployments)
 
 
-def _file(file: ModelFile, chunks: Chunks | None) -> ArtifactFile:
-    if chunks is None:
-        return ArtifactFile(file.path, file.size_bytes, file.sha256)
-    return ArtifactFile(file.path, file.size_bytes, file.sha256, chunks.size_bytes, chunks.sha256s)
+def _revisions(deployment: Deployment) -> list[tuple[ModelId, str]]:
+    """What the deployment serves, the model first; an empty digest means the current revision."""
+    adapters = [(adapter.model_id, "") for adapter in deployment.adapters]
+    return [(deployment.model_id, deployment.model_revision), *adapters]
 
 
-async def _folder(work: Work, model_id: ModelId) -> str:
+async def _artifacts(work: Work, wanted: set[tuple[ModelId, str]]) -> Artifacts:
+    """The storage's URL and the files of each revision; of a deleted model there is nothing left to fetch."""
+    models = {model_id: await _model(work, model_id) for model_id in {model_id for model_id, _ in wanted}}
+    exact = {(each, digest): (each, digest or model.digest) for each, digest in wanted if (model := models[each])}
+    files = await work.revisions.files(set(exact.values())) if exact else {}
+    chunks = await work.chunks.of({file.sha256 for found in files.values() for file in found})
+    return {
+        asked: (model.storage_url, tuple(_file(file, chunks.get(file.sha256)) for file in files[revision]))
+        for asked, revision in exact.items()
+        if (model := models[asked[0]])
+    }
+
+
+async def _model(work: Work, model_id: ModelId) -> Model | None:
     try:
-        model: Model = await work.models.get(model_id, SYSTEM)
+        return await work.models.get(model_id, SYSTEM)
     except ModelNotFoundError:
         # A model may be deleted once all that is left of it has failed; its node then finds nothing to fetch.
-        return ""
-    return model.minio_path
+        return None
 
 
-def _workload(
-    deployment: Deployment, files: Mapping[ModelId, Sequence[ArtifactFile]], folders: Mapping[ModelId, str]
-) -> DesiredWorkload:
-    artifact = files.get(deployment.model_id, ()) if deployment.goal is Goal.RUN else ()
+def _workload(deployment: Deployment, artifacts: Artifacts) -> DesiredWorkload:
+    own, *others = _revisions(deployment)
+    url, files = artifacts.get(own, ("", ())) if deployment.goal is Goal.RUN else ("", ())
     return DesiredWorkload(
         workload_id=deployment.deployment_id,
         epoch=deployment.epoch,
@@ -174,8 +185,8 @@ def _workload(
         task=deployment.task,
         job_id=deployment.deployment_id,
         request_id=deployment.request_id,
-        artifact_url=folders.get(deployment.model_id, "") if deployment.goal is Goal.RUN else "",
-        files=tuple(artifact),
+        artifact_url=url,
+        files=files,
         port=deployment.requested_port,
         gpu_devices=deployment.gpu_devices,
         memory_limit_mb=deployment.memory_limit_mb,
@@ -187,8 +198,13 @@ def _workload(
         drain_seconds=int(DRAIN.total_seconds()) if deployment.goal is Goal.END else 0,
         options=deployment.engine_options,
         adapters=tuple(
-            DesiredAdapter(each.name, folders[each.model_id], tuple(files.get(each.model_id, ())))
-            for each in deployment.adapters
-            if each.model_id in folders
+            DesiredAdapter(each.name, *artifacts[revision])
+            for each, revision in zip(deployment.adapters, others, strict=True)
+            if revision in artifacts
         ),
     )
+
+
+def _file(file: ModelFile, chunks: Chunks | None) -> ArtifactFile:
+    plain = ArtifactFile(file.path, file.size_bytes, file.sha256, object_path=file.object_path)
+    return plain if chunks is None else replace(plain, chunk_bytes=chunks.size_bytes, chunk_sha256s=chunks.sha256s)

@@ -282,6 +282,7 @@ def _file(file: ArtifactFile) -> pb.ArtifactFile:
         sha256=file.sha256,
         chunk_bytes=file.chunk_bytes,
         chunk_sha256s=file.chunk_sha256s,
+        object=file.object_path,
     )
 
 

@@ -93,12 +93,8 @@ class Fetch:
             return
         with known_failures(self._url, self._file):
             local = self._url.startswith("file:")
-            store = (
-                from_url(self._url)
-                if local
-                else from_url(self._url, client_options={"timeout": _TIMEOUT, "allow_http": True})
-            )
-            result = store.get(self._file.path, options={"range": {"offset": offset}} if offset else None)
+            store = from_url(self._url) if local else from_url(self._url, client_options={"timeout": _TIMEOUT})
+            result = store.get(self._file.key, options={"range": {"offset": offset}} if offset else None)
             for chunk in result.stream(min_chunk_size=_CHUNK):
                 yield memoryview(chunk)
 

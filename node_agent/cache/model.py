@@ -46,7 +46,8 @@ Progress = Callable[[int], None]
 class ArtifactFile:
     """One file: relative path with forward slashes, size in bytes, SHA-256 in hex.
 
-    `chunk_sha256s` are 32 bytes for each chunk of `chunk_bytes`; a file without is fetched as a whole.
+    `chunk_sha256s` are 32 bytes for each chunk of `chunk_bytes`; a file without is fetched as a whole. `object` is its
+    key in object storage, below the artefact's URL; the path when empty.
     """
 
     path: str
@@ -54,6 +55,12 @@ class ArtifactFile:
     sha256: str
     chunk_bytes: int = 0
     chunk_sha256s: bytes = b""
+    object: str = ""
+
+    @property
+    def key(self) -> str:
+        """Where object storage has it, below the artefact's URL."""
+        return self.object or self.path
 
     @property
     def chunk_count(self) -> int:

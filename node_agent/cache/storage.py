@@ -13,12 +13,8 @@ def read_range(url: str, file: ArtifactFile, offset: int, length: int) -> bytes:
     from obstore.store import from_url  # costs memory that an agent without a model need not have
 
     with known_failures(url, file):
-        store = (
-            from_url(url)
-            if url.startswith("file:")
-            else from_url(url, client_options={"timeout": _TIMEOUT, "allow_http": True})
-        )
-        return bytes(store.get_range(file.path, start=offset, length=length))
+        store = from_url(url) if url.startswith("file:") else from_url(url, client_options={"timeout": _TIMEOUT})
+        return bytes(store.get_range(file.key, start=offset, length=length))
 
 
 @contextmanager

@@ -226,7 +226,7 @@ def _load_to_proto(load: EngineLoad) -> engine_pb2.EngineLoad:
 
 def _artifact(message: pb.ModelArtifact) -> Artifact:
     files = (
-        ArtifactFile(each.path, each.size_bytes, each.sha256, each.chunk_bytes, each.chunk_sha256s)
+        ArtifactFile(each.path, each.size_bytes, each.sha256, each.chunk_bytes, each.chunk_sha256s, each.object)
         for each in message.files
     )
     return Artifact(message.url, tuple(files))

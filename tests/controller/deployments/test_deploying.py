@@ -48,7 +48,7 @@ async def test_the_node_is_given_everything_it_needs_and_only_what_changed_later
     (workload,) = whole.workloads
     assert (workload.workload_id, workload.epoch, workload.goal) == (first.deployment_id, 1, Goal.RUN)
     assert (workload.served_name, workload.port, workload.request_id) == ("tiny", 9000, "req-1")
-    assert workload.artifact_url == model.minio_path
+    assert f"{workload.artifact_url}/blobs" == model.minio_path
     assert {file.path: file.size_bytes for file in workload.files} == {
         path: len(content) for path, content in tiny_model().items()
     }

@@ -148,6 +148,7 @@ class Deployment(_message.Message):
     NEXT_ATTEMPT_AT_FIELD_NUMBER: _builtins.int
     ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     model_id: _builtins.str
@@ -196,6 +197,8 @@ class Deployment(_message.Message):
     replica_set_id: _builtins.str
     """The set that it is a replica of, and the revision of the set's template that it was made from."""
     template_revision: _builtins.int
+    model_revision: _builtins.str
+    """The digest of the model's revision that it serves."""
     @_builtins.property
     def last_request_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -273,10 +276,11 @@ class Deployment(_message.Message):
         next_attempt_at: _timestamp_pb2.Timestamp | None = ...,
         engine_options: _engine_pb2.EngineOptions | None = ...,
         adapters: _abc.Iterable[Global___Adapter] | None = ...,
+        model_revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "engine_options", b"engine_options", "last_request_at", b"last_request_at", "next_attempt_at", b"next_attempt_at", "owner", b"owner", "stopped_at", b"stopped_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "adapters", b"adapters", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "context_tokens", b"context_tokens", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "engine_options", b"engine_options", "epoch", b"epoch", "error_message", b"error_message", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "max_concurrency", b"max_concurrency", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "next_attempt_at", b"next_attempt_at", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "priority", b"priority", "progress", b"progress", "replica_set_id", b"replica_set_id", "request_count", b"request_count", "required_labels", b"required_labels", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "template_revision", b"template_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "adapters", b"adapters", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "context_tokens", b"context_tokens", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "engine_options", b"engine_options", "epoch", b"epoch", "error_message", b"error_message", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "max_concurrency", b"max_concurrency", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "model_revision", b"model_revision", "next_attempt_at", b"next_attempt_at", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "priority", b"priority", "progress", b"progress", "replica_set_id", b"replica_set_id", "request_count", b"request_count", "required_labels", b"required_labels", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "template_revision", b"template_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015
@@ -328,15 +332,12 @@ class Adapter(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
-    MODEL_REVISION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     name: _builtins.str
     """What clients send as `model`."""
     state: Global___Adapter.State.ValueType
     error: _builtins.str
     """Why it is not loaded yet; it is tried again."""
-    model_revision: _builtins.str
-    """The digest of the model's revision that it serves."""
     def __init__(
         self,
         *,
@@ -344,11 +345,10 @@ class Adapter(_message.Message):
         name: _builtins.str = ...,
         state: Global___Adapter.State.ValueType = ...,
         error: _builtins.str = ...,
-        model_revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model_id", b"model_id", "model_revision", b"model_revision", "name", b"name", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model_id", b"model_id", "name", b"name", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
