@@ -26,7 +26,7 @@ NEXT_BY_REASON = {
     "TOKEN_REVOKED": "run `aiops login`",
     "MODEL_NOT_FOUND": "see the models with `aiops models ls`",
     "MODEL_IN_USE": "stop its deployments first: `aiops deployments ls`, `aiops deployments stop ID`",
-    "MODEL_EXISTS": "choose another --name, or delete the other model: `aiops models delete NAME`",
+    "MODEL_EXISTS": "choose another --name, add --new-revision, or delete the other model: `aiops models delete NAME`",
     "NODE_NOT_FOUND": "see the nodes with `aiops nodes ls`",
     "NODE_OFFLINE": "start its agent, or choose another node: `aiops nodes ls`",
     "NODE_IN_USE": "stop its deployments first, or add --force",

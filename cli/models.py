@@ -32,6 +32,15 @@ COLUMNS = {
     "parameters": lambda model: f"{model.metadata.parameters:,.0f}" if model.metadata.parameters else "unknown",
     "created": lambda model: f"{model.created_at.ToDatetime():%Y-%m-%d %H:%M}",
 }
+REVISION_COLUMNS = {
+    "revision": lambda revision: revision.number,
+    "current": lambda revision: "yes" if revision.current else "",
+    "digest": lambda revision: revision.digest,
+    "version": lambda revision: revision.version,
+    "size": lambda revision: f"{revision.size_mb} MB",
+    "license": lambda revision: revision.metadata.license,
+    "created": lambda revision: f"{revision.created_at.ToDatetime():%Y-%m-%d %H:%M}",
+}
 FILE_COLUMNS = {
     "path": lambda file: file.path,
     "bytes": lambda file: f"{file.size_bytes:.0f}",
@@ -90,6 +99,9 @@ def import_model(
     license: Annotated[str, typer.Option()] = "",  # noqa: A002 - the option's name
     framework: Annotated[str, typer.Option(help="vllm, triton or custom; triton for ONNX by default.")] = "",
     task: Annotated[str, typer.Option(help="llm, nlp, cv, asr or tts; what the files say by default.")] = "",
+    new_revision: Annotated[
+        bool, typer.Option("--new-revision", help="Add other files to the model of that name, and make them current.")
+    ] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Upload a model directory into the registry."""
@@ -111,6 +123,7 @@ def import_model(
             framework=_value(Framework, "framework", framework or framework_of(directory)),
             task=_value(Model.Task, "task", task or task_of(directory)),
             files=manifest,
+            new_revision=new_revision,
         )
 
         def messages() -> "Iterator[ImportModelRequest]":
@@ -123,6 +136,39 @@ def import_model(
         return
     done = "was there already" if answer.existed else "imported"
     typer.echo(f"{answer.model.name} {done}: {answer.model.model_id}, {answer.model.size_mb} MB, {len(paths)} files")
+
+
+@app.command()
+def revisions(context: typer.Context, model: ModelArgument, output: Output = Format.TABLE) -> None:
+    """List the revisions of a model, newest first."""
+    from aiops.models.v1.model_service_pb2 import ListModelRevisionsRequest
+    from aiops.models.v1.model_service_pb2_grpc import ModelServiceStub
+
+    session = connect(context)
+    stub, request = session.stub(ModelServiceStub), ListModelRevisionsRequest(model_id=model)
+    page = session.call(stub.ListModelRevisions, request)
+    rows = list(page.revisions)
+    while page.next_page_token:
+        request.page_token = page.next_page_token
+        page = session.call(stub.ListModelRevisions, request)
+        rows.extend(page.revisions)
+    show_many(rows, REVISION_COLUMNS, output)
+
+
+@app.command()
+def rollback(
+    context: typer.Context,
+    model: ModelArgument,
+    revision: Annotated[str, typer.Argument(metavar="REVISION", help="A revision's number or digest.")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Make an earlier revision current: new deployments take it, those that run keep theirs."""
+    from aiops.models.v1.model_service_pb2 import RollbackModelRequest
+    from aiops.models.v1.model_service_pb2_grpc import ModelServiceStub
+
+    session = connect(context)
+    request = RollbackModelRequest(model_id=model, revision=revision)
+    show_one(session.call(session.stub(ModelServiceStub).RollbackModel, request).model, COLUMNS, output)
 
 
 @app.command()

@@ -126,3 +126,20 @@ def test_the_events_of_it_are_in_kafka(platform: Platform, deployed: str) -> Non
     mine = [event for event in events if event["key"] == deployed]
     assert mine[0]["headers"]["ce_type"] == "system.deploymentCreated"
     assert mine[-1]["value"]["status"] == "running"
+
+
+def test_a_model_has_revisions_and_is_rolled_back(platform: Platform, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(demo_model(), copy)
+    assert platform.aiops("models", "import", str(copy), "--name", "revised").returncode == 0
+    (copy / "NOTES.md").write_text("changed")
+    refused = platform.aiops("models", "import", str(copy), "--name", "revised")
+    assert refused.returncode == 6
+    assert "--new-revision" in refused.stderr
+    newer = platform.aiops("models", "import", str(copy), "--name", "revised", "--new-revision", "-o", "json")
+    assert newer.returncode == 0, newer.stderr
+    assert platform.aiops("models", "rollback", "revised", "1").returncode == 0
+    listed = platform.aiops_json("models", "revisions", "revised")
+    assert [(each["number"], each["current"]) for each in listed] == [(2, False), (1, True)]
+    assert platform.aiops("models", "rollback", "revised", "9").returncode == 5
+    assert platform.aiops("models", "delete", "revised").returncode == 0
