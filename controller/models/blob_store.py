@@ -24,8 +24,8 @@ class SqlBlobStore:
         statement = update(blobs).where(same).values(pinned_until=later).returning(blobs.c.sha256)
         return (await self._connection.execute(statement)).first() is not None
 
-    async def add(self, file: ModelFile, object_path: str, until: datetime) -> bool:
-        """A file that was stored just now, pinned; False when somebody else was faster, whose object counts."""
+    async def add(self, file: ModelFile, object_path: str, until: datetime) -> None:
+        """A file that was stored just now, pinned; where somebody else was faster, theirs is pinned."""
         values = {
             "sha256": file.sha256,
             "size_bytes": file.size_bytes,
@@ -34,8 +34,8 @@ class SqlBlobStore:
             "created_at": func.now(),
         }
         statement = insert(blobs).values(values).on_conflict_do_nothing(index_elements=["sha256"])
-        added = (await self._connection.execute(statement.returning(blobs.c.sha256))).first() is not None
-        return added or not await self.pin(file, until)
+        if (await self._connection.execute(statement.returning(blobs.c.sha256))).first() is None:
+            await self.pin(file, until)
 
     async def unpin(self, sha256s: Collection[str], until: datetime) -> None:
         """Takes back the pins that were set with this moment."""

@@ -21,7 +21,7 @@ BATCH = 200
 
 class BlobStore(Protocol):
     async def pin(self, file: ModelFile, until: datetime) -> bool: ...
-    async def add(self, file: ModelFile, object_path: str, until: datetime) -> bool: ...
+    async def add(self, file: ModelFile, object_path: str, until: datetime) -> None: ...
     async def unpin(self, sha256s: Collection[str], until: datetime) -> None: ...
     async def collect(self, limit: int, among: Collection[str] | None = None) -> tuple[str, ...]: ...
     async def known(self, object_paths: Collection[str]) -> frozenset[str]: ...
@@ -50,54 +50,61 @@ class Placing:
         self._unit_of_work = unit_of_work
         self._objects = objects
         self._until: datetime | None = None
-        self._mine: dict[str, str] = {}
-        self._pinned: set[str] = set()
+        self._paths: dict[str, str] = {}
+        # Noted before the table is asked: an import may be cancelled while it waits for the answer.
+        self._touched: set[str] = set()
+        self._stored: set[str] = set()
 
     async def open(self, file: ModelFile) -> Sink:
         """Where the file's bytes go: to a new object, or nowhere when they are stored already."""
         if await self._is_stored(file):
             return HashingSink()
-        folder = f"{BLOBS}/{new_id('blob')}"
-        self._mine[file.sha256] = folder
-        return self._objects.create(f"{folder}/{file.sha256}", file.size_bytes)
+        path = self._paths[file.sha256] = f"{BLOBS}/{new_id('blob')}/{file.sha256}"
+        return self._objects.create(path, file.size_bytes)
 
     async def keep(self, file: ModelFile) -> None:
         """The bytes were what they should be: the object is the one of that content from now on."""
-        folder = self._mine.get(file.sha256)
-        if folder is None:
+        path = self._paths.get(file.sha256)
+        if path is None or file.sha256 in self._stored:
             return
         until = await self._deadline()
         async with self._unit_of_work(SYSTEM) as work:
-            kept = await work.blobs.add(file, f"{folder}/{file.sha256}", until)
+            await work.blobs.add(file, path, until)
             await work.commit()
-        self._pinned.add(file.sha256)
-        del self._mine[file.sha256]
-        if not kept:
-            await self._objects.remove(folder)
+        self._stored.add(file.sha256)
 
     async def end(self) -> None:
         """Lets go of every file; what nobody needs then is removed. What cannot be now is swept later."""
         try:
-            for folder in self._mine.values():
-                await self._objects.remove(folder)
-            if self._until is None or not self._pinned:
-                return
-            async with self._unit_of_work(SYSTEM) as work:
-                await work.blobs.unpin(self._pinned, self._until)
-                await work.commit()
-            await collect(self._unit_of_work, self._objects, self._pinned)
+            if self._until is not None and self._touched:
+                async with self._unit_of_work(SYSTEM) as work:
+                    await work.blobs.unpin(self._touched, self._until)
+                    await work.commit()
+                await collect(self._unit_of_work, self._objects, self._touched)
+            await self._remove_unknown()
         except (UnavailableError, StorageUnavailableError) as error:
             log.warning("an import leaves files to the sweep: %s", error)
 
+    async def _remove_unknown(self) -> None:
+        """Objects of this import that are no stored file's: it failed before, or somebody else was faster."""
+        if not self._paths:
+            return
+        async with self._unit_of_work(SYSTEM) as work:
+            known = await work.blobs.known(list(self._paths.values()))
+        for path in self._paths.values():
+            if path not in known:
+                await self._objects.remove(path.rpartition("/")[0])
+
     async def _is_stored(self, file: ModelFile) -> bool:
-        if file.sha256 in self._pinned:
+        if file.sha256 in self._stored:
             return True
         until = await self._deadline()
+        self._touched.add(file.sha256)
         async with self._unit_of_work(SYSTEM) as work:
             stored = await work.blobs.pin(file, until)
             await work.commit()
         if stored:
-            self._pinned.add(file.sha256)
+            self._stored.add(file.sha256)
         return stored
 
     async def _deadline(self) -> datetime:

@@ -10,10 +10,10 @@ from mesh.errors import DomainError, Kind
 from mesh.identity import OrgId, UserId
 
 
-class RevisionNotFoundError(DomainError):
+class ModelRevisionNotFoundError(DomainError):
     """The model has no such revision."""
 
-    kind, reason = Kind.NOT_FOUND, "REVISION_NOT_FOUND"
+    kind, reason = Kind.NOT_FOUND, "MODEL_REVISION_NOT_FOUND"
 
     def __init__(self, model: str, revision: str) -> None:
         super().__init__(

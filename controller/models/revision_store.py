@@ -24,8 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.models.model import Model, ModelFile, ModelId
 from controller.models.revision import (
+    ModelRevisionNotFoundError,
     Revision,
-    RevisionNotFoundError,
     facts_from_json,
     facts_to_json,
 )
@@ -96,12 +96,12 @@ class SqlRevisionStore:
         return _revision(row) if row is not None else None
 
     async def get(self, model: Model, name: str) -> Revision:
-        """The revision of that number or digest. RevisionNotFoundError without one."""
+        """The revision of that number or digest. ModelRevisionNotFoundError without one."""
         table = revisions.c
         named = or_(table.digest == name, table.number == int(name)) if _is_number(name) else table.digest == name
         row = (await self._connection.execute(select(revisions).where(table.model_id == model.model_id, named))).first()
         if row is None:
-            raise RevisionNotFoundError(model.name, name)
+            raise ModelRevisionNotFoundError(model.name, name)
         return _revision(row)
 
     async def latest_number(self, model_id: ModelId) -> int:

@@ -128,7 +128,7 @@ async def test_a_refused_revision_leaves_what_is_there(rooms: Rooms) -> None:
     assert (await refusal(bring(rooms, broken))).reason == "SAFETENSORS_INVALID"
     assert sorted(rooms.contents()) == sorted(tiny_model().values())
     error = await refusal(roll_back(rooms, "7"))
-    assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "REVISION_NOT_FOUND")
+    assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_REVISION_NOT_FOUND")
     assert (await refusal(roll_back(rooms, "1", STRANGER))).reason == "MODEL_NOT_FOUND"
     viewer = person(role="organization.viewer")
     assert (await refusal(roll_back(rooms, "1", viewer))).code is grpc.StatusCode.PERMISSION_DENIED
