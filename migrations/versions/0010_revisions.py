@@ -6,8 +6,8 @@ from sqlalchemy.dialects import postgresql
 
 from mesh.sql.security import protection
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 
 TENANT_OWNED = ["model_revisions", "model_revision_files"]
 FACTS = (
