@@ -80,8 +80,7 @@ class LogsUnavailableError(DomainError):
 class Observation:
     """What the node last said. `session_epoch` is the session that it was told in.
 
-    `told_progress` and `told_at` are those of the last progress event, `container_event` names the last event of the
-    container, so that neither is told twice.
+    `told_progress`, `told_at` and `container_event` are those of the last events, so that none is told twice.
     """
 
     session_epoch: int = 0

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Protocol
 
 from controller.models.model import BLOBS, ModelFile, StorageUnavailableError
@@ -20,12 +20,11 @@ BATCH = 200
 
 
 class BlobStore(Protocol):
-    async def pin(self, file: ModelFile, until: datetime) -> bool: ...
-    async def add(self, file: ModelFile, object_path: str, until: datetime) -> None: ...
-    async def unpin(self, sha256s: Collection[str], until: datetime) -> None: ...
+    async def pin(self, file: ModelFile, pin: str, patience: timedelta) -> bool: ...
+    async def add(self, file: ModelFile, object_path: str, pin: str, patience: timedelta) -> None: ...
+    async def unpin(self, sha256s: Collection[str], pin: str) -> None: ...
     async def collect(self, limit: int, among: Collection[str] | None = None) -> tuple[str, ...]: ...
     async def known(self, object_paths: Collection[str]) -> frozenset[str]: ...
-    async def deadline(self, patience: timedelta) -> datetime: ...
 
 
 class Work(Protocol):
@@ -49,7 +48,7 @@ class Placing:
     def __init__(self, unit_of_work: UnitOfWork, objects: Objects) -> None:
         self._unit_of_work = unit_of_work
         self._objects = objects
-        self._until: datetime | None = None
+        self._pin = new_id("import")
         self._paths: dict[str, str] = {}
         # Noted before the table is asked: an import may be cancelled while it waits for the answer.
         self._touched: set[str] = set()
@@ -67,18 +66,17 @@ class Placing:
         path = self._paths.get(file.sha256)
         if path is None or file.sha256 in self._stored:
             return
-        until = await self._deadline()
         async with self._unit_of_work(SYSTEM) as work:
-            await work.blobs.add(file, path, until)
+            await work.blobs.add(file, path, self._pin, PATIENCE)
             await work.commit()
         self._stored.add(file.sha256)
 
     async def end(self) -> None:
         """Lets go of every file; what nobody needs then is removed. What cannot be now is swept later."""
         try:
-            if self._until is not None and self._touched:
+            if self._touched:
                 async with self._unit_of_work(SYSTEM) as work:
-                    await work.blobs.unpin(self._touched, self._until)
+                    await work.blobs.unpin(self._touched, self._pin)
                     await work.commit()
                 await collect(self._unit_of_work, self._objects, self._touched)
             await self._remove_unknown()
@@ -98,10 +96,91 @@ class Placing:
     async def _is_stored(self, file: ModelFile) -> bool:
         if file.sha256 in self._stored:
             return True
-        until = await self._deadline()
         self._touched.add(file.sha256)
         async with self._unit_of_work(SYSTEM) as work:
-            stored = await work.blobs.pin(file, until)
+            stored = await work.blobs.pin(file, self._pin, PATIENCE)
+            await work.commit()
+        if stored:
+            self._stored.add(file.sha256)
+        return stored
+
+
+async def collect(self, limit: int, among: Collection[str] | None = None) -> tuple[str, ...]: ...
+    async def known(self, object_paths: Collection[str]) -> frozenset[str]: ...
+
+
+class Work(Protocol):
+    @property
+    def blobs(self) -> BlobStore: ...
+    async def commit(self, *events: object) -> None: ...
+
+
+class UnitOfWork(Protocol):
+    def __call__(self, caller: Caller) -> AbstractAsyncContextManager[Work]: ...
+
+
+class Objects(Protocol):
+    def create(self, path: str, size_bytes: int) -> Sink: ...
+    async def remove(self, folder: str) -> None: ...
+
+
+class Placing:
+    """The files of one import on their way to the shelf. What it relied on is let go at the end, however that comes."""
+
+    def __init__(self, unit_of_work: UnitOfWork, objects: Objects) -> None:
+        self._unit_of_work = unit_of_work
+        self._objects = objects
+        self._pin = new_id("import")
+        self._paths: dict[str, str] = {}
+        # Noted before the table is asked: an import may be cancelled while it waits for the answer.
+        self._touched: set[str] = set()
+        self._stored: set[str] = set()
+
+    async def open(self, file: ModelFile) -> Sink:
+        """Where the file's bytes go: to a new object, or nowhere when they are stored already."""
+        if await self._is_stored(file):
+            return HashingSink()
+        path = self._paths[file.sha256] = f"{BLOBS}/{new_id('blob')}/{file.sha256}"
+        return self._objects.create(path, file.size_bytes)
+
+    async def keep(self, file: ModelFile) -> None:
+        """The bytes were what they should be: the object is the one of that content from now on."""
+        path = self._paths.get(file.sha256)
+        if path is None or file.sha256 in self._stored:
+            return
+        async with self._unit_of_work(SYSTEM) as work:
+            await work.blobs.add(file, path, self._pin, PATIENCE)
+            await work.commit()
+        self._stored.add(file.sha256)
+
+    async def end(self) -> None:
+        """Lets go of every file; what nobody needs then is removed. What cannot be now is swept later."""
+        try:
+            if self._touched:
+                async with self._unit_of_work(SYSTEM) as work:
+                    await work.blobs.unpin(self._touched, self._pin)
+                    await work.commit()
+                await collect(self._unit_of_work, self._objects, self._touched)
+            await self._remove_unknown()
+        except (UnavailableError, StorageUnavailableError) as error:
+            log.warning("an import leaves files to the sweep: %s", error)
+
+    async def _remove_unknown(self) -> None:
+        """Objects of this import that are no stored file's: it failed before, or somebody else was faster."""
+        if not self._paths:
+            return
+        async with self._unit_of_work(SYSTEM) as work:
+            known = await work.blobs.known(list(self._paths.values()))
+        for path in self._paths.values():
+            if path not in known:
+                await self._objects.remove(path.rpartition("/")[0])
+
+    async def _is_stored(self, file: ModelFile) -> bool:
+        if file.sha256 in self._stored:
+            return True
+        self._touched.add(file.sha256)
+        async with self._unit_of_work(SYSTEM) as work:
+            stored = await work.blobs.pin(file, self._pin, PATIENCE)
             await work.commit()
         if stored:
             self._stored.add(file.sha256)

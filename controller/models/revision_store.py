@@ -19,7 +19,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.models.model import Model, ModelFile, ModelId
@@ -41,8 +41,9 @@ blobs = Table(
     Column("size_bytes", BigInteger, nullable=False),
     # Below the storage's URL; of this upload alone, so that removing one never hits a later one of the same content.
     Column("object_path", Text, nullable=False, unique=True),
-    # An import that is on its way counts on it.
-    moment("pinned_until", nullable=True),
+    # The imports on their way that count on it, and until when at most.
+    Column("pins", ARRAY(Text), nullable=False),
+    moment("pinned_until"),
     moment("created_at"),
 )
 revisions = Table(

@@ -16,8 +16,8 @@ FACTS = (
 )
 # What was imported before keeps its objects where they are; equal files are counted once from now on.
 KEEP_BLOBS = """
-INSERT INTO blobs (sha256, size_bytes, object_path, created_at)
-SELECT DISTINCT ON (sha256) sha256, size_bytes, 'models/' || model_id || '/' || path, now()
+INSERT INTO blobs (sha256, size_bytes, object_path, pins, pinned_until, created_at)
+SELECT DISTINCT ON (sha256) sha256, size_bytes, 'models/' || model_id || '/' || path, '{}', now(), now()
 FROM model_files JOIN models USING (model_id) WHERE purged_at IS NULL ORDER BY sha256, model_id, path
 """
 # The columns above are named by this file alone.
@@ -83,7 +83,8 @@ def _create_blobs() -> None:
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("object_path", sa.Text(), nullable=False),
-        sa.Column("pinned_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("pins", postgresql.ARRAY(sa.Text()), nullable=False),
+        sa.Column("pinned_until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_blobs")),
         sa.UniqueConstraint("object_path", name=op.f("uq_blobs_object_path")),
