@@ -11,7 +11,6 @@ from controller.models.model import ModelFile
 from controller.models.revision_store import blobs, revision_files
 from mesh.errors import ConflictError
 
-
 _TRIES = 5
 
 

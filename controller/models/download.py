@@ -98,12 +98,16 @@ class NoSpaceError(DomainError):
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file of a repository. `sha256` is empty for small files, which have git's blob id (SHA-1) alone."""
+    """One file of a repository. `sha256` is empty for small files, which have git's blob id (SHA-1) alone.
+
+    `stored_as` is its path in the model; that of the repository when empty.
+    """
 
     path: str
     size_bytes: int
     sha256: str
     blob_id: str
+    stored_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)

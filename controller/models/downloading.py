@@ -194,7 +194,7 @@ class _Job:
             except DamagedFileError:
                 self._meter.lost(file.size_bytes)
                 raise
-            files.append(ModelFile(file.path, file.size_bytes, sha256))
+            files.append(ModelFile(file.stored_as or file.path, file.size_bytes, sha256))
             self._meter.file_done()
         return files
 

@@ -1,7 +1,7 @@
 """Which files of a repository make the model: its weights in one format, and what belongs to them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from controller.models.download import HubFile, Repository, Wanted
@@ -16,6 +16,8 @@ from controller.models.manifest import (
 )
 from controller.models.model import FileNotAllowedError, Framework, NotAModelError
 
+# Where exporters put the graph, the usual place first.
+GRAPHS = ("model.onnx", "onnx/model.onnx")
 # Pickles that training leaves behind and nobody serves.
 _TRAINING = ("optimizer", "scheduler", "training_args", "rng_state", "scaler", "trainer_state")
 
@@ -37,6 +39,9 @@ def select(repository: Repository, wanted: Wanted) -> Selection:
     """The files to download. FileNotAllowedError for weights that are pickles alone, NotAModelError without any."""
     holds = _weights_test(repository, wanted)
     files = [file for file in repository.files if holds(file.path) or (_belongs(file) and not _is_index(file, holds))]
+    repository_of_triton = any(file.path == "config.pbtxt" for file in files)
+    if holds is is_onnx and wanted.framework is Framework.TRITON and not repository_of_triton:
+        files = _one_graph(files)
     chosen = {file.path for file in files}
     skipped = tuple(file.path for file in repository.files if file.path not in chosen)
     return Selection(tuple(sorted(files, key=lambda file: file.path)), skipped)
@@ -62,6 +67,22 @@ def _weights_test(repository: Repository, wanted: Wanted) -> Callable[[str], boo
             repo=repository.repo,
         )
     return _is_served_pickle
+
+
+def _one_graph(files: Sequence[HubFile]) -> list[HubFile]:
+    """Triton serves one graph, `model.onnx` at the top: the repository's own, or that of its folder of exports."""
+    graphs = [file.path for file in files if file.path.endswith(".onnx")]
+    graph = next((path for path in GRAPHS if path in graphs), graphs[0])
+    # Numbers beside a graph are called by its name, and the graph names them without their folder.
+    kept = [file for file in files if not is_onnx(file.path) or file.path.startswith(graph)]
+    folder = graph.rpartition("/")[0]
+    moved = {graph: GRAPHS[0]}
+    return [
+        replace(file, stored_as=moved.get(file.path, file.path.removeprefix(f"{folder}/")))
+        if is_onnx(file.path)
+        else file
+        for file in kept
+    ]
 
 
 def _belongs(file: HubFile) -> bool:

@@ -19,6 +19,7 @@ from mesh.loops import Backoff
 from tests.fakes.eventually import eventually
 from tests.fakes.hub import PIECE, FakeHub, HubRepo, run_hub
 from tests.fakes.model_files import tiny_model
+from tests.fakes.onnx_files import identity
 from tests.fixtures.iam import refusal
 from tests.fixtures.registry import EDITOR, STRANGER, Metadata, Rooms, person
 
@@ -170,7 +171,7 @@ async def test_only_an_owner_allows_pickles_and_it_is_recorded(hubbed: Hubbed) -
 
 
 async def test_onnx_is_taken_for_triton_and_safetensors_for_the_rest(hubbed: Hubbed) -> None:
-    both = {**tiny_model(), "onnx/model.onnx": bytes(3000), "pytorch_model.bin": bytes(5)}
+    both = {**tiny_model(), "onnx/model.onnx": identity(), "pytorch_model.bin": bytes(5)}
     hubbed.hub.repos["acme/both"] = HubRepo(both, pipeline_tag="image-classification")
     triton = await hubbed.run("acme/both", framework=model_pb2.Framework.triton, name="eyes")
     assert (triton.state, sorted(triton.skipped_files)) == (Job.succeeded, [WEIGHTS, "pytorch_model.bin"])

@@ -42,11 +42,11 @@ async def test_models_are_listed_newest_first_in_pages(rooms: Rooms) -> None:
 
 async def test_models_are_filtered_by_framework_and_task(rooms: Rooms) -> None:
     await rooms.import_model("chat")
-    fields = {"framework": model_pb2.Framework.triton, "task": model_pb2.Model.cv}
+    fields = {"framework": model_pb2.Framework.custom, "task": model_pb2.Model.cv}
     await rooms.models.ImportModel(upload("eyes", tiny_model(), **fields), metadata=EDITOR)
-    assert await names(rooms, framework=model_pb2.Framework.triton) == ["eyes"]
+    assert await names(rooms, framework=model_pb2.Framework.custom) == ["eyes"]
     assert await names(rooms, task=model_pb2.Model.llm) == ["chat"]
-    assert await names(rooms, framework=model_pb2.Framework.triton, task=model_pb2.Model.llm) == []
+    assert await names(rooms, framework=model_pb2.Framework.custom, task=model_pb2.Model.llm) == []
 
 
 async def test_another_organisation_sees_nothing_of_a_model(rooms: Rooms) -> None:
