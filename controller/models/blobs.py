@@ -57,7 +57,7 @@ class Placing:
     async def open(self, file: ModelFile) -> Sink:
         """Where the file's bytes go: to a new object, or nowhere when they are stored already."""
         if await self._is_stored(file):
-            return HashingSink()
+            return HashingSink(file.size_bytes)
         path = self._paths[file.sha256] = f"{BLOBS}/{new_id('blob')}/{file.sha256}"
         return self._objects.create(path, file.size_bytes)
 

@@ -90,14 +90,14 @@ class ObstoreObjects:
 class HashingSink:
     """Stores nothing and hashes what passes, for a file that is stored already."""
 
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+    def __init__(self, size_bytes: int) -> None:
+        self._hashing = Hashing(size_bytes)
 
     async def write(self, content: bytes) -> None:
-        await asyncio.to_thread(self._hash.update, content)
+        await asyncio.to_thread(self._hashing.update, content)
 
-    async def close(self) -> str:
-        return self._hash.hexdigest()
+    async def close(self) -> Digests:
+        return self._hashing.digests()
 
 
 class ObstoreSink:
