@@ -5,11 +5,12 @@ that is shutting down.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -19,12 +20,28 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from controller.models.hashing import Digests, Hashing
 from controller.models.model import MIB, StorageUnavailableError
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
 Result = TypeVar("Result")
 
 # The smallest part that S3 takes, and a few less parts than it takes at most.
 SMALLEST_PART = 5 * MIB
 _MOST_PARTS = 9_000
 _ATTEMPTS = 3
+# A storage that is away is told to the caller, who is still there, and not waited for. Its endpoint says whether it is
+# reached over TLS; options given here take the place of those in the environment.
+_CLIENT: "ClientConfig" = {"connect_timeout": "5s", "timeout": "60s", "allow_http": True}
+_RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
+# How S3, and what speaks its protocol, says what is wrong.
+_CODE = re.compile(r"<Code>([^<]+)</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]+)</Message>")
+_ADVICE = {
+    "NoSuchBucket": "create the bucket, or correct AIOPS_STORAGE_URL",
+    "AccessDenied": "let these credentials read, write, list and delete there",
+    "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY",
+    "InvalidAccessKeyId": "correct AWS_ACCESS_KEY_ID",
+}
 
 
 class Sink(Protocol):
@@ -52,15 +69,16 @@ class ObstoreObjects:
 
     def create(self, path: str, size_bytes: int) -> "ObstoreSink":
         """An object to be written; memory is bounded by two parts of it."""
-        return ObstoreSink(self._store, path, max(SMALLEST_PART, size_bytes // _MOST_PARTS), Hashing(size_bytes))
+        part_size = max(SMALLEST_PART, size_bytes // _MOST_PARTS)
+        return ObstoreSink(self._store, self._url, path, part_size, Hashing(size_bytes))
 
     async def remove(self, folder: str) -> None:
         """Removes a folder with everything in it, or one object; what is gone already is no error."""
-        await _in_thread(f"remove {folder}", lambda: self._remove(folder))
+        await _in_thread(self._url, f"remove {folder}", lambda: self._remove(folder))
 
     async def paths(self, folder: str) -> dict[str, datetime]:
         """The objects in a folder, each with the time of its last change."""
-        return await _in_thread(f"list {folder}", lambda: self._paths(folder))
+        return await _in_thread(self._url, f"list {folder}", lambda: self._paths(folder))
 
     def _remove(self, folder: str) -> None:
         for _ in range(_ATTEMPTS):
@@ -103,16 +121,17 @@ class HashingSink:
 class ObstoreSink:
     """Writes one object and hashes its bytes on the way, in threads."""
 
-    def __init__(self, store: ObjectStore, path: str, part_size: int, hashing: Hashing) -> None:
+    def __init__(self, store: ObjectStore, url: str, path: str, part_size: int, hashing: Hashing) -> None:
+        self._url = url
         self._path = path
         self._hashing = hashing
         self._file = obstore.open_writer(store, path, buffer_size=part_size, max_concurrency=1)
 
     async def write(self, content: bytes) -> None:
-        await _in_thread(f"write {self._path}", lambda: self._write(content))
+        await _in_thread(self._url, f"write {self._path}", lambda: self._write(content))
 
     async def close(self) -> Digests:
-        await _in_thread(f"complete {self._path}", self._file.close)
+        await _in_thread(self._url, f"complete {self._path}", self._file.close)
         return self._hashing.digests()
 
     def _write(self, content: bytes) -> None:
@@ -120,18 +139,31 @@ class ObstoreSink:
         self._file.write(content)
 
 
-async def _in_thread(what: str, call: Callable[[], Result]) -> Result:
-    with _known_failures(what):
+async def _in_thread(url: str, what: str, call: Callable[[], Result]) -> Result:
+    with _known_failures(url, what):
         return await asyncio.to_thread(call)
 
 
 @contextmanager
-def _known_failures(what: str) -> Iterator[None]:
+def _known_failures(url: str, what: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError) as error:
-        cause = str(error).partition("\n")[0]
-        raise StorageUnavailableError(f"the object storage could not {what}: {cause}") from error
+        place = urlsplit(url)._replace(query="").geturl()
+        raise StorageUnavailableError(
+            f"the object storage {place} could not {what}: {_cause(error)}", storage_url=place
+        ) from error
+
+
+def _cause(error: Exception) -> str:
+    """What the provider says is wrong, and what to do where that is known; else the library's first line."""
+    text = str(error)
+    code, message = _CODE.search(text), _MESSAGE.search(text)
+    if code is None:
+        return text.partition("\n")[0]
+    advice = _ADVICE.get(code[1], "")
+    said = message[1] if message else "refused"
+    return f"{said} ({code[1]}){f'; {advice}' if advice else ''}"
 
 
 def _open(url: str) -> ObjectStore:
@@ -139,4 +171,4 @@ def _open(url: str) -> ObjectStore:
     if parts.scheme == "file":
         directory = Path(unquote(parts.path))
         return LocalStore(directory, mkdir=True, automatic_cleanup=True)
-    return from_url(url)
+    return from_url(url, client_options=_CLIENT, retry_config=_RETRIES)

@@ -93,7 +93,11 @@ class Fetch:
             return
         with known_failures(self._url, self._file):
             local = self._url.startswith("file:")
-            store = from_url(self._url) if local else from_url(self._url, client_options={"timeout": _TIMEOUT})
+            store = (
+                from_url(self._url)
+                if local
+                else from_url(self._url, client_options={"timeout": _TIMEOUT, "allow_http": True})
+            )
             result = store.get(self._file.key, options={"range": {"offset": offset}} if offset else None)
             for chunk in result.stream(min_chunk_size=_CHUNK):
                 yield memoryview(chunk)

@@ -13,7 +13,11 @@ def read_range(url: str, file: ArtifactFile, offset: int, length: int) -> bytes:
     from obstore.store import from_url  # costs memory that an agent without a model need not have
 
     with known_failures(url, file):
-        store = from_url(url) if url.startswith("file:") else from_url(url, client_options={"timeout": _TIMEOUT})
+        store = (
+            from_url(url)
+            if url.startswith("file:")
+            else from_url(url, client_options={"timeout": _TIMEOUT, "allow_http": True})
+        )
         return bytes(store.get_range(file.key, start=offset, length=length))
 
 
