@@ -6,8 +6,8 @@ from sqlalchemy.dialects import postgresql
 
 from mesh.sql.security import protection
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 
 TENANT_OWNED = ["model_revisions", "model_revision_files"]
 FACTS = (
