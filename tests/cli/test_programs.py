@@ -26,7 +26,8 @@ def test_a_service_alone_says_which_setting_is_missing(tmp_path: Path) -> None:
 def test_an_agent_that_never_joined_says_how(tmp_path: Path) -> None:
     done = platform_in(tmp_path).aiops("node-agent")
     assert done.returncode == 78
-    assert "aiops nodes register" in done.stderr
+    assert "aiops nodes join-token NAME" in done.stderr
+    assert "aiops node join TOKEN" in done.stderr
 
 
 def test_a_nonsense_join_token_is_refused(tmp_path: Path) -> None:

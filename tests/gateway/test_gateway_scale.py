@@ -1,6 +1,7 @@
-"""Two thousand models: applied in under a second, one more of them too, and found at the same cost as one."""
+"""Two thousand models are routed, one more of them too, and none once they are gone.
 
-import time
+How long that takes is measured by `benchmarks.fleet`.
+"""
 
 import pytest
 
@@ -17,17 +18,13 @@ async def test_two_thousand_models_and_one_more(edge: Edge) -> None:
         await edge.route(*routes)
         await edge.until_chat(200, f"model-{MODELS - 1}", seconds=10)
         assert await edge.metric("gateway_refusals_total") == 0
-        started = time.monotonic()
         await edge.route(*routes, model_route(engine, model="one-more"))
-        await edge.until_chat(200, "one-more")
-        assert time.monotonic() - started < 1
+        await edge.until_chat(200, "one-more", seconds=10)
         for number in (0, MODELS // 2, MODELS - 1):
             assert (await edge.chat(f"model-{number:04}")).status_code == 200
         listed = (await edge.client.get("/v1/models", headers=edge.bearer())).json()["data"]
         assert len(listed) == MODELS + 1
         message = (await edge.chat("nothing")).json()["error"]["message"]
         assert message.endswith(f"and {MODELS + 1 - 50} more")
-        started = time.monotonic()
         await edge.route(model_route(engine, model="one-more"))
-        await edge.until_chat(404, "model-0000")
-        assert time.monotonic() - started < 1
+        await edge.until_chat(404, "model-0000", seconds=10)
