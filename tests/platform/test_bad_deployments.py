@@ -1,5 +1,7 @@
 """Deployments that a node cannot start: they fail soon, say why, and leave the way free for the next."""
 
+import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -32,7 +34,7 @@ async def test_a_port_in_use_is_named_with_its_holder(served: Served, rest: http
         failed = await settled(rest, placed["deploymentId"])
     assert (failed["status"], failed["phase"]) == ("failed", "failed")
     assert "PORT_IN_USE" in failed["errorMessage"]
-    assert f"port {port} is in use by python" in failed["errorMessage"]
+    assert re.search(rf"port {port} is in use by \S+ \(pid {os.getpid()}\)", failed["errorMessage"])
     assert (await rest.post(failed["endpoint"], json=question(served.model))).status_code == 404
     assert (await stop(rest, failed["deploymentId"]))["status"] == "stopped"
 
