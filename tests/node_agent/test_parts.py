@@ -99,7 +99,7 @@ def test_a_full_queue_drops_the_oldest_progress_before_any_event() -> None:
 
 def test_settings_have_defaults_and_name_the_variable_that_is_wrong(tmp_path: Path) -> None:
     settings = read_settings({"AIOPS_HOME": str(tmp_path)})
-    assert (settings.home, settings.address, settings.keep_workloads) == (tmp_path / "node", "127.0.0.1", True)
+    assert (settings.home, settings.address, settings.keep_workloads) == (tmp_path / "node", "", True)
     assert not read_settings({"AIOPS_NODE_KEEP_WORKLOADS": "0"}).keep_workloads
     with pytest.raises(ValueError, match="AIOPS_NODE_CACHE_MB"):
         read_settings({"AIOPS_NODE_CACHE_MB": "much"})
