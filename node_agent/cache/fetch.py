@@ -9,7 +9,7 @@ from threading import Event
 from mesh.errors import DomainError, Kind
 from node_agent.cache.blobs import BlobStore, hash_file
 from node_agent.cache.model import ArtifactFile, ChecksumMismatchError, FileMissingError, StorageUnavailableError
-from node_agent.cache.storage import known_failures
+from node_agent.cache.storage import known_failures, open_store
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,6 @@ _CHUNK = 4 * 1024 * 1024
 _CHECKSUM_ATTEMPTS = 2
 _CONNECT_ATTEMPTS = 4
 _PAUSE_S = 0.5
-_TIMEOUT = "30s"  # of one request; a longer file goes on where it stopped
 
 Received = Callable[[int], None]
 
@@ -87,18 +86,12 @@ class Fetch:
         return digest.hexdigest()
 
     def _chunks(self, offset: int) -> Iterator[memoryview]:
-        from obstore.store import from_url  # costs memory that an agent without a model need not have
-
         if offset == self._file.size_bytes and offset:
             return
         with known_failures(self._url, self._file):
-            local = self._url.startswith("file:")
-            store = (
-                from_url(self._url)
-                if local
-                else from_url(self._url, client_options={"timeout": _TIMEOUT, "allow_http": True})
+            result = open_store(self._url).get(
+                self._file.key, options={"range": {"offset": offset}} if offset else None
             )
-            result = store.get(self._file.key, options={"range": {"offset": offset}} if offset else None)
             for chunk in result.stream(min_chunk_size=_CHUNK):
                 yield memoryview(chunk)
 

@@ -2,23 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from node_agent.cache.model import ArtifactFile, FileMissingError, StorageUnavailableError
 
-_TIMEOUT = "30s"  # of one request
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+_TIMEOUT = "30s"  # of one request; a longer file goes on where it stopped
 
 
 def read_range(url: str, file: ArtifactFile, offset: int, length: int) -> bytes:
     """Bytes of a file below the URL; blocks. Raises FileMissingError, StorageUnavailableError."""
+    with known_failures(url, file):
+        return bytes(open_store(url).get_range(file.key, start=offset, length=length))
+
+
+def open_store(url: str) -> "ObjectStore":
+    """The objects below the URL."""
     from obstore.store import from_url  # costs memory that an agent without a model need not have
 
-    with known_failures(url, file):
-        store = (
-            from_url(url)
-            if url.startswith("file:")
-            else from_url(url, client_options={"timeout": _TIMEOUT, "allow_http": True})
-        )
-        return bytes(store.get_range(file.key, start=offset, length=length))
+    if url.startswith("file:"):
+        return from_url(url)
+    return from_url(url, client_options={"timeout": _TIMEOUT, "allow_http": True})
 
 
 @contextmanager
