@@ -16,78 +16,81 @@ _SHORTER = (
 )
 
 
-class _Sign(NamedTuple):
+class Sign(NamedTuple):
+    """What an engine prints when it ends, and what that means."""
+
     pattern: re.Pattern[str]
     reason: FailureReason
     message: str
     suggestion: str
 
 
-def _sign(pattern: str, reason: FailureReason, message: str, suggestion: str) -> _Sign:
-    return _Sign(re.compile(pattern, re.IGNORECASE), reason, message, suggestion)
+def sign(pattern: str, reason: FailureReason, message: str, suggestion: str) -> Sign:
+    """A sign that is known by a regular expression, whatever its case."""
+    return Sign(re.compile(pattern, re.IGNORECASE), reason, message, suggestion)
 
 
 # What PyTorch, safetensors, Transformers, vLLM and uvicorn print, most telling first.
 _SIGNS = (
-    _sign(
+    sign(
         r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
         r"|Free memory on device .* less than desired",
         FailureReason.OUT_OF_MEMORY,
         "the graphics card has not enough free memory for this model",
         SMALLER,
     ),
-    _sign(
+    sign(
         r"No available memory for the cache blocks"
         r"|larger than the (available KV cache memory|maximum number of tokens)",
         FailureReason.OUT_OF_MEMORY,
         "after loading the model too little memory is left for the context it should keep",
         _SHORTER,
     ),
-    _sign(
+    sign(
         r"\bMemoryError\b|cannot allocate memory|can't allocate memory|std::bad_alloc"
         r"|Available memory on node .* less than desired",
         FailureReason.OUT_OF_MEMORY,
         "the node has not enough free memory for this model",
         SMALLER,
     ),
-    _sign(
+    sign(
         r"address already in use|Errno 98",
         FailureReason.PORT_IN_USE,
         "the port is already in use on the node",
         "Deploy without a port, so that the node chooses a free one, or name another port.",
     ),
-    _sign(
+    sign(
         r"No space left on device|Errno 28",
         FailureReason.DISK_FULL,
         "the node's disk is full",
         "Free space on the node, or deploy on another node.",
     ),
-    _sign(
+    sign(
         r"max_model_len .* is greater than the derived max_model_len",
         FailureReason.ENGINE_FAILED,
         "the model has no room for a context as long as the deployment asks for",
         "Deploy with a shorter context_tokens.",
     ),
-    _sign(
+    sign(
         r"SafetensorError|error while deserializing header|did not match the original empty weight shapes",
         FailureReason.NOT_A_MODEL,
         "the model's weights are damaged or belong to another configuration",
         "Import the model again from a complete copy.",
     ),
-    _sign(
+    sign(
         r"does not recognize this architecture|has no attribute '\w+For\w+'|architectures .* are not supported",
         FailureReason.NOT_A_MODEL,
         "the engine does not know this model's architecture",
         "Use an engine that supports it, or a newer version of this one.",
     ),
-    _sign(
+    sign(
         r"Unrecognized (model|processing class) in|Error no file named|does not appear to have a file named"
         r"|chat_template is not set|couldn't find them in the cached files",
         FailureReason.NOT_A_MODEL,
         "the model's directory is incomplete",
         "Import the model again with its config.json, tokenizer, chat template and safetensors files.",
     ),
-    _sign(
+    sign(
         r"Missing dependencies for serving|No module named|Failed to infer device type"
         r"|No such file or directory: '\S*/bin/",
         FailureReason.ENGINE_UNAVAILABLE,
@@ -108,9 +111,9 @@ _LINE_LIMIT = 300
 
 def diagnose(returncode: int | None, log_tail: str) -> Diagnosis:
     """Judges an engine that ended (`returncode` as subprocess gives it) or never became ready (None)."""
-    for sign in _SIGNS:
-        if sign.pattern.search(log_tail):
-            return Diagnosis(sign.reason, sign.message, sign.suggestion)
+    for known in _SIGNS:
+        if known.pattern.search(log_tail):
+            return Diagnosis(known.reason, known.message, known.suggestion)
     if returncode is None:
         return Diagnosis(
             FailureReason.ENGINE_FAILED, f"the engine did not become ready in time{_last(log_tail)}", _READ_LOG

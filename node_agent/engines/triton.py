@@ -11,7 +11,7 @@ from pathlib import Path
 from mesh.onnx.graph import ANY, Tensor
 from mesh.onnx.serving import Serving
 from node_agent.engines import launch
-from node_agent.engines.diagnosis import diagnose
+from node_agent.engines.diagnosis import diagnose, sign
 from node_agent.engines.engine import Diagnosis, EngineSpec, FailureReason, LaunchPlan, Probe, ServedNameError
 from node_agent.engines.triton_repository import repository
 
@@ -28,52 +28,40 @@ _PICTURE = "P3 1 1 255 0 0 0\n"
 _SILENCE = "RIFF4\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x40\x1f\0\0\1\0\x08\0data" + "\x10\0\0\0" + "\x7f" * 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Sign:
-    pattern: re.Pattern[str]
-    reason: FailureReason
-    message: str
-    suggestion: str
-
-
-def _sign(pattern: str, reason: FailureReason, message: str, suggestion: str) -> _Sign:
-    return _Sign(re.compile(pattern, re.IGNORECASE), reason, message, suggestion)
-
-
 # What Triton, its Python backend and ONNX Runtime print, most telling first.
 _SIGNS = (
-    _sign(
+    sign(
         r"Socket '\S+' already in use",
         FailureReason.PORT_IN_USE,
         "one of the engine's ports is already in use on the node",
         "Deploy without a port, so that the node chooses free ones, or name another port.",
     ),
-    _sign(
+    sign(
         r"BFCArena::AllocateRaw|Failed to allocate memory|CUDA failure 2",
         FailureReason.OUT_OF_MEMORY,
         "the node has not enough free memory for this model",
         "Choose a node with more free memory, lower max_batch_size in serving.json, or stop another model.",
     ),
-    _sign(
+    sign(
         r"shared memory (region|key)|shm[-_ ](open|region)|boost::interprocess|Bus error",
         FailureReason.ENGINE_FAILED,
         "the engine's Python backend has not enough shared memory",
         "Give the container or the machine a larger /dev/shm.",
     ),
-    _sign(
+    sign(
         r"No module named '(onnxruntime|numpy|PIL)'|unable to find backend library for backend",
         FailureReason.ENGINE_UNAVAILABLE,
         "the engine is not fully installed on the node: it lacks a backend, onnxruntime, numpy or pillow",
         "Install the engine's environment again and restart the node agent.",
     ),
-    _sign(
+    sign(
         r"InvalidProtobuf|InvalidGraph|INVALID_GRAPH|INVALID_PROTOBUF|NOT_IMPLEMENTED|Protobuf parsing failed"
         r"|ShapeInferenceError|is not a registered function/op|ONNXRuntimeError",
         FailureReason.NOT_A_MODEL,
         "the runtime cannot load the model's graph",
         "Export the model again, with an opset that this version of ONNX Runtime knows.",
     ),
-    _sign(
+    sign(
         r"unable to load model|failed to load all models|error: creating server|Can't parse config\.pbtxt",
         FailureReason.NOT_A_MODEL,
         "Triton cannot load the model",
@@ -121,9 +109,9 @@ class Triton:
         )
 
     def diagnose(self, returncode: int | None, log_tail: str) -> Diagnosis:
-        for sign in _SIGNS:
-            if sign.pattern.search(log_tail):
-                return Diagnosis(sign.reason, f"{sign.message}{_detail(log_tail)}", sign.suggestion)
+        for known in _SIGNS:
+            if known.pattern.search(log_tail):
+                return Diagnosis(known.reason, f"{known.message}{_detail(log_tail)}", known.suggestion)
         return diagnose(returncode, log_tail)
 
     def _has_backend(self, name: str) -> bool:
