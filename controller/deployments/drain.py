@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus, Membership
+from controller.deployments.retries import Retries
 from controller.deployments.service import deployed, stopped
 from controller.deployments.stores import UnitOfWork, Work
 from controller.deployments.workload import Goal
@@ -33,10 +34,9 @@ class Drainer:
     """
 
     def __init__(self, unit_of_work: UnitOfWork, hints: Hints, clock: Clock) -> None:
-        self._unit_of_work, self._hints, self._clock = unit_of_work, hints, clock
+        self._unit_of_work, self._hints = unit_of_work, hints
         self._wake = Wake()
-        # How often each was refused a place, and when it is tried again.
-        self._refused: dict[DeploymentId, tuple[int, float]] = {}
+        self._retries = Retries(PATIENCE, clock)
 
     @contextmanager
     def watching(self) -> Iterator["Drainer"]:
@@ -47,7 +47,7 @@ class Drainer:
     async def step(self) -> timedelta:
         """Waits for a change of the fleet or for time to pass, then looks."""
         if await self._wake.wait(LOOK_EVERY):
-            self._refused.clear()
+            self._retries.forget()
         await self.look()
         return timedelta(0)
 
@@ -55,11 +55,8 @@ class Drainer:
         """Takes each deployment on a node that is being emptied one step further."""
         async with self._unit_of_work.reading(SYSTEM) as work:
             leaving, needless = await work.deployments.leaving(), await work.deployments.needless()
-        self._refused = {each: known for each, known in self._refused.items() if each in leaving}
-        now = self._clock.monotonic()
-        for each in leaving:
-            if self._refused.get(each, (0, now))[1] <= now:
-                await self._try(each)
+        for each in self._retries.due(leaving):
+            await self._try(each)
         for each in needless:
             await self._stop(each)
 
@@ -69,9 +66,7 @@ class Drainer:
         except ConflictError:
             return
         if refusal:
-            failures = self._refused.get(deployment_id, (0, 0.0))[0] + 1
-            pause = PATIENCE.pause(failures).total_seconds()
-            self._refused[deployment_id] = failures, self._clock.monotonic() + pause
+            self._retries.add(deployment_id)
         for each in touched:
             self._hints.node_changed(each.node_id)
         if touched:

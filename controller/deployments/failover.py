@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from controller.deployments.model import Deployment, DeploymentId, DeploymentStatusChanged
 from controller.deployments.places import find_place
+from controller.deployments.retries import Retries
 from controller.deployments.service import PARALLEL_PLACEMENTS, assigned
 from controller.deployments.stores import UnitOfWork, Work
 from controller.deployments.workload import Goal
@@ -36,10 +37,9 @@ class Failover:
     """
 
     def __init__(self, unit_of_work: UnitOfWork, hints: Hints, clock: Clock) -> None:
-        self._unit_of_work, self._hints, self._clock = unit_of_work, hints, clock
+        self._unit_of_work, self._hints = unit_of_work, hints
         self._wake = Wake()
-        # How often each was refused a place, and when it is tried again.
-        self._refused: dict[DeploymentId, tuple[int, float]] = {}
+        self._retries = Retries(PATIENCE, clock)
 
     @contextmanager
     def watching(self) -> Iterator["Failover"]:
@@ -50,7 +50,7 @@ class Failover:
     async def step(self) -> timedelta:
         """Waits for a change of the fleet or for time to pass, then looks."""
         if await self._wake.wait(LOOK_EVERY):
-            self._refused.clear()
+            self._retries.forget()
         await self.look()
         return timedelta(0)
 
@@ -58,9 +58,7 @@ class Failover:
         """Moves what can be moved now."""
         async with self._unit_of_work.reading(SYSTEM) as work:
             stranded = await work.deployments.stranded()
-        self._refused = {each: known for each, known in self._refused.items() if each in stranded}
-        now = self._clock.monotonic()
-        due = [each for each in stranded if self._refused.get(each, (0, now))[1] <= now]
+        due = self._retries.due(stranded)
         for start in range(0, len(due), PARALLEL_PLACEMENTS):
             await asyncio.gather(*(self._settle(each) for each in due[start : start + PARALLEL_PLACEMENTS]))
 
@@ -75,9 +73,7 @@ class Failover:
             log.warning("%s: %s", deployment_id, after.status_reason)
             self._hints.node_changed(after.node_id)
         else:
-            failures = self._refused.get(deployment_id, (0, 0.0))[0] + 1
-            pause = PATIENCE.pause(failures).total_seconds()
-            self._refused[deployment_id] = failures, self._clock.monotonic() + pause
+            self._retries.add(deployment_id)
         self._hints.replicas_changed()
 
     async def _move(self, deployment_id: DeploymentId) -> Deployment | None:
