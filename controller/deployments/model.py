@@ -91,6 +91,7 @@ class Observation:
     engine: str = ""
     port: int = 0
     error_message: str = ""
+    error_reason: str = ""
     log_tail: str = ""
     restarts: int = 0
     inference_path: str = ""
@@ -160,6 +161,8 @@ class Deployment:
     deleted_at: datetime | None = None
     options: Options = NO_OPTIONS
     model_revision: str = ""
+    # The nodes that it failed on, for their sake, since it ran last.
+    failed_on: tuple[NodeId, ...] = ()
 
     @property
     def container_name(self) -> str:

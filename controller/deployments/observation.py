@@ -45,6 +45,7 @@ def observe(before: Deployment, report: WorkloadReport, now: datetime) -> Deploy
         # Why it moved is worth knowing until it runs; that it waited ends with its node's first word.
         status_reason=before.status_reason if _is_under_way(before, status) else "",
         waiting_since=None,
+        failed_on=() if status is DeploymentStatus.RUNNING else before.failed_on,
         observed=_observed(before, report, now),
         deployed_at=now if started_running else before.deployed_at,
     )
@@ -165,6 +166,7 @@ def _observed(before: Deployment, report: WorkloadReport, now: datetime) -> Obse
         port=report.port or seen.port,
         # What ended it last stays to be read until it runs again.
         error_message=_failure(report) if failed else "" if runs else seen.error_message,
+        error_reason=report.error_reason if failed else "" if runs else seen.error_reason,
         log_tail=report.log_tail if failed else "" if runs else seen.log_tail,
         next_attempt_at=now + timedelta(seconds=report.next_attempt_s) if report.next_attempt_s else None,
         restarts=max(seen.restarts, container.restarts if container else 0),

@@ -1,10 +1,11 @@
 """Where deployments go: planned with the fleet as it is known here, and claimed under the lock of the chosen node."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from controller.deployments.fleet import candidate_of
 from controller.deployments.model import (
+    Deployment,
     DeploymentEvicted,
     DeploymentId,
     DeploymentStatusChanged,
@@ -19,7 +20,7 @@ from controller.deployments.wish import Wish
 from controller.deployments.workload import Goal
 from controller.models.model import Model
 from controller.nodes.events import WorkloadEnded
-from controller.nodes.model import Node, NodeNotFoundError
+from controller.nodes.model import Node, NodeId, NodeNotFoundError
 from controller.placement.fleet import Fleet
 from controller.placement.model import Cause, Demand, Eviction, Placement, Refusal
 from controller.placement.plan import plan
@@ -27,14 +28,21 @@ from mesh.identity import SYSTEM, Caller, new_id
 
 
 async def find_place(
-    work: Work, caller: Caller, deployment_id: DeploymentId, wish: Wish, model: Model, request_id: str = ""
+    work: Work,
+    caller: Caller,
+    deployment_id: DeploymentId,
+    wish: Wish,
+    model: Model,
+    request_id: str = "",
+    avoid: Collection[NodeId] = (),
 ) -> Place | None:
     """A place that is claimed with the commit of `work`; None when somebody else took it between plan and claim.
 
     Deployments of lower priority that have to make room are evicted with the same commit. Lock the model before.
+    None of the nodes to `avoid` is taken.
     NoPlacementError, PortInUseError or GpuDeviceNotFoundError when no node can take it.
     """
-    planned = _placed(model, await plan_for(work, caller, wish, model))
+    planned = _placed(model, await plan_for(work, caller, wish, model, avoid))
     node = await work.nodes.get(planned.node_id, caller, lock=True)
     placement = await _plan_again(work, planned, wish, model, node)
     if placement is None:
@@ -58,27 +66,33 @@ async def _make_room(work: Work, evictor: DeploymentId, evictions: Sequence[Evic
         before = await work.deployments.get(DeploymentId(eviction.deployment_id), SYSTEM, lock=True)
         if not before.active or before.goal is not Goal.RUN:
             continue
-        now, request_id = await work.nodes.now(), new_id("req")
-        reason = f"evicted for {evictor}: {eviction.reason}"
-        after = before.evict(await work.nodes.next_revision(before.node_id), request_id, reason, now)
-        await work.deployments.save(after)
-        container = after.observed.container_id or after.container_name
-        events += [
-            DeploymentEvicted(after, evictor, eviction.reason, now),
-            DeploymentStatusChanged(after, now),
-            WorkloadEnded(after.node_id, after.org_id, request_id, container, now),
-        ]
+        after, told = await sent_away(work, before, f"evicted for {evictor}: {eviction.reason}")
+        events += [DeploymentEvicted(after, evictor, eviction.reason, after.changed_at), *told]
     return events
 
 
-async def plan_for(work: Work, caller: Caller, wish: Wish, model: Model) -> Placement | Refusal:
+async def sent_away(work: Work, before: Deployment, reason: str) -> tuple[Deployment, Sequence[object]]:
+    """Ends it where it is as part of `work`, so that it waits for another place, and says what to tell."""
+    now, request_id = await work.nodes.now(), new_id("req")
+    after = before.evict(await work.nodes.next_revision(before.node_id), request_id, reason, now)
+    await work.deployments.save(after)
+    container = after.observed.container_id or after.container_name
+    return after, (
+        DeploymentStatusChanged(after, now),
+        WorkloadEnded(after.node_id, after.org_id, request_id, container, now),
+    )
+
+
+async def plan_for(
+    work: Work, caller: Caller, wish: Wish, model: Model, avoid: Collection[NodeId] = ()
+) -> Placement | Refusal:
     """The plan with the fleet as it is known here. InvalidRequestError for a wish that this model can never meet."""
     wish.check(model)
     if wish.node_id is not None:
         node = await work.nodes.get(wish.node_id, caller)
         if node.org_id != model.org_id:
             raise NodeNotFoundError(wish.node_id)
-    demand = await _demand(work, wish, model)
+    demand = replace(await _demand(work, wish, model), avoid=frozenset(avoid))
     return plan(demand, await work.fleet.present())
 
 

@@ -1,8 +1,8 @@
 """Deployments in PostgreSQL."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -12,7 +12,6 @@ from sqlalchemy import (
     ColumnElement,
     Index,
     Integer,
-    Row,
     Select,
     Table,
     Text,
@@ -32,24 +31,15 @@ from controller.deployments.model import (
     DeploymentId,
     DeploymentNotFoundError,
     DeploymentStatus,
-    InstanceId,
-    Observation,
     Replica,
 )
-from controller.deployments.workload import (
-    Adapter,
-    AdapterReport,
-    EngineOptions,
-    Goal,
-    HealthStatus,
-    Program,
-    UnsupportedField,
-)
+from controller.deployments.node_failures import MOST_NODES, NODE_REASONS
+from controller.deployments.rows import deployment_of, row_of
+from controller.deployments.workload import Goal
 from controller.models.model import ModelId
 from controller.nodes.model import NodeId, NodeStatus
 from controller.nodes.store import nodes
-from controller.placement.model import Options
-from mesh.identity import Caller, OrgId, UserId
+from mesh.identity import Caller
 from mesh.sql.paging import Keyset, Page, PageRequest
 from mesh.sql.snapshot import Snapshot, changed_since
 from mesh.sql.tables import audit_columns, metadata, moment, owner_columns
@@ -90,6 +80,7 @@ deployments = Table(
     Column("options", JSONB, nullable=False, server_default="{}"),
     Column("engine_options", JSONB, nullable=False),
     Column("adapters", JSONB, nullable=False),
+    Column("failed_on", ARRAY(Text), nullable=False, server_default="{}"),
     moment("deployed_at", nullable=True),
     moment("stopped_at", nullable=True),
     moment("ended_at", nullable=True),
@@ -111,6 +102,8 @@ _HELD = (
     deployments.c.options["priority"].as_integer().label("priority"),
     _HOLDS.label("active"),
 )
+# Longer than a statement may take, and than a transaction waits for a lock.
+_OVERLAP = timedelta(minutes=2)
 Index("ix_deployments_created_at_deployment_id", deployments.c.created_at, deployments.c.deployment_id)
 Index("ix_deployments_changed_at", deployments.c.changed_at)
 Index("ix_deployments_model_id", deployments.c.model_id, postgresql_where=_IS_ACTIVE)
@@ -152,12 +145,12 @@ class SqlDeploymentStore:
 
     async def add(self, deployment: Deployment) -> None:
         """A new row."""
-        await self._connection.execute(insert(deployments).values(_row(deployment)))
+        await self._connection.execute(insert(deployments).values(row_of(deployment)))
 
     async def save(self, deployment: Deployment) -> None:
         """The row as the deployment says."""
         key = deployments.c.deployment_id == deployment.deployment_id
-        await self._connection.execute(update(deployments).where(key).values(_row(deployment)))
+        await self._connection.execute(update(deployments).where(key).values(row_of(deployment)))
 
     async def active_of(self, model_id: ModelId) -> Sequence[str]:
         """The ids of the deployments that deploy or run the model, or have it as an adapter."""
@@ -212,6 +205,19 @@ class SqlDeploymentStore:
             .join(nodes, nodes.c.node_id == deployments.c.node_id)
             .where(_IS_ACTIVE)
             .where(or_(_HOLDS & gone & unaware, evicted & or_(gone, deployments.c.ended_at.is_not(None))))
+        )
+        rows = await self._connection.execute(query.order_by(deployments.c.deployment_id))
+        return tuple(DeploymentId(each) for each in rows.scalars())
+
+    async def failed_for_their_node(self) -> tuple[DeploymentId, ...]:
+        """What may do better on another node, as `may_leave` says of each."""
+        alone = deployments.c.pinned.is_(False) & (deployments.c.replica_set_id == "") & (deployments.c.replaces == "")
+        query = select(deployments.c.deployment_id).where(
+            alone,
+            deployments.c.goal == Goal.RUN.value,
+            deployments.c.status == DeploymentStatus.FAILED.value,
+            deployments.c.observed["error_reason"].astext.in_(NODE_REASONS),
+            func.cardinality(deployments.c.failed_on) < MOST_NODES - 1,
         )
         rows = await self._connection.execute(query.order_by(deployments.c.deployment_id))
         return tuple(DeploymentId(each) for each in rows.scalars())
@@ -316,82 +322,3 @@ def _replicas(deployment: Deployment, address: str, tunnel: bool) -> Iterator[Re
     yield itself
     for adapter in deployment.loaded_adapters:
         yield replace(itself, model_id=adapter.model_id, model_name=adapter.name)
-
-
-def deployment_of(row: Row[Any]) -> Deployment:
-    """The deployment that a row says, whatever else the row has."""
-    return Deployment(
-        deployment_id=DeploymentId(row.deployment_id),
-        instance_id=InstanceId(row.instance_id),
-        org_id=OrgId(row.org_id),
-        user_id=UserId(row.user_id),
-        model_id=ModelId(row.model_id),
-        node_id=NodeId(row.node_id),
-        gpu_devices=tuple(row.gpu_devices),
-        requested_devices=tuple(row.requested_devices),
-        goal=Goal(row.goal),
-        status=DeploymentStatus(row.status),
-        observed=_observation(row.observed),
-        options=options_of(row.options),
-        engine_options=EngineOptions(**row.engine_options),
-        program=Program(**{**row.program, "command": tuple(row.program.get("command", ()))}),
-        adapters=tuple(Adapter(ModelId(each["model_id"]), each["name"]) for each in row.adapters),
-        **{name: row._mapping[name] for name in _PLAIN},
-    )
-
-
-def _row(deployment: Deployment) -> dict[str, Any]:
-    return {
-        **{name: getattr(deployment, name) for name in (*_PLAIN, *_IDS)},
-        "gpu_devices": list(deployment.gpu_devices),
-        "requested_devices": list(deployment.requested_devices),
-        "goal": deployment.goal.value,
-        "status": deployment.status.value,
-        "observed": _observation_row(deployment.observed),
-        "options": asdict(deployment.options),
-        "engine_options": asdict(deployment.engine_options),
-        "program": asdict(deployment.program),
-        "adapters": [asdict(each) for each in deployment.adapters],
-    }
-
-
-_IDS = ("deployment_id", "instance_id", "org_id", "user_id", "model_id", "node_id")
-_CONVERTED = (
-    *("gpu_devices", "requested_devices", "goal", "status", "observed"),
-    *("options", "engine_options", "adapters", "program"),
-)
-_PLAIN = tuple(each.name for each in fields(Deployment) if each.name not in _IDS and each.name not in _CONVERTED)
-# Longer than a statement may take, and than a transaction waits for a lock.
-_OVERLAP = timedelta(minutes=2)
-_MOMENTS = ("started_at", "measured_at", "told_at", "next_attempt_at")
-
-
-def _observation_row(observed: Observation) -> dict[str, Any]:
-    moments = {name: getattr(observed, name) for name in _MOMENTS}
-    return {
-        **asdict(observed),
-        "health_status": observed.health_status.value,
-        **{name: value.isoformat() if value else None for name, value in moments.items()},
-    }
-
-
-def _observation(row: Mapping[str, Any]) -> Observation:
-    # Another version may have written fields that this one does not know.
-    known = {each.name: row[each.name] for each in fields(Observation) if each.name in row}
-    unsupported = (UnsupportedField(each["path"], tuple(each["harmless_values"])) for each in row["unsupported_fields"])
-    known["health_status"] = HealthStatus(row["health_status"])
-    known["unsupported_fields"] = tuple(unsupported)
-    known["private_paths"] = tuple(row.get("private_paths", ()))
-    known["adapters"] = tuple(AdapterReport(**each) for each in row.get("adapters", ()))
-    for name in _MOMENTS:
-        known[name] = datetime.fromisoformat(row[name]) if row.get(name) else None
-    return Observation(**known)
-
-
-def options_of(row: Mapping[str, Any]) -> Options:
-    """The options that a JSON column says."""
-    # Another version may have written fields that this one does not know; pairs come back as lists.
-    known = {each.name: row[each.name] for each in fields(Options) if each.name in row}
-    for name in ("required_labels", "forbidden_labels"):
-        known[name] = tuple((label, value) for label, value in known.get(name, ()))
-    return Options(**known)

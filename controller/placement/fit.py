@@ -46,6 +46,8 @@ class Offer:
 def offer_of(demand: Demand, seat: Seat, fleet: Fleet) -> Offer:
     """What the node offers. UnfitError with what it lacks."""
     engine = engine_of(demand, seat.kind)
+    if seat.node_id in demand.avoid:
+        raise UnfitError(Cause.NOT_ELIGIBLE, "it failed there before")
     _check_labels(demand, seat)
     _check_port(demand, seat)
     need = need_of(demand, engine, gpu=seat.kind.gpu)
@@ -71,6 +73,8 @@ def engine_of(demand: Demand, kind: Kind) -> str:
         raise UnfitError(Cause.NOT_ELIGIBLE, "it is offline")
     if kind.status is NodeStatus.MAINTENANCE:
         raise UnfitError(Cause.NOT_ELIGIBLE, "it is in maintenance")
+    if kind.disk_full:
+        raise UnfitError(Cause.NOT_ELIGIBLE, "its disk is full")
     if not kind.worker:
         raise UnfitError(Cause.NOT_ELIGIBLE, "it is no worker")
     fitting = ENGINES.get(demand.framework, ())

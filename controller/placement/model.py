@@ -57,6 +57,7 @@ class Demand:
     """What is to be placed. `node_id`, `gpu_devices` and `port` override the choice; what is empty is left open.
 
     Only nodes of `org_id` are looked at; None looks at all. `peaks` are what was measured of this revision before.
+    It failed on the nodes to `avoid`.
     """
 
     model_id: ModelId
@@ -73,6 +74,7 @@ class Demand:
     image: str = ""
     options: Options = NO_OPTIONS
     peaks: Mapping[PeakKey, Peak] = field(default_factory=dict)
+    avoid: frozenset[NodeId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,8 @@ def _look_at_kind(search: _Search, alike: Alike) -> None:
         _set_aside(search, unfit.cause, seats)
         return
     seats = _labelled(search, seats)
+    if demand.avoid:
+        seats = _parted(search, Cause.NOT_ELIGIBLE, seats, [each for each in seats if each.node_id not in demand.avoid])
     if demand.port:
         seats = _parted(search, Cause.PORT, seats, [each for each in seats if demand.port not in each.ports])
     sizes = parallel_sizes(demand) if kind.gpu else (CPU,)

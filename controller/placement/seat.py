@@ -30,6 +30,7 @@ class Kind(NamedTuple):
     roomy: bool
     usable: bool
     containers: bool = False
+    disk_full: bool = False
 
 
 class Seat:
@@ -144,6 +145,8 @@ def _kind(node: Node) -> Kind:
         gpu or node.gauges.ram_free >= VLLM_CPU_FREE_MB,
         not gpu or any(each.usable for each in node.gauges.gpu_devices),
         node.gauges.runtimes.runs_containers,
+        # Not a megabyte is left; a node that does not tell its disk's size has room.
+        0 == node.gauges.disk_free < node.gauges.disk_total,
     )
 
 

@@ -26,7 +26,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.deployments.model import ACTIVE
-from controller.deployments.store import deployment_of, deployments, options_of
+from controller.deployments.rows import deployment_of, options_of
+from controller.deployments.store import deployments
 from controller.deployments.workload import EngineOptions, Goal
 from controller.models.model import ModelId
 from controller.nodes.store import nodes

@@ -58,6 +58,25 @@ def test_a_small_model_goes_to_a_cpu_node_with_transformers() -> None:
     assert "weights 10" in placement.explanation
 
 
+def test_a_node_whose_disk_is_full_takes_nothing() -> None:
+    room = node("room", free=2_000)
+    crammed = node("crammed")
+    crammed = replace(crammed, gauges=replace(crammed.gauges, disk_total=50_000, disk_free=0))
+    placement = placed(plan(demand(), [Candidate(crammed), Candidate(room)]))
+    assert placement.node_name == "room"
+    assert [(each.node_name, each.reason) for each in placement.refusals] == [("crammed", "its disk is full")]
+    assert refused(plan(demand(), [Candidate(crammed)])) == (Cause.NOT_ELIGIBLE, "its disk is full")
+
+
+def test_nodes_to_avoid_are_passed_over() -> None:
+    candidates = [Candidate(node("one")), Candidate(node("two", free=2_000))]
+    wish = replace(demand(), avoid=frozenset({NodeId("node-one")}))
+    placement = placed(plan(wish, candidates))
+    assert placement.node_name == "two"
+    assert [(each.node_name, each.reason) for each in placement.refusals] == [("one", "it failed there before")]
+    assert refused(plan(wish, candidates[:1])) == (Cause.NOT_ELIGIBLE, "it failed there before")
+
+
 def test_fewer_replicas_of_the_model_come_before_more_free_memory() -> None:
     roomy, tight = node("roomy", free=12_000), node("tight", free=2_000)
     assert placed(plan(demand(), [Candidate(roomy), Candidate(tight)])).node_name == "roomy"
