@@ -77,9 +77,14 @@ class Machine:
         with self._ruled([rule]):
             yield
 
-    def link(self, *, up: bool) -> None:
-        """Plugs the cable in or out."""
-        _run("ip", "-n", self.namespace, "link", "set", "eth0", "up" if up else "down")
+    @contextmanager
+    def unplugged(self) -> Iterator[None]:
+        """The cable is out."""
+        _run("ip", "-n", self.namespace, "link", "set", "eth0", "down")
+        try:
+            yield
+        finally:
+            _run("ip", "-n", self.namespace, "link", "set", "eth0", "up")
 
     @contextmanager
     def _ruled(self, rules: Sequence[Sequence[str]]) -> Iterator[None]:

@@ -21,6 +21,7 @@ from aiops.nodes.v1.node_service_pb2_grpc import NodeServiceStub
 
 from mesh.loops import Wake
 from tests.fakes.eventually import LOOK_EVERY
+from tests.fakes.model_files import Files
 from tests.robustness.checkers import chats, convergence, limits, linearizable, mutations, outbox
 from tests.robustness.cluster import API, PASSWORD, Cluster
 from tests.robustness.final import Final, newest_event, query, read_final
@@ -28,9 +29,16 @@ from tests.robustness.history import History, Operation, of
 from tests.robustness.member import Member
 from tests.robustness.samples import Samples, sampling
 from tests.robustness.tap import Heard, Tap, listening
-from tests.robustness.traffic import DEADLINE_S, STEADY, Traffic, running
+from tests.robustness.traffic import DEADLINE_S, STEADY, WORK, Traffic, running
 
 REPORTS = Path(os.environ.get("AIOPS_ROBUSTNESS_REPORTS", "/tmp/aiops-robustness-reports"))
+
+
+WHOLE_S = 30.0
+# The nodes that do not serve.
+LACKING = """SELECT coalesce(json_agg(n.name || ' is ' || n.status), '[]') FROM nodes n WHERE n.deleted_at IS NULL AND
+(n.status <> 'online' OR NOT EXISTS (SELECT FROM deployments d
+WHERE d.node_id = n.node_id AND d.model_name = :'steady' AND d.status = 'running'))"""
 
 
 @dataclass
@@ -70,6 +78,7 @@ class Scenario:
     # The ids of all earlier events.
     before: set[str]
     chance: random.Random
+    deployed: int = 0
 
     def choose(self, members: Sequence[Member]) -> Member:
         """The victim that the seed chooses next; the history has its name."""
@@ -98,10 +107,12 @@ class Scenario:
         if not member.alive:
             await self.start(member)
 
-    async def deploy(self, name: str, node: str = "") -> str:
-        """Imports a small model of that name and deploys it, on a certain node or on any; the deployment's id."""
-        assert (await self.traffic.import_model("test", name)).result == "ok", self.history.operations[-1]
-        body = {"modelId": name, "requestId": f"{self.traffic.name}-{name}"}
+    async def deploy(self, name: str, node: str = "", files: Files | None = None) -> str:
+        """Imports a small model where it is missing and deploys it, on a certain node or on any; the id."""
+        if name != WORK:
+            assert (await self.traffic.import_model("test", name, files)).result == "ok", self.history.operations[-1]
+        self.deployed += 1
+        body = {"modelId": name, "requestId": f"{self.traffic.name}-{name}-{self.deployed}"}
         if node:
             body["nodeId"] = str((await self.node(node))["nodeId"])
         with self.history.operation("test", "create", request_id=body["requestId"]) as operation:
@@ -126,6 +137,14 @@ class Scenario:
         answer = await self.rest.post("/nodes", json={"name": name})
         assert answer.status_code == 200, answer.text
         return node_service_pb2.RegisterNodeResponse(join_token=answer.json()["joinToken"])
+
+    async def remove_node(self, node_id: str) -> bool:
+        """Whether the node is gone by now, with all that it has."""
+        try:
+            answer = await self.rest.delete(f"/nodes/{node_id}", params={"force": True})
+        except httpx.HTTPError:
+            return False
+        return answer.status_code in {200, 404}
 
     async def sign_in(self, controller: Member) -> str:
         """An access token of the first user, from a certain controller."""
@@ -273,6 +292,7 @@ async def scenario(
         traffic = Traffic(cluster.url, cluster.token, history, f"{name}-{time.time_ns():x}", seed)
         rest = await stack.enter_async_context(traffic.client())
         await traffic.clear()
+        await _until_whole(cluster)
         tap = await stack.enter_async_context(listening(cluster.kafka))
         samples = await stack.enter_async_context(sampling(cluster))
         began = str(query(cluster.postgres, "SELECT to_json(now())"))
@@ -296,6 +316,14 @@ async def scenario(
             await asyncio.to_thread(cluster.heal)
             raise
     shutil.rmtree(report)
+
+
+async def _until_whole(cluster: Cluster) -> None:
+    """Returns when every node is there and serves the model that is always there; what came before may have hurt it."""
+    deadline = time.monotonic() + WHOLE_S
+    while lacking := query(cluster.postgres, LACKING, steady=STEADY):
+        assert time.monotonic() < deadline, f"after {WHOLE_S:.0f} s the cluster is not whole: {', '.join(lacking)}"
+        await Wake().wait(LOOK_EVERY)
 
 
 async def _judge(now: Scenario, report: Path) -> None:

@@ -3,16 +3,21 @@
 import asyncio
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import httpx
 import pytest
 
+from stack.postgres import Postgres
 from tests.robustness.cluster import LEASE_S, METRICS
 from tests.robustness.conftest import Scenarios
+from tests.robustness.history import Operation, of
 from tests.robustness.network import Machine
 from tests.robustness.plants import planted
 from tests.robustness.scenario import Load, Scenario
+from tests.robustness.traffic import WORK
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -55,17 +60,32 @@ async def test_f11_an_agent_that_dies_at_any_step_of_a_launch_runs_it_once(scena
             agent = now.choose(now.cluster.nodes)
             agent.kill()
             agent.spawn(AIOPS_FAILPOINTS=f"{step}=panic")
+            deployment_id = await now.deploy(WORK, agent.name)
             await now.until(f"{agent.name} to die at {step}", agent.is_gone, STRIKE_S)
             now.history.note("died", step=step, member=agent.name)
             await now.start(agent)
+            await now.stop(deployment_id)
 
 
 async def test_f13_a_commit_whose_answer_is_lost_is_found_by_its_request_id(scenarios: Scenarios) -> None:
     async with scenarios("f13") as now:
         await now.start(now.cluster.controller, AIOPS_FAILPOINTS="commit.done=error:unavailable%20")
-        await now.go_on(8)
-    lost = [each for each in now.history.operations if each.op == "create" and each.result == "unknown"]
-    assert lost
+        await now.until("answers to be lost", lambda: len(lost_creates(now)) >= 2, 3 * STRIKE_S)
+
+
+def lost_creates(now: Scenario) -> list[Operation]:
+    """The creates whose outcome their clients do not know."""
+    return [each for each in of(now.history.operations, "create") if each.result == "unknown"]
+
+
+@contextmanager
+def losing(postgres: Postgres) -> Iterator[None]:
+    """Some inserts lose."""
+    postgres.psql(LOSING)
+    try:
+        yield
+    finally:
+        postgres.psql(WINNING)
 
 
 def shuffled(now: Scenario, steps: list[str]) -> list[str]:
@@ -85,10 +105,9 @@ async def test_f10_a_platform_that_stands_still_for_longer_than_a_lease_evicts_n
 
 async def test_f14_transactions_that_lose_are_repeated_and_leave_nothing_half_done(scenarios: Scenarios) -> None:
     async with scenarios("f14", load=Load(deployers=3)) as now:
-        now.cluster.postgres.psql(LOSING)
-        await now.go_on(8)
-        now.cluster.postgres.psql(WINNING)
-        assert len([each for each in now.acknowledged() if each.op == "create"]) >= 3
+        with losing(now.cluster.postgres):
+            await now.go_on(4)
+            await now.until("deployments to be made", lambda: len(of(now.acknowledged(), "create")) >= 3, STRIKE_S)
 
 
 async def test_f15_a_controller_that_is_asked_to_end_drains_in_time(scenarios: Scenarios) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.model_files import tiny_model
 from tests.robustness.conftest import Scenarios
 from tests.robustness.distortion import distortion
 from tests.robustness.scenario import Load
@@ -20,13 +22,13 @@ BLOCK = bytes(64 * 1024)
 
 
 @contextmanager
-def full(directory: Path) -> Iterator[None]:
-    """Not a byte is free on the disk that the directory lies on."""
-    ballast = directory / "ballast"
+def full(directory: Path, spare_mb: int = 0) -> Iterator[None]:
+    """Not a byte is free on the disk that the directory lies on, or but a few megabytes."""
+    ballast = directory / f"ballast-{spare_mb}"
     try:
         with ballast.open("wb", buffering=0) as file:
             for size in (len(BLOCK), 512, 1):
-                while _wrote(file.fileno(), BLOCK[:size]):
+                while shutil.disk_usage(directory).free > spare_mb << 20 and _wrote(file.fileno(), BLOCK[:size]):
                     pass
         yield
     finally:
@@ -47,15 +49,20 @@ async def test_f29_on_a_full_disk_a_deployment_fails_with_its_reason_and_nothing
     async with scenarios("f29-node") as now:
         agent = now.cluster.nodes[-1]
         home = now.cluster.home.node(agent.name)
-        with full(home):
-            deployment_id = await now.deploy("f29-model", agent.name)
+        with full(home, spare_mb=4):
+            deployment_id = await now.deploy("f29-model", agent.name, tiny_model(rows=200_000))
             await now.until("it to fail", partial(now.has_status, deployment_id, "failed"), FAIL_S)
             assert "DISK_FULL" in str((await now.deployment(deployment_id))["errorMessage"])
+        with full(home):
             engines = await now.engines(agent.name)
             await now.start(agent)
             await now.until("the node to be back", partial(now.node_is, agent.name, "online"), START_S)
             assert await now.engines(agent.name) == engines
+            elsewhere = await now.deploy("f29-elsewhere")
+            await now.until("one with a free choice to run", partial(now.has_status, elsewhere, "running"), START_S)
+            assert (await now.deployment(elsewhere))["nodeId"] != now.node_row(agent.name)["node_id"]
         await now.stop(deployment_id)
+        await now.until("the disk to have room", lambda: now.node_row(agent.name)["disk_free"] > 0, START_S)
         again = await now.deploy("f29-again", agent.name)
         await now.until("a new one to run", partial(now.has_status, again, "running"), START_S)
 

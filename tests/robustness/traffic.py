@@ -12,7 +12,7 @@ import httpx
 from aiops.models.v1.model_service_pb2_grpc import ModelServiceStub
 
 from mesh.loops import Wake
-from tests.fakes.model_files import tiny_model, upload
+from tests.fakes.model_files import Files, tiny_model, upload
 from tests.robustness.final import question
 from tests.robustness.history import History, Operation
 
@@ -21,6 +21,7 @@ STEADY, WORK = "steady", "work"
 DEADLINE_S = 10.0
 MOST_LIVE = 2
 TRIES = 12
+CLEAR_S = 30.0
 PAUSE = timedelta(milliseconds=300)
 
 
@@ -57,11 +58,10 @@ class Traffic:
 
     async def clear(self) -> None:
         """Stops what earlier scenarios left running; it ends while this one goes on."""
-        async with self.client() as rest:
-            for status in ("running", "deploying", "failed"):
-                page = (await rest.get(f"/deployments?status={status}&pageSize=1000")).json()
-                for deployment in (each for each in page.get("deployments", ()) if each["modelName"] != STEADY):
-                    await rest.delete(f"/deployments/{deployment['deploymentId']}")
+        async with self.client() as rest, asyncio.timeout(CLEAR_S):
+            while left := await _left(rest):
+                for deployment_id in left:
+                    await rest.delete(f"/deployments/{deployment_id}")
 
     async def chat(self, client: str) -> None:
         """Chats with the model that is always there."""
@@ -86,14 +86,14 @@ class Traffic:
             await self.import_model(client, f"{self.name}-{client}-{number}")
             await Wake().wait(PAUSE * 3)
 
-    async def import_model(self, client: str, name: str) -> Operation:
+    async def import_model(self, client: str, name: str, files: Files | None = None) -> Operation:
         """One import over gRPC; the same one again finds the model that is there."""
         target = self.url.removeprefix("http://")
         with self.history.operation(client, "import", name=name) as operation:
             async with grpc.aio.insecure_channel(target) as channel:
                 metadata = [("authorization", f"Bearer {self.token}")]
                 call = ModelServiceStub(channel).ImportModel(
-                    upload(name, tiny_model()), metadata=metadata, timeout=DEADLINE_S
+                    upload(name, files or tiny_model()), metadata=metadata, timeout=DEADLINE_S
                 )
                 try:
                     answer = await call
@@ -147,6 +147,17 @@ async def running(
     finally:
         traffic.over.set()
         await working
+
+
+async def _left(rest: httpx.AsyncClient) -> list[str]:
+    """What is to run, but for the model that is always there."""
+    found = list[str]()
+    for status in ("running", "deploying", "failed"):
+        page = await rest.get(f"/deployments?status={status}&pageSize=1000")
+        assert page.status_code == 200, page.text
+        deployments = page.json().get("deployments", ())
+        found += [each["deploymentId"] for each in deployments if each["modelName"] != STEADY]
+    return found
 
 
 async def _call(
