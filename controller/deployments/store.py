@@ -110,6 +110,10 @@ Index("ix_deployments_model_id", deployments.c.model_id, postgresql_where=_IS_AC
 Index(
     "ix_deployments_replica_set_id", deployments.c.replica_set_id, postgresql_where=deployments.c.goal == Goal.RUN.value
 )
+_HAS_FAILED: ColumnElement[bool] = (deployments.c.goal == Goal.RUN.value) & (
+    deployments.c.status == DeploymentStatus.FAILED.value
+)
+Index("ix_deployments_failed", deployments.c.deployment_id, postgresql_where=_HAS_FAILED)
 Index("ix_deployments_node_id_revision", deployments.c.node_id, deployments.c.revision)
 
 
@@ -214,8 +218,7 @@ class SqlDeploymentStore:
         alone = deployments.c.pinned.is_(False) & (deployments.c.replica_set_id == "") & (deployments.c.replaces == "")
         query = select(deployments.c.deployment_id).where(
             alone,
-            deployments.c.goal == Goal.RUN.value,
-            deployments.c.status == DeploymentStatus.FAILED.value,
+            _HAS_FAILED,
             deployments.c.observed["error_reason"].astext.in_(NODE_REASONS),
             func.cardinality(deployments.c.failed_on) < MOST_NODES - 1,
         )
