@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from aiops.deployments.v1 import deployment_pb2 as _deployment_pb2
+from aiops.routing.v1 import route_pb2 as _route_pb2
 from aiops.types.v1 import engine_pb2 as _engine_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -729,16 +730,22 @@ class WatchReplicasResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REPLICAS_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]: ...
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[_route_pb2.Route]:
+        """Every route of every organisation."""
+
     def __init__(
         self,
         *,
         replicas: _abc.Iterable[Global___Replica] | None = ...,
+        routes: _abc.Iterable[_route_pb2.Route] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

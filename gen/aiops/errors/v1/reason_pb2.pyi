@@ -104,6 +104,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     IMAGE_PULL_FAILED: _Reason.ValueType  # 461
     COMMAND_NOT_ALLOWED: _Reason.ValueType  # 462
     CONTAINER_ENGINE_UNAVAILABLE: _Reason.ValueType  # 463
+    ROUTE_NOT_FOUND: _Reason.ValueType  # 600
+    """Routing."""
+    ROUTE_NAME_TAKEN: _Reason.ValueType  # 601
+    ROUTE_CHANGED: _Reason.ValueType  # 602
     DEAD_LETTER_NOT_FOUND: _Reason.ValueType  # 500
     """Events."""
 
@@ -191,6 +195,10 @@ IMAGE_NOT_ALLOWED: Reason.ValueType  # 460
 IMAGE_PULL_FAILED: Reason.ValueType  # 461
 COMMAND_NOT_ALLOWED: Reason.ValueType  # 462
 CONTAINER_ENGINE_UNAVAILABLE: Reason.ValueType  # 463
+ROUTE_NOT_FOUND: Reason.ValueType  # 600
+"""Routing."""
+ROUTE_NAME_TAKEN: Reason.ValueType  # 601
+ROUTE_CHANGED: Reason.ValueType  # 602
 DEAD_LETTER_NOT_FOUND: Reason.ValueType  # 500
 """Events."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -3,6 +3,7 @@
 isort:skip_file
 The routing table: what the inference router compiles and the gateway renders."""
 
+from aiops.routing.v1 import route_pb2 as _route_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -61,23 +62,153 @@ class RoutingTable(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Grows with every change while the router runs."""
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelRoute]: ...
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyRoute]:
+        """Routes by policy. Their names stand before those of models."""
+
     def __init__(
         self,
         *,
         version: _builtins.int = ...,
         routes: _abc.Iterable[Global___ModelRoute] | None = ...,
+        policies: _abc.Iterable[Global___PolicyRoute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["routes", b"routes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies", "routes", b"routes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RoutingTable: _TypeAlias = RoutingTable  # noqa: Y015
+
+@_typing.final
+class PolicyRoute(_message.Message):
+    """Names of an organisation, or of every one, that lead to targets by share."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_ID_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    UNIVERSE_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
+    RESILIENCE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELDS_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    route_id: _builtins.str
+    org_id: _builtins.str
+    universe: _builtins.bool
+    """For every organisation; an organisation's own names stand before these."""
+    created: _builtins.float
+    """Unix seconds."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The route's name, then its aliases."""
+
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyTarget]:
+        """Those that can answer now. The first attempt goes to one with a weight."""
+
+    @_builtins.property
+    def fallbacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of targets, in the order in which they are tried afterwards."""
+
+    @_builtins.property
+    def resilience(self) -> _route_pb2.Resilience:
+        """Everything is set."""
+
+    @_builtins.property
+    def refused_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedField]: ...
+    def __init__(
+        self,
+        *,
+        route_id: _builtins.str = ...,
+        org_id: _builtins.str = ...,
+        universe: _builtins.bool = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        targets: _abc.Iterable[Global___PolicyTarget] | None = ...,
+        fallbacks: _abc.Iterable[_builtins.str] | None = ...,
+        resilience: _route_pb2.Resilience | None = ...,
+        refused_fields: _abc.Iterable[Global___RefusedField] | None = ...,
+        created: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resilience", b"resilience"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "fallbacks", b"fallbacks", "names", b"names", "org_id", b"org_id", "refused_fields", b"refused_fields", "resilience", b"resilience", "route_id", b"route_id", "targets", b"targets", "universe", b"universe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyRoute: _TypeAlias = PolicyRoute  # noqa: Y015
+
+@_typing.final
+class PolicyTarget(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    EXTERNAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    weight: _builtins.int
+    """Share of first attempts; 0 is a fallback."""
+    model: _builtins.str
+    """The name that the target knows the model by."""
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Target]:
+        """The model's live instances; none for an external target."""
+
+    @_builtins.property
+    def external(self) -> Global___External: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        weight: _builtins.int = ...,
+        model: _builtins.str = ...,
+        instances: _abc.Iterable[Global___Target] | None = ...,
+        external: Global___External | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["external", b"external"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external", b"external", "instances", b"instances", "model", b"model", "name", b"name", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyTarget: _TypeAlias = PolicyTarget  # noqa: Y015
+
+@_typing.final
+class External(_message.Message):
+    """A provider outside the platform."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_URL_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
+    CA_PEM_FIELD_NUMBER: _builtins.int
+    base_url: _builtins.str
+    credential_id: _builtins.str
+    ca_pem: _builtins.str
+    def __init__(
+        self,
+        *,
+        base_url: _builtins.str = ...,
+        credential_id: _builtins.str = ...,
+        ca_pem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_id", b"credential_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___External: _TypeAlias = External  # noqa: Y015
 
 @_typing.final
 class ModelRoute(_message.Message):
