@@ -17,8 +17,7 @@ from controller.deployments.drain import Drainer
 from controller.deployments.failover import LOOK_EVERY, Failover
 from controller.deployments.fleet import KEEP_UP
 from controller.deployments.logs import Logs
-from controller.deployments.replicas import Replicas
-from controller.deployments.rpc import DeploymentServicer, ReplicaServicer
+from controller.deployments.rpc import DeploymentServicer
 from controller.deployments.service import Deployments
 from controller.deployments.workloads import Workloads
 from controller.distribution.service import Distribution
@@ -51,6 +50,9 @@ from controller.notifications.service import Notifications
 from controller.replica_sets.reconcile import Reconciler
 from controller.replica_sets.rpc import ReplicaSetServicer
 from controller.replica_sets.service import ReplicaSets
+from controller.routing.feed import RoutingFeed
+from controller.routing.rpc import ReplicaServicer, RouteServicer
+from controller.routing.service import Routes
 from controller.sessions.holders import SessionHolders
 from controller.sessions.registry import SessionRegistry
 from controller.sessions.rpc import NodeLogServicer, NodeSessionServicer
@@ -199,8 +201,9 @@ def _fleet(kernel: Kernel) -> None:
             Deployments(unit_of_work, hints), Adapters(unit_of_work, hints), Logs(unit_of_work, holders)
         ),
         NodeLogServicer(registry),
-        ReplicaServicer(Replicas(unit_of_work, hints)),
+        ReplicaServicer(RoutingFeed(unit_of_work, hints)),
         ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
+        RouteServicer(Routes(unit_of_work, hints)),
     ]
     kernel.repeat("the view of the fleet", unit_of_work.fleet.keep_up, KEEP_UP)
     kernel.repeat("measured peaks", workloads.peaks.keep, PEAKS_KEPT)

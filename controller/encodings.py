@@ -7,6 +7,7 @@ from controller.models import convert as models
 from controller.models import download_convert as downloads
 from controller.nodes import encodings as nodes
 from controller.replica_sets import convert as replica_sets
+from controller.routing import convert as routing
 from controller.system import convert as system
 
 EVENTS: Encodings = {
@@ -17,5 +18,6 @@ EVENTS: Encodings = {
     **downloads.EVENTS,
     **deployments.EVENTS,
     **replica_sets.EVENTS,
+    **routing.EVENTS,
     **system.EVENTS,
 }

@@ -9,6 +9,7 @@ from mesh.loops import Wake
 _REPLICAS = "replicas"
 _FLEET = "fleet"
 _SETS = "sets"
+_ROUTES = "routes"
 
 
 class Hints:
@@ -37,6 +38,10 @@ class Hints:
         """Something else is wanted of a replica set."""
         self._wake((_SETS, ""))
 
+    def routes_changed(self) -> None:
+        """A route was made, changed or deleted."""
+        self._wake((_ROUTES, ""))
+
     @contextmanager
     def watching_node(self, node_id: str) -> Iterator[Wake]:
         """A wake of the watcher's own for one node."""
@@ -47,6 +52,12 @@ class Hints:
     def watching_replicas(self) -> Iterator[Wake]:
         """A wake of the watcher's own for the instances that may receive traffic."""
         with self._watching((_REPLICAS, "")) as wake:
+            yield wake
+
+    @contextmanager
+    def watching_routes(self) -> Iterator[Wake]:
+        """A wake of the watcher's own for where requests may go: routes, and the instances that may receive traffic."""
+        with self._watching((_ROUTES, ""), (_REPLICAS, "")) as wake:
             yield wake
 
     @contextmanager

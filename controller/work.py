@@ -20,6 +20,7 @@ from controller.models.store import SqlModelStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
 from controller.placement.store import SqlPeakStore
 from controller.replica_sets.store import SqlReplicaSetStore
+from controller.routing.store import SqlRouteStore
 from controller.system.store import SqlSystemStore
 from mesh.clock import Clock
 from mesh.events import outbox
@@ -110,6 +111,10 @@ class Work:
     @cached_property
     def replica_sets(self) -> SqlReplicaSetStore:
         return SqlReplicaSetStore(self._connection)
+
+    @cached_property
+    def routes(self) -> SqlRouteStore:
+        return SqlRouteStore(self._connection)
 
     @cached_property
     def peaks(self) -> SqlPeakStore:

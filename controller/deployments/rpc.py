@@ -1,22 +1,20 @@
-"""The servicers of deployments: for users, and for the inference router."""
+"""The servicer of deployments."""
 
 from collections.abc import AsyncIterator
 
 from aiops.deployments.v1 import deployment_service_pb2 as pb
-from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceServicer, ReplicaServiceServicer
+from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceServicer
 
 from controller.deployments.adapters import Adapters
 from controller.deployments.convert import (
     deployment_to_proto,
     plan_to_proto,
-    replica_to_proto,
     status_from_proto,
     usage_to_proto,
     wish_from_proto,
 )
 from controller.deployments.logs import Logs
 from controller.deployments.model import DeploymentId
-from controller.deployments.replicas import Replicas
 from controller.deployments.service import Deployments
 from mesh.rpc.context import Context, caller
 from mesh.sql.paging import PageRequest
@@ -83,16 +81,3 @@ class DeploymentServicer(DeploymentServiceServicer):
     ) -> pb.GetDeploymentMetricsResponse:
         usage = await self._deployments.usage(caller(context), DeploymentId(request.deployment_id))
         return pb.GetDeploymentMetricsResponse(metrics=usage_to_proto(usage))
-
-
-class ReplicaServicer(ReplicaServiceServicer):
-    """What the inference router needs to know."""
-
-    def __init__(self, replicas: Replicas) -> None:
-        self._replicas = replicas
-
-    async def WatchReplicas(
-        self, request: pb.WatchReplicasRequest, context: Context
-    ) -> AsyncIterator[pb.WatchReplicasResponse]:
-        async for replicas in self._replicas.watch():
-            yield pb.WatchReplicasResponse(replicas=map(replica_to_proto, replicas))

@@ -1,0 +1,58 @@
+"""The servicers of routing: for users, and for the inference router."""
+
+from collections.abc import AsyncIterator
+
+from aiops.deployments.v1 import deployment_service_pb2 as deployments_pb
+from aiops.deployments.v1.deployment_service_pb2_grpc import ReplicaServiceServicer
+from aiops.routing.v1 import route_service_pb2 as pb
+from aiops.routing.v1.route_service_pb2_grpc import RouteServiceServicer
+
+from controller.deployments.convert import replica_to_proto
+from controller.routing.convert import change_from_proto, route_to_proto, wish_from_proto
+from controller.routing.feed import RoutingFeed
+from controller.routing.service import Routes
+from mesh.rpc.context import Context, caller
+from mesh.sql.paging import PageRequest
+
+
+class RouteServicer(RouteServiceServicer):
+    """Models as clients see them."""
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+
+    async def ListRoutes(self, request: pb.ListRoutesRequest, context: Context) -> pb.ListRoutesResponse:
+        page = await self._routes.page(caller(context), PageRequest(request.page_size, request.page_token))
+        return pb.ListRoutesResponse(routes=map(route_to_proto, page.items), next_page_token=page.next_token)
+
+    async def GetRoute(self, request: pb.GetRouteRequest, context: Context) -> pb.GetRouteResponse:
+        found = await self._routes.get(caller(context), request.route_id)
+        return pb.GetRouteResponse(route=route_to_proto(found))
+
+    async def CreateRoute(self, request: pb.CreateRouteRequest, context: Context) -> pb.CreateRouteResponse:
+        made = await self._routes.create(caller(context), wish_from_proto(request.route), request.request_id)
+        return pb.CreateRouteResponse(route=route_to_proto(made))
+
+    async def UpdateRoute(self, request: pb.UpdateRouteRequest, context: Context) -> pb.UpdateRouteResponse:
+        change = change_from_proto(request)
+        after = await self._routes.update(caller(context), request.route_id, change, request.version)
+        return pb.UpdateRouteResponse(route=route_to_proto(after))
+
+    async def DeleteRoute(self, request: pb.DeleteRouteRequest, context: Context) -> pb.DeleteRouteResponse:
+        gone = await self._routes.delete(caller(context), request.route_id, request.version)
+        return pb.DeleteRouteResponse(route=route_to_proto(gone))
+
+
+class ReplicaServicer(ReplicaServiceServicer):
+    """What the inference router needs to know."""
+
+    def __init__(self, feed: RoutingFeed) -> None:
+        self._feed = feed
+
+    async def WatchReplicas(
+        self, request: deployments_pb.WatchReplicasRequest, context: Context
+    ) -> AsyncIterator[deployments_pb.WatchReplicasResponse]:
+        async for now in self._feed.watch():
+            yield deployments_pb.WatchReplicasResponse(
+                replicas=map(replica_to_proto, now.replicas), routes=map(route_to_proto, now.routes)
+            )
