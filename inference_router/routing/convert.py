@@ -3,7 +3,15 @@
 from aiops.deployments.v1 import deployment_service_pb2 as deployments_pb
 from aiops.routing.v1 import routing_service_pb2 as pb
 
-from inference_router.routing.model import ModelRoute, RefusedField, Replica, RoutingTable, Target
+from inference_router.routing.model import ModelRoute, RefusedField, Replica
+from inference_router.routing.policy_convert import policy_from_proto, policy_to_proto
+from inference_router.routing.table import RoutingTable
+from inference_router.routing.target_convert import (
+    refused_from_proto,
+    refused_to_proto,
+    target_from_proto,
+    target_to_proto,
+)
 
 
 def replica_from_proto(message: deployments_pb.Replica) -> Replica:
@@ -30,22 +38,28 @@ def replica_from_proto(message: deployments_pb.Replica) -> Replica:
 
 def table_to_proto(table: RoutingTable) -> pb.RoutingTable:
     """The whole table."""
-    return pb.RoutingTable(version=table.version, routes=[_route_to_proto(route) for route in table.routes])
+    return pb.RoutingTable(
+        version=table.version,
+        routes=[_route_to_proto(route) for route in table.routes],
+        policies=[policy_to_proto(policy) for policy in table.policies],
+    )
 
 
 def table_from_proto(message: pb.RoutingTable) -> RoutingTable:
     """The whole table."""
-    return RoutingTable(message.version, tuple(_route_from_proto(route) for route in message.routes))
+    return RoutingTable(
+        message.version,
+        tuple(_route_from_proto(route) for route in message.routes),
+        tuple(policy_from_proto(policy) for policy in message.policies),
+    )
 
 
 def _route_to_proto(route: ModelRoute) -> pb.ModelRoute:
     return pb.ModelRoute(
         org_id=route.org_id,
         model=route.model,
-        targets=[_target_to_proto(target) for target in route.targets],
-        refused_fields=[
-            pb.RefusedField(path=field.path, harmless_values=field.harmless_values) for field in route.refused_fields
-        ],
+        targets=[target_to_proto(target) for target in route.targets],
+        refused_fields=refused_to_proto(route.refused_fields),
         created=route.created,
     )
 
@@ -54,39 +68,7 @@ def _route_from_proto(message: pb.ModelRoute) -> ModelRoute:
     return ModelRoute(
         org_id=message.org_id,
         model=message.model,
-        targets=tuple(_target_from_proto(target) for target in message.targets),
-        refused_fields=tuple(
-            RefusedField(field.path, tuple(field.harmless_values)) for field in message.refused_fields
-        ),
+        targets=tuple(target_from_proto(target) for target in message.targets),
+        refused_fields=refused_from_proto(message.refused_fields),
         created=message.created,
-    )
-
-
-def _target_to_proto(target: Target) -> pb.Target:
-    return pb.Target(
-        deployment_id=target.deployment_id,
-        instance_id=target.instance_id,
-        node_id=target.node_id,
-        address=target.address,
-        port=target.port,
-        inference_path=target.inference_path,
-        weight=target.weight,
-        private_paths=target.private_paths,
-        tunnel=target.tunnel,
-        grpc_port=target.grpc_port,
-    )
-
-
-def _target_from_proto(message: pb.Target) -> Target:
-    return Target(
-        deployment_id=message.deployment_id,
-        instance_id=message.instance_id,
-        node_id=message.node_id,
-        address=message.address,
-        port=message.port,
-        inference_path=message.inference_path,
-        weight=message.weight,
-        private_paths=tuple(message.private_paths),
-        tunnel=message.tunnel,
-        grpc_port=message.grpc_port,
     )

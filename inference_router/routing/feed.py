@@ -11,6 +11,7 @@ from aiops.deployments.v1.deployment_service_pb2_grpc import ReplicaServiceStub
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from inference_router.routing.convert import replica_from_proto
+from inference_router.routing.policy_convert import policy_from_route
 from inference_router.routing.service import Routing
 from mesh.clock import Clock
 from mesh.loops import Backoff
@@ -37,7 +38,10 @@ class ReplicaFeed:
             async with aclosing(follow(self._controllers, self._tls, _replicas)) as messages:
                 async for message in messages:
                     self._heard()
-                    await self._routing.follow([replica_from_proto(each) for each in message.replicas])
+                    await self._routing.follow(
+                        [replica_from_proto(each) for each in message.replicas],
+                        [policy_from_route(each) for each in message.routes],
+                    )
         except grpc.aio.AioRpcError as error:
             self._lost(error.details() or error.code().name)
         else:

@@ -1,4 +1,4 @@
-"""The routing table and how it follows from the instances that may receive traffic."""
+"""Routes of models by their names, and how they follow from the instances that may receive traffic."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -71,14 +71,6 @@ class ModelRoute:
     created: float
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingTable:
-    """Every route. The version grows with every change."""
-
-    version: int
-    routes: tuple[ModelRoute, ...]
-
-
 def compile_routes(replicas: Iterable[Replica]) -> tuple[ModelRoute, ...]:
     """The routes of these instances, the same for the same instances in any order.
 
@@ -105,7 +97,7 @@ def _route(replicas: Sequence[Replica]) -> ModelRoute:
         org_id=replicas[0].org_id,
         model=replicas[0].model_name,
         targets=tuple(sorted(_target(each) for each in replicas)),
-        refused_fields=_refused_fields(replicas),
+        refused_fields=shared_refusals([each.unsupported_fields for each in replicas]),
         created=min(each.created for each in replicas),
     )
 
@@ -125,10 +117,10 @@ def _target(replica: Replica) -> Target:
     )
 
 
-def _refused_fields(replicas: Sequence[Replica]) -> tuple[RefusedField, ...]:
-    """What any instance would ignore is refused; a value passes when it changes nothing on every one that would."""
+def shared_refusals(ignored: Iterable[Sequence[RefusedField]]) -> tuple[RefusedField, ...]:
+    """What any would ignore is refused; a value passes when it changes nothing on every one that would."""
     harmless: dict[str, frozenset[str]] = {}
-    for field in (field for replica in replicas for field in replica.unsupported_fields):
+    for field in (field for fields in ignored for field in fields):
         values = frozenset(field.harmless_values)
         harmless[field.path] = harmless.get(field.path, values) & values
     return tuple(RefusedField(path, tuple(sorted(values))) for path, values in sorted(harmless.items()))

@@ -5,7 +5,9 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from inference_router.routing.model import Replica, RoutingTable, compile_routes
+from inference_router.routing.model import Replica
+from inference_router.routing.policy import PolicyRoute
+from inference_router.routing.table import Compiler, RoutingTable
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class Routing:
         self._store = store
         self._changed = asyncio.Event()
         self._flaws: frozenset[tuple[str, str]] = frozenset()
+        self._compiler = Compiler()
         self.table: RoutingTable | None = None
         self.watchers = 0
 
@@ -38,14 +41,15 @@ class Routing:
         if self.table is not None:
             log.info("serving the last routing table, version %d", self.table.version)
 
-    async def follow(self, replicas: Sequence[Replica]) -> None:
-        """Makes the table match these instances; tells the watchers first, then the store."""
-        self._report({(each.deployment_id, each.flaw()) for each in replicas if each.flaw()})
-        routes = compile_routes(replicas)
-        if self.table is not None and self.table.routes == routes:
-            return
+    async def follow(self, replicas: Sequence[Replica], wanted: Sequence[PolicyRoute] = ()) -> None:
+        """Makes the table match these instances and routes; tells the watchers first, then the store."""
         version = self.table.version + 1 if self.table is not None else 1
-        self.table = RoutingTable(version, routes)
+        table = self._compiler.compile(version, replicas, wanted)
+        flaws = {(f"deployment {each.deployment_id}", each.flaw()) for each in replicas if each.flaw()}
+        self._report(flaws | {(f"route {route_id}", flaw) for route_id, flaw in self._compiler.flaws.items()})
+        if self.table is not None and (self.table.routes, self.table.policies) == (table.routes, table.policies):
+            return
+        self.table = table
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         await self._keep(self.table)
@@ -69,6 +73,6 @@ class Routing:
             log.warning("the routing table could not be saved, a restart would not know it: %s", error)
 
     def _report(self, flaws: set[tuple[str, str]]) -> None:
-        for deployment_id, flaw in flaws - self._flaws:
-            log.warning("nothing is routed to deployment %s: %s", deployment_id, flaw)
+        for subject, flaw in flaws - self._flaws:
+            log.warning("%s is not taken into the routing table: %s", subject, flaw)
         self._flaws = frozenset(flaws)

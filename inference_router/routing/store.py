@@ -9,7 +9,7 @@ from aiops.routing.v1 import routing_service_pb2 as pb
 from google.protobuf import json_format
 
 from inference_router.routing.convert import table_from_proto, table_to_proto
-from inference_router.routing.model import RoutingTable
+from inference_router.routing.table import RoutingTable
 
 log = logging.getLogger(__name__)
 

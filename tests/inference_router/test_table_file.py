@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from inference_router.routing.model import ModelRoute, RefusedField, RoutingTable, Target
+from inference_router.routing.model import ModelRoute, RefusedField, Target
 from inference_router.routing.store import TableFile
+from inference_router.routing.table import RoutingTable
 
 TABLE = RoutingTable(
     7,

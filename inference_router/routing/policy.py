@@ -1,0 +1,114 @@
+"""Routes by policy: names that lead to targets by share, and what follows when a target fails."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from inference_router.routing.model import ModelRoute, RefusedField, Target, shared_refusals
+
+
+@dataclass(frozen=True, slots=True)
+class Resilience:
+    """How long is waited, how often is tried, and when a target is left alone; milliseconds, 0 waits without end."""
+
+    first_byte_timeout_ms: int = 0
+    idle_timeout_ms: int = 0
+    max_attempts: int = 3
+    base_delay_ms: int = 10
+    max_delay_ms: int = 100
+    retry_budget_percent: int = 20
+    retry_statuses: tuple[int, ...] = (429, 502, 503, 504)
+    failure_threshold: int = 5
+    recovery_timeout_ms: int = 30_000
+    max_requests: int = 4096
+
+
+def resilience_of(asked: Mapping[str, Any]) -> Resilience:
+    """What is asked, and the default wherever that is nothing."""
+    known = {each.name for each in fields(Resilience)}
+    return Resilience(**{name: value for name, value in asked.items() if name in known and value})
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """A provider outside the platform."""
+
+    base_url: str
+    credential_id: str = ""
+    ca_pem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTarget:
+    """Where a share of the requests goes: to instances of a model of the platform, or outside."""
+
+    name: str
+    weight: int
+    model: str
+    deployment_id: str = ""
+    instances: tuple[Target, ...] = ()
+    external: External | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is anybody to send a request to."""
+        return bool(self.instances) or self.external is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRoute:
+    """Some names of an organisation, or of every one. As the controller tells it, no target has instances."""
+
+    route_id: str
+    org_id: str
+    universe: bool
+    names: tuple[str, ...]
+    targets: tuple[PolicyTarget, ...]
+    fallbacks: tuple[str, ...]
+    created: float
+    resilience: Resilience = field(default_factory=Resilience)
+    refused_fields: tuple[RefusedField, ...] = ()
+
+    def flaw(self) -> str:
+        """Why it cannot be served, beginning with the field at fault; empty when it can."""
+        known = [target.name for target in self.targets]
+        unknown = [name for name in self.fallbacks if name not in known]
+        twice = {name for name in known if known.count(name) > 1}
+        checks = {
+            "route_id is missing": not self.route_id,
+            "org_id is missing": not self.org_id,
+            "names: there is none": not self.names or not all(self.names),
+            "targets: none has a weight": not any(target.weight for target in self.targets),
+            f"targets: {sorted(twice)} are named twice": bool(twice),
+            f"fallbacks: {unknown} are no targets": bool(unknown),
+            "targets.model is missing": not all(target.model and target.name for target in self.targets),
+        }
+        return next((text for text, wrong in checks.items() if wrong), "")
+
+
+def compile_policies(wanted: Iterable[PolicyRoute], models: Sequence[ModelRoute]) -> tuple[PolicyRoute, ...]:
+    """The routes with the live instances of their targets; targets that nobody answers for are left out.
+
+    Where nothing that has a weight is left, the first fallback that is stands in for it.
+    """
+    known = {(model.org_id, model.model): model for model in models}
+    return tuple(_compiled(route, known) for route in sorted(wanted, key=lambda route: route.route_id))
+
+
+def _compiled(route: PolicyRoute, models: Mapping[tuple[str, str], ModelRoute]) -> PolicyRoute:
+    found = [_peopled(target, models.get((route.org_id, target.model))) for target in route.targets]
+    targets = {target.name: target for target in found if target.answers}
+    fallbacks = tuple(name for name in route.fallbacks if name in targets)
+    if fallbacks and not any(target.weight for target in targets.values()):
+        targets[fallbacks[0]] = replace(targets[fallbacks[0]], weight=1)
+    used = [target for target in targets.values() if target.weight or target.name in fallbacks]
+    served = [models[route.org_id, target.model] for target in used if target.instances]
+    refused = shared_refusals([model.refused_fields for model in served])
+    return replace(route, targets=tuple(used), fallbacks=fallbacks, refused_fields=refused)
+
+
+def _peopled(target: PolicyTarget, model: ModelRoute | None) -> PolicyTarget:
+    if target.external is not None or model is None:
+        return target
+    wanted = [each for each in model.targets if target.deployment_id in ("", each.deployment_id)]
+    return replace(target, instances=tuple(wanted), deployment_id="")

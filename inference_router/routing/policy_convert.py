@@ -1,0 +1,102 @@
+"""Routes by policy from what the controller tells, to messages of the routing table, and back."""
+
+from dataclasses import asdict, fields
+
+from aiops.routing.v1 import route_pb2
+from aiops.routing.v1 import routing_service_pb2 as pb
+
+from inference_router.routing.policy import External, PolicyRoute, PolicyTarget, Resilience, resilience_of
+from inference_router.routing.target_convert import (
+    refused_from_proto,
+    refused_to_proto,
+    target_from_proto,
+    target_to_proto,
+)
+
+# Where providers speak OpenAI's protocol when nothing else is said.
+_BASE_URLS = {
+    route_pb2.RouteTarget.openai: "https://api.openai.com/v1",
+    route_pb2.RouteTarget.anthropic: "https://api.anthropic.com/v1",
+}
+
+
+def policy_from_route(message: route_pb2.Route) -> PolicyRoute:
+    """A route as the controller tells it."""
+    return PolicyRoute(
+        route_id=message.route_id,
+        org_id=message.owner.org_id,
+        universe=message.visibility == route_pb2.Route.universe,
+        names=(message.name, *message.aliases),
+        targets=tuple(_wanted(target) for target in message.targets),
+        fallbacks=tuple(message.fallbacks),
+        created=message.created_at.seconds,
+        resilience=_resilience(message.resilience),
+    )
+
+
+def policy_to_proto(policy: PolicyRoute) -> pb.PolicyRoute:
+    """A route of the table."""
+    return pb.PolicyRoute(
+        route_id=policy.route_id,
+        org_id=policy.org_id,
+        universe=policy.universe,
+        names=policy.names,
+        targets=[_target_to_proto(target) for target in policy.targets],
+        fallbacks=policy.fallbacks,
+        resilience=route_pb2.Resilience(**asdict(policy.resilience)),
+        refused_fields=refused_to_proto(policy.refused_fields),
+        created=policy.created,
+    )
+
+
+def policy_from_proto(message: pb.PolicyRoute) -> PolicyRoute:
+    """A route of the table."""
+    return PolicyRoute(
+        route_id=message.route_id,
+        org_id=message.org_id,
+        universe=message.universe,
+        names=tuple(message.names),
+        targets=tuple(_target_from_proto(target) for target in message.targets),
+        fallbacks=tuple(message.fallbacks),
+        created=message.created,
+        resilience=_resilience(message.resilience),
+        refused_fields=refused_from_proto(message.refused_fields),
+    )
+
+
+def _resilience(message: route_pb2.Resilience) -> Resilience:
+    asked = {each.name: getattr(message, each.name) for each in fields(Resilience)}
+    return resilience_of({**asked, "retry_statuses": tuple(message.retry_statuses)})
+
+
+def _wanted(target: route_pb2.RouteTarget) -> PolicyTarget:
+    external = None
+    if target.provider not in (route_pb2.RouteTarget.internal, route_pb2.RouteTarget.PROVIDER_UNSPECIFIED):
+        base_url = target.base_url or _BASE_URLS.get(target.provider, "")
+        external = External(base_url, target.credential_id, target.ca_pem)
+    return PolicyTarget(target.name, target.weight, target.model, target.deployment_id, external=external)
+
+
+def _target_to_proto(target: PolicyTarget) -> pb.PolicyTarget:
+    message = pb.PolicyTarget(
+        name=target.name,
+        weight=target.weight,
+        model=target.model,
+        instances=[target_to_proto(each) for each in target.instances],
+    )
+    if target.external is not None:
+        message.external.CopyFrom(pb.External(**asdict(target.external)))
+    return message
+
+
+def _target_from_proto(message: pb.PolicyTarget) -> PolicyTarget:
+    outside = message.external
+    return PolicyTarget(
+        name=message.name,
+        weight=message.weight,
+        model=message.model,
+        instances=tuple(target_from_proto(each) for each in message.instances),
+        external=External(outside.base_url, outside.credential_id, outside.ca_pem)
+        if message.HasField("external")
+        else None,
+    )
