@@ -14,6 +14,9 @@ from gateway.edge.upstreams import API, api_cluster
 from gateway.models.publisher import Publisher
 from gateway.models.routes import RouteTable
 from gateway.models.table import from_proto
+from gateway.policies.clusters import RELAY
+from gateway.policies.relay import relay_listener
+from gateway.policies.table import policies_from_proto
 from gateway.settings import Settings
 from gateway.tunnels import relay
 from gateway.tunnels.doorway import controller_clusters, node_listener
@@ -48,7 +51,7 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
 def _publisher(cache: Cache, settings: Settings) -> Publisher:
     cache.put(CLUSTERS, {API: resource(api_cluster(settings.controller_api))})
     listener = public_listener(settings.bind, settings.port, settings.tls_certificate, settings.tls_key)
-    cache.put(LISTENERS, {NAME: resource(listener)})
+    cache.put(LISTENERS, {NAME: resource(listener), RELAY: resource(relay_listener())})
     if settings.node_port:
         _open_tunnels(cache, settings)
     routes = RouteTable(api_routes(pages()), settings.cors_origins, settings.model_idle)
@@ -91,7 +94,7 @@ def _routing(
     return Feed(
         "routing table",
         lambda: follow(routers, tls, watch),
-        lambda state: publisher.publish(from_proto(state.table)),
+        lambda state: publisher.publish(from_proto(state.table), policies_from_proto(state.table)),
     )
 
 

@@ -21,7 +21,7 @@ MODEL_KEY = "aiops.model_key"
 GRPC_MODEL = "aiops.grpc_model"
 GRPC_MODEL_KEY = "aiops.grpc_model_key"
 TRANSCRIPTION = "aiops.transcription"
-REFUSALS = "aiops.refusals"
+BODY = "aiops.body"
 OPENAI_ERRORS = "aiops.openai_errors"
 FIELDS = "aiops.fields"
 UNWRAP = "aiops.unwrap"
@@ -29,7 +29,7 @@ TRANSCODER = "aiops.transcoder"
 ENGINE_STATUS = "aiops.engine_status"
 
 # Filters that only some routes pass; a route names those it wants.
-CHAT = (MODEL_NAME, MODEL_KEY, REFUSALS, OPENAI_ERRORS)
+CHAT = (MODEL_NAME, MODEL_KEY, BODY, OPENAI_ERRORS)
 GRPC_CHAT = (GRPC_CODES, GRPC_TO_JSON, ENGINE_ERRORS, *CHAT, ENGINE_STATUS)
 READS = (UNWRAP, TRANSCODER)
 WRITES = (FIELDS, UNWRAP, TRANSCODER)
@@ -54,7 +54,7 @@ def chain() -> list[dict[str, object]]:
         _optional(GRPC_MODEL, extraction()),
         _optional(GRPC_MODEL_KEY, typed(HTTP + "lua.v3.Lua", default_source_code=_source("grpc_model.lua"))),
         _optional(TRANSCRIPTION, typed(HTTP + "lua.v3.Lua", default_source_code=_source("transcription.lua"))),
-        _optional(REFUSALS, typed(HTTP + "lua.v3.Lua", source_codes={REFUSALS: _source("refusals.lua")})),
+        {**body_filter(), "disabled": True},
         _optional(OPENAI_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("openai_errors.lua"))),
         _optional(
             FIELDS,
@@ -65,6 +65,11 @@ def chain() -> list[dict[str, object]]:
         _optional(ENGINE_STATUS, _engine_status()),
         {"name": "envoy.filters.http.router", "typed_config": typed(HTTP + "router.v3.Router")},
     ]
+
+
+def body_filter() -> dict[str, object]:
+    """Refuses fields and names the model, as the route says; without a word from it, nothing."""
+    return {"name": BODY, "typed_config": typed(HTTP + "lua.v3.Lua", source_codes={BODY: _source("body.lua")})}
 
 
 def enabled(names: Iterable[str]) -> dict[str, object]:

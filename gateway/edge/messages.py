@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 from google.protobuf import any_pb2, json_format
 from google.protobuf.message import Message
 
+from gateway.edge.declared import declare
+
 M = TypeVar("M", bound=Message)
 PREFIX = "type.googleapis.com/"
 
@@ -16,6 +18,7 @@ EXTENSIONS = tuple(
         "extensions.access_loggers.filters.cel.v3.cel",
         "extensions.bootstrap.internal_listener.v3.internal_listener",
         "extensions.bootstrap.reverse_tunnel.upstream_socket_interface.v3.upstream_reverse_connection_socket_interface",
+        "extensions.clusters.aggregate.v3.cluster",
         "extensions.clusters.reverse_connection.v3.reverse_connection",
         "extensions.filters.http.cors.v3.cors",
         "extensions.filters.http.grpc_field_extraction.v3.config",
@@ -42,6 +45,7 @@ EXTENSIONS = tuple(
         "type.matcher.v3.http_inputs",
     )
 )
+declare()
 
 
 def message(kind: type[M], content: dict[str, Any]) -> M:

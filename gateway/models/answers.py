@@ -8,7 +8,7 @@ from envoy.config.route.v3 import route_components_pb2
 from gateway.edge.errors import openai_error
 from gateway.edge.messages import message
 from gateway.edge.routes import direct
-from gateway.models.table import ModelRoute
+from gateway.models.table import Listed, ModelRoute
 
 NAMES_SHOWN = 50
 NOT_FOR_CLIENTS = "this path of the engine is not for clients; deployments are changed through the API"
@@ -19,13 +19,13 @@ GRPC_CALL = {"name": "x-aiops-call", "string_match": {"prefix": "application/grp
 Route = route_components_pb2.Route
 
 
-def model_list(models: Sequence[ModelRoute], path: dict[str, object]) -> route_components_pb2.Route:
+def model_list(models: Sequence[Listed], path: dict[str, object]) -> route_components_pb2.Route:
     """OpenAI's list of models."""
     body: dict[str, object] = {"object": "list", "data": [_description(model) for model in models]}
     return _answer({**path, "headers": [GET]}, 200, body)
 
 
-def model_description(model: ModelRoute) -> route_components_pb2.Route:
+def model_description(model: Listed) -> route_components_pb2.Route:
     """OpenAI's description of one model."""
     return _answer({"prefix": "/", "headers": [GET]}, 200, _description(model))
 
@@ -71,7 +71,7 @@ def _refusal(status: int, grpc_status: int, code: str, text: str) -> list[route_
     return [plain, _answer({"prefix": "/"}, status, openai_error(text, code, "model"))]
 
 
-def _description(model: ModelRoute) -> dict[str, object]:
+def _description(model: Listed) -> dict[str, object]:
     return {"id": model.model, "object": "model", "created": model.created, "owned_by": model.org_id}
 
 

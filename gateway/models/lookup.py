@@ -12,7 +12,7 @@ from envoy.type.matcher.v3 import http_inputs_pb2
 from xds.core.v3 import extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, string_pb2
 
-from gateway.edge.filters import CHAT, INVALID, MISSING, REFUSALS, TRANSCRIPTION, enabled
+from gateway.edge.filters import BODY, CHAT, INVALID, MISSING, TRANSCRIPTION, enabled
 from gateway.edge.messages import message, packed
 from gateway.edge.routes import entry
 from gateway.models.answers import invalid_body, model_list, unknown_model
@@ -44,10 +44,16 @@ class Lookup:
 
     def __init__(self, root: matcher_pb2.Matcher) -> None:
         self._paths = root.matcher_tree.prefix_match_map.map
+        # What names of models lead to that are none of the caller's organisation: everybody's, then nowhere.
+        self._named = self._paths["/v1/"].matcher.on_no_match.matcher.matcher_list.matchers[-1].on_match.matcher
 
     def add_model(self, key: str, leads_to: extension_pb2.TypedExtensionConfig) -> None:
         """Where requests that name a model go."""
         self._paths["/v1/"].matcher.matcher_tree.exact_match_map.map[key].action.CopyFrom(leads_to)
+
+    def add_for_everybody(self, name: str, leads_to: extension_pb2.TypedExtensionConfig) -> None:
+        """Where requests of any organisation go that name a model which is not its own."""
+        self._named.matcher_tree.exact_match_map.map[name].action.CopyFrom(leads_to)
 
     def add_grpc_model(self, key: str, leads_to: extension_pb2.TypedExtensionConfig) -> None:
         """Where gRPC calls of the Open Inference Protocol that name a model go."""
@@ -67,12 +73,19 @@ class Lookup:
         pages: Mapping[str, extension_pb2.TypedExtensionConfig],
     ) -> None:
         """What an organisation is told: the pages below /v1/models, and about every other name that there is none."""
-        unknown = self._paths["/v1/"].matcher.on_no_match.matcher.matcher_list.matchers[-1].on_match.matcher
+        unknown = self._named.on_no_match.matcher
         unknown.matcher_tree.exact_match_map.map[org_id].action.CopyFrom(action(not_found))
-        listed = _tree(":path", not_found)
-        for path, page in pages.items():
-            listed.matcher_tree.exact_match_map.map[path].action.CopyFrom(page)
-        self._paths["/v1/models"].matcher.matcher_tree.exact_match_map.map[org_id].matcher.CopyFrom(listed)
+        listed = self._paths["/v1/models"].matcher.matcher_tree.exact_match_map.map[org_id]
+        listed.matcher.CopyFrom(_pages(not_found, pages))
+
+    def add_everybody(
+        self,
+        not_found: Sequence[route_components_pb2.Route],
+        pages: Mapping[str, extension_pb2.TypedExtensionConfig],
+    ) -> None:
+        """The same for every other organisation."""
+        self._named.on_no_match.matcher.on_no_match.action.CopyFrom(action(not_found))
+        self._paths["/v1/models"].matcher.on_no_match.matcher.CopyFrom(_pages(not_found, pages))
 
     def add_protocol(self, org_id: str, models: Sequence[str]) -> None:
         """What an organisation is told in the Open Inference Protocol about all but its models that speak it."""
@@ -84,7 +97,7 @@ class Lookup:
 
 def empty_lookup(api: Sequence[dict[str, object]]) -> matcher_pb2.Matcher:
     """The look-up without models: everything but the model paths goes through the API's routes."""
-    root = _tree(":path", [message(Route, route) for route in api], "prefix_match_map")
+    root = tree(":path", [message(Route, route) for route in api], "prefix_match_map")
     paths = root.matcher_tree.prefix_match_map.map
     paths["/v1/"].matcher.CopyFrom(_by_model())
     paths["/v1/models"].matcher.CopyFrom(_by_org([model_list([], {"path": "/v1/models"}), *unknown_model([])]))
@@ -100,7 +113,7 @@ def action(routes: Sequence[route_components_pb2.Route]) -> extension_pb2.TypedE
 
 
 def _by_model() -> matcher_pb2.Matcher:
-    matcher = _tree(KEY, _entry())
+    matcher = tree(KEY, _entry())
     matcher.matcher_tree.exact_match_map.map[NOBODY].CopyFrom(matcher.on_no_match)
     otherwise = matcher_pb2.Matcher()
     for header, value, text in (
@@ -113,15 +126,27 @@ def _by_model() -> matcher_pb2.Matcher:
         fault.on_match.action.CopyFrom(action(invalid_body(text)))
     named = otherwise.matcher_list.matchers.add()
     _when(named.predicate, MODEL, {"safe_regex": {"regex": ".+", "google_re2": {}}})
-    named.on_match.matcher.CopyFrom(_by_org(unknown_model([])))
+    everybodys = tree(MODEL, unknown_model([]))
+    everybodys.matcher_tree.exact_match_map.map[NOBODY].CopyFrom(everybodys.on_no_match)
+    everybodys.on_no_match.matcher.CopyFrom(_by_org(unknown_model([])))
+    named.on_match.matcher.CopyFrom(everybodys)
     otherwise.on_no_match.CopyFrom(matcher.on_no_match)
     matcher.on_no_match.matcher.CopyFrom(otherwise)
     return matcher
 
 
+def _pages(
+    not_found: Sequence[route_components_pb2.Route], pages: Mapping[str, extension_pb2.TypedExtensionConfig]
+) -> matcher_pb2.Matcher:
+    listed = tree(":path", not_found)
+    for path, page in pages.items():
+        listed.matcher_tree.exact_match_map.map[path].action.CopyFrom(page)
+    return listed
+
+
 def _by_grpc_model() -> matcher_pb2.Matcher:
-    matcher = _tree(KEY, grpc_entry())
-    named = _tree(ORG, grpc_entry())
+    matcher = tree(KEY, grpc_entry())
+    named = tree(ORG, grpc_entry())
     for empty in (matcher, named):
         empty.matcher_tree.exact_match_map.map[NOBODY].CopyFrom(matcher.on_no_match)
     matcher.on_no_match.matcher.CopyFrom(named)
@@ -136,14 +161,15 @@ def _entry() -> list[route_components_pb2.Route]:
 
 
 def _by_org(otherwise: Sequence[route_components_pb2.Route]) -> matcher_pb2.Matcher:
-    matcher = _tree(ORG, otherwise)
+    matcher = tree(ORG, otherwise)
     matcher.matcher_tree.exact_match_map.map[NOBODY].CopyFrom(matcher.on_no_match)
     return matcher
 
 
-def _tree(
+def tree(
     header: str, otherwise: Sequence[route_components_pb2.Route], kind: str = "exact_match_map"
 ) -> matcher_pb2.Matcher:
+    """A look-up by a header, still empty, and what is done about every other value."""
     matcher = matcher_pb2.Matcher()
     _read(matcher.matcher_tree.input, header)
     getattr(matcher.matcher_tree, kind).SetInParent()
@@ -161,4 +187,4 @@ def _read(target: extension_pb2.TypedExtensionConfig, header: str) -> None:
     target.typed_config.CopyFrom(packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=header)))
 
 
-_INSTANCE = _tree(ORG, [message(Route, entry({"prefix": "/"}, enabled([REFUSALS]), BODY_LIMIT))])
+_INSTANCE = tree(ORG, [message(Route, entry({"prefix": "/"}, enabled([BODY]), BODY_LIMIT))])

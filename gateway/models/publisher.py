@@ -1,6 +1,6 @@
 """Turns each routing table into resources, and takes away what nobody is led to any more."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import timedelta
 
 from google.protobuf.message import Message
@@ -9,6 +9,9 @@ from gateway.edge.listener import NAME
 from gateway.models.clusters import has_endpoints_apart, model_cluster, model_endpoints
 from gateway.models.routes import RouteTable
 from gateway.models.table import ModelRoute
+from gateway.policies.clusters import RELAY, Cluster, clusters
+from gateway.policies.relay import relay_routes
+from gateway.policies.table import PolicyRoute
 from gateway.xds.cache import CLUSTERS, ENDPOINTS, ROUTES, Cache, Resource, resource
 from mesh.clock import Clock
 
@@ -25,13 +28,15 @@ class Publisher:
         self._clock = clock
         self._linger = linger
         self._models: dict[str, ModelRoute] = {}
+        self._joined: dict[str, Cluster] = {}
         self._leaving: dict[str, float] = {}
 
     def guess(self) -> None:
         """Publishes the API's routes alone, for Envoys that have nothing yet; whoever has models keeps them."""
-        self._cache.put(ROUTES, {NAME: resource(self._routes.render(()), provisional=True)})
+        guesses = {NAME: self._routes.render(()), RELAY: relay_routes(())}
+        self._cache.put(ROUTES, {name: resource(guess, provisional=True) for name, guess in guesses.items()})
 
-    def publish(self, table: Sequence[ModelRoute]) -> None:
+    def publish(self, table: Sequence[ModelRoute], policies: Sequence[PolicyRoute] = ()) -> None:
         """Publishes a whole table."""
         over_grpc = (model.over_grpc for model in table)
         models = {model.cluster: model for model in (*table, *over_grpc) if model is not None}
@@ -40,10 +45,23 @@ class Publisher:
         self._cache.put(CLUSTERS, _rendered({name: model_cluster(model) for name, model in changed.items()}))
         self._cache.drop(ENDPOINTS, changed.keys() - apart.keys())
         self._cache.put(ENDPOINTS, _rendered({name: model_endpoints(model) for name, model in apart.items()}))
-        self._cache.put(ROUTES, {NAME: resource(self._routes.render(table))})
+        joined = self._join(policies)
+        routes = {NAME: self._routes.render(table, policies), RELAY: relay_routes(policies)}
+        self._cache.put(ROUTES, _rendered(routes))
         self._cache.mark_complete(CLUSTERS, ENDPOINTS, ROUTES)
-        self._leave(models)
-        self._models = models
+        self._leave(self._models.keys() | self._joined.keys(), models.keys() | joined.keys())
+        self._models, self._joined = models, joined
+
+    def _join(self, policies: Sequence[PolicyRoute]) -> dict[str, Cluster]:
+        """Publishes the clusters of policies."""
+        joined = {name: cluster for policy in policies for name, cluster in clusters(policy).items()}
+        changed = {name: cluster for name, cluster in joined.items() if self._joined.get(name) != cluster}
+        found = {name: cluster.endpoints() for name, cluster in changed.items()}
+        apart = {name: endpoints for name, endpoints in found.items() if endpoints is not None}
+        self._cache.put(CLUSTERS, _rendered({name: cluster.render() for name, cluster in changed.items()}))
+        self._cache.drop(ENDPOINTS, changed.keys() - apart.keys())
+        self._cache.put(ENDPOINTS, _rendered(apart))
+        return joined
 
     def sweep(self) -> timedelta | None:
         """Drops the clusters whose time is over; answers how long until the next one's is, None when there is none."""
@@ -56,11 +74,11 @@ class Publisher:
                 del self._leaving[name]
         return timedelta(seconds=min(self._leaving.values()) - now) if self._leaving else None
 
-    def _leave(self, models: Mapping[str, ModelRoute]) -> None:
+    def _leave(self, before: Set[str], now: Set[str]) -> None:
         deadline = self._clock.monotonic() + self._linger.total_seconds()
-        for name in self._models.keys() - models.keys():
+        for name in before - now:
             self._leaving[name] = deadline
-        for name in self._leaving.keys() & models.keys():
+        for name in self._leaving.keys() & now:
             del self._leaving[name]
 
 

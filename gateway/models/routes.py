@@ -1,23 +1,25 @@
 """The public port's routes: the API's, and those of every organisation's models."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import groupby
+from functools import lru_cache
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from google.protobuf import any_pb2, duration_pb2
 from xds.core.v3 import extension_pb2
 
-from gateway.edge.filters import REFUSALS
+from gateway.edge.filters import BODY
 from gateway.edge.listener import NAME
-from gateway.edge.messages import message, packed, typed
+from gateway.edge.messages import message, typed
 from gateway.models import open_inference
 from gateway.models.answers import model_description, model_list, private_path, unknown_model, wrong_protocol
 from gateway.models.clusters import INSTANCE, SUBSET
+from gateway.models.context import body_context
 from gateway.models.lookup import KEY, MODEL, ORG, Lookup, action, empty_lookup
-from gateway.models.table import ModelRoute, Target
+from gateway.models.table import Listed, ModelRoute, Target
+from gateway.policies.routes import policy_route
+from gateway.policies.table import PolicyRoute
 from gateway.tunnels.relay import UNREACHED
 
 LONGEST_ANSWER = 4 * 1024 * 1024
@@ -37,11 +39,10 @@ RETRY = {
 
 @dataclass(frozen=True, slots=True)
 class _Rendered:
-    """A model's part: what its name leads to, its description, and what each instance's path leads to."""
+    """A model's part: what its name leads to, and what each instance's path leads to."""
 
     by_name: extension_pb2.TypedExtensionConfig
     by_grpc: extension_pb2.TypedExtensionConfig | None
-    description: extension_pb2.TypedExtensionConfig
     instances: dict[str, extension_pb2.TypedExtensionConfig]
 
 
@@ -54,9 +55,12 @@ class RouteTable:
         self._base = message(route_pb2.RouteConfiguration, _configuration(cors))
         self._base.virtual_hosts[0].matcher.CopyFrom(empty_lookup(list(api)))
         self._rendered: dict[ModelRoute, _Rendered] = {}
+        self._policies: dict[PolicyRoute, extension_pb2.TypedExtensionConfig] = {}
 
-    def render(self, models: Sequence[ModelRoute]) -> route_pb2.RouteConfiguration:
-        """The whole configuration for these models, which come sorted by organisation."""
+    def render(
+        self, models: Sequence[ModelRoute], policies: Sequence[PolicyRoute] = ()
+    ) -> route_pb2.RouteConfiguration:
+        """The whole configuration for these models, which come sorted by organisation, and these policies."""
         self._rendered = {model: self._rendered.get(model) or self._render(model) for model in models}
         configuration = route_pb2.RouteConfiguration()
         configuration.CopyFrom(self._base)
@@ -67,17 +71,47 @@ class RouteTable:
                 lookup.add_grpc_model(model.key, rendered.by_grpc)
             for path, leads_to in rendered.instances.items():
                 lookup.add_instance(path, model.org_id, leads_to)
-        for org_id, mine in groupby(models, key=lambda model: model.org_id):
-            known = list(mine)
-            pages = {f"/v1/models/{model.model}": self._rendered[model].description for model in known}
-            pages["/v1/models"] = action([model_list(known, {"prefix": "/"})])
-            lookup.add_organisation(org_id, unknown_model([model.model for model in known]), pages)
-            speaking = [model.model for model in known if open_inference.speaks(model)]
-            lookup.add_protocol(org_id, speaking)
+        self._add_policies(lookup, policies)
+        self._add_organisations(lookup, models, policies)
         return configuration
 
+    def _add_policies(self, lookup: Lookup, policies: Sequence[PolicyRoute]) -> None:
+        self._policies = {
+            policy: self._policies.get(policy) or action([policy_route(policy, self._idle)]) for policy in policies
+        }
+        for policy, leads_to in self._policies.items():
+            for name in policy.names:
+                if policy.universe:
+                    lookup.add_for_everybody(name, leads_to)
+                else:
+                    lookup.add_model(f"{policy.org_id}/{name}", leads_to)
+
+    def _add_organisations(self, lookup: Lookup, models: Sequence[ModelRoute], policies: Sequence[PolicyRoute]) -> None:
+        everybodys = {name: listed for policy in policies if policy.universe for name, listed in _listed(policy)}
+        own: dict[str, dict[str, Listed]] = {}
+        speaking: dict[str, list[str]] = {}
+        for model in models:
+            own.setdefault(model.org_id, {})[model.model] = model.listed
+            if open_inference.speaks(model):
+                speaking.setdefault(model.org_id, []).append(model.model)
+        for policy in policies:
+            if not policy.universe:
+                own.setdefault(policy.org_id, {}).update(_listed(policy))
+        if everybodys:
+            lookup.add_everybody(unknown_model(sorted(everybodys)), self._pages(everybodys))
+        for org_id, mine in own.items():
+            known = {**everybodys, **mine}
+            lookup.add_organisation(org_id, unknown_model(sorted(known)), self._pages(known))
+            lookup.add_protocol(org_id, speaking.get(org_id, []))
+
+    @staticmethod
+    def _pages(known: Mapping[str, Listed]) -> dict[str, extension_pb2.TypedExtensionConfig]:
+        listed = [known[name] for name in sorted(known)]
+        pages = {f"/v1/models/{each.model}": _described(each) for each in listed}
+        return {**pages, "/v1/models": action([model_list(listed, {"prefix": "/"})])}
+
     def _render(self, model: ModelRoute) -> _Rendered:
-        refusals = _refusals(model)
+        refusals = body_context(model.model, model.refused)
         by_name = route_components_pb2.Route()
         by_name.match.prefix = "/"
         self._lead_to(by_name, model, refusals)
@@ -88,7 +122,7 @@ class RouteTable:
         if open_inference.speaks(model):
             by_name = wrong_protocol(model)
             instances[open_inference.MODELS + model.model] = action(self._protocol_routes(model))
-        return _Rendered(action([by_name]), self._by_grpc(model), action([model_description(model)]), instances)
+        return _Rendered(action([by_name]), self._by_grpc(model), instances)
 
     def _protocol_routes(self, model: ModelRoute) -> list[route_components_pb2.Route]:
         """The model's paths of the Open Inference Protocol, which name it as its engine does."""
@@ -132,15 +166,17 @@ class RouteTable:
         # A user's token is none of the engine's business.
         route.request_headers_to_remove.append("authorization")
         if refusals is not None:
-            route.typed_per_filter_config[REFUSALS].CopyFrom(refusals)
+            route.typed_per_filter_config[BODY].CopyFrom(refusals)
 
 
-def _refusals(model: ModelRoute) -> any_pb2.Any | None:
-    if not model.refused:
-        return None
-    fields = [{"path": field.path, "harmless": list(field.harmless)} for field in model.refused]
-    context = {"model": model.model, "fields": fields}
-    return packed(message(lua_pb2.LuaPerRoute, {"name": REFUSALS, "filter_context": context}))
+@lru_cache(maxsize=10_000)
+def _described(listed: Listed) -> extension_pb2.TypedExtensionConfig:
+    return action([model_description(listed)])
+
+
+def _listed(policy: PolicyRoute) -> Iterator[tuple[str, Listed]]:
+    for name in policy.names:
+        yield name, Listed(name, policy.org_id, policy.created)
 
 
 def _configuration(cors: Sequence[str]) -> dict[str, object]:

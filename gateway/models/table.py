@@ -39,6 +39,15 @@ class RefusedField:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A name that clients may send as `model`, as lists of models have it."""
+
+    model: str
+    org_id: str
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRoute:
     """Where requests for one model name of one organisation go."""
 
@@ -48,6 +57,8 @@ class ModelRoute:
     refused: tuple[RefusedField, ...]
     created: int
     grpc: bool = False
+    # The cluster, where it is not the model's own.
+    named: str = ""
 
     @property
     def key(self) -> str:
@@ -57,7 +68,12 @@ class ModelRoute:
     @property
     def cluster(self) -> str:
         """The name of the model's cluster."""
-        return f"{'grpc' if self.grpc else 'model'}/{self.key}"
+        return self.named or f"{'grpc' if self.grpc else 'model'}/{self.key}"
+
+    @property
+    def listed(self) -> Listed:
+        """The model in a list."""
+        return Listed(self.model, self.org_id, self.created)
 
     @property
     def over_grpc(self) -> "ModelRoute | None":
@@ -79,14 +95,15 @@ def _route(message: pb.ModelRoute) -> ModelRoute:
     return ModelRoute(
         org_id=message.org_id,
         model=message.model,
-        targets=_targets(message),
-        refused=_refused(message.refused_fields),
+        targets=targets_from(message.targets),
+        refused=refused_from(message.refused_fields),
         created=int(message.created),
     )
 
 
-def _targets(message: pb.ModelRoute) -> tuple[Target, ...]:
-    targets = (_target(target) for target in message.targets if _is_reachable(target))
+def targets_from(messages: Iterable[pb.Target]) -> tuple[Target, ...]:
+    """The instances that a request can be sent to, in a stable order."""
+    targets = (_target(target) for target in messages if _is_reachable(target))
     return tuple(sorted(targets, key=lambda target: target.instance_id))
 
 
@@ -124,6 +141,7 @@ def _at_grpc_port(target: Target) -> Target:
     return replace(target, port=target.grpc_port, tunnel=tunnel)
 
 
-def _refused(messages: Iterable[pb.RefusedField]) -> tuple[RefusedField, ...]:
+def refused_from(messages: Iterable[pb.RefusedField]) -> tuple[RefusedField, ...]:
+    """What is refused, in a stable order."""
     fields = (RefusedField(message.path, tuple(message.harmless_values)) for message in messages)
     return tuple(sorted(fields, key=lambda field: field.path))

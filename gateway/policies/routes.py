@@ -1,0 +1,102 @@
+"""What the names of a policy lead to."""
+
+import json
+from datetime import timedelta
+
+from envoy.config.route.v3 import route_components_pb2
+from google.protobuf import any_pb2, duration_pb2
+
+from gateway.edge.errors import openai_error
+from gateway.edge.filters import BODY
+from gateway.edge.messages import message, typed
+from gateway.edge.routes import direct as direct_response
+from gateway.models.context import body_context
+from gateway.models.lookup import BODY_LIMIT
+from gateway.policies.clusters import NAMESPACE, TARGET, direct, entrance, way
+from gateway.policies.table import PolicyRoute, PolicyTarget
+
+# Which target answered, and whether it was another one than the request was for.
+ANSWERED_BY, DEGRADED = "x-aiops-target", "x-aiops-degraded"
+# What a target can no longer answer. A stream that has begun is never begun again elsewhere: Envoy retries nothing
+# whose answer is on its way to the client.
+RETRIED = "connect-failure,refused-stream,reset,reset-before-request,retriable-headers,retriable-status-codes"
+PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+
+
+def policy_route(policy: PolicyRoute, idle: duration_pb2.Duration) -> route_components_pb2.Route:
+    """Where a request for one of the policy's names goes."""
+    if not policy.firsts:
+        return _nobody(policy)
+    route = route_components_pb2.Route()
+    route.match.prefix = "/"
+    for first in policy.firsts:
+        _add(route.route.weighted_clusters, policy, first)
+    # No limit in time: an answer may be long. A connection on which nothing happens ends.
+    route.route.timeout.SetInParent()
+    route.route.idle_timeout.CopyFrom(_milliseconds(policy.resilience.idle_timeout_ms) or idle)
+    longest = max(len(policy.chain(first)) for first in policy.firsts)
+    route.route.retry_policy.CopyFrom(_retries(policy, longest))
+    # What is not kept cannot be sent again.
+    route.request_body_buffer_limit.value = BODY_LIMIT
+    # A user's token is none of a target's business.
+    route.request_headers_to_remove.append("authorization")
+    return route
+
+
+def _add(weighted: route_components_pb2.WeightedCluster, policy: PolicyRoute, first: PolicyTarget) -> None:
+    cluster = weighted.clusters.add(name=entrance(policy, first))
+    cluster.weight.value = first.weight
+    context = _context(policy, first)
+    if context is not None:
+        cluster.typed_per_filter_config[BODY].CopyFrom(context)
+    other = f"xds.upstream_host_metadata.filter_metadata['{NAMESPACE}']['{TARGET}'] != '{first.name}'"
+    for key, value in (
+        (ANSWERED_BY, f"%UPSTREAM_METADATA({NAMESPACE}:{TARGET})%"),
+        (DEGRADED, f"%CEL({other} ? 'true' : '')%"),
+    ):
+        option = cluster.response_headers_to_add.add(append_action="OVERWRITE_IF_EXISTS_OR_ADD")
+        option.header.key, option.header.value = key, value
+
+
+def _context(policy: PolicyRoute, first: PolicyTarget) -> any_pb2.Any | None:
+    """The request is written for its first target here, unless the relay does that."""
+    here = way(policy, first, first) == direct(policy, first)
+    rename = first.model if here and set(policy.names) != {first.model} else ""
+    return body_context(policy.names[0], policy.refused, rename)
+
+
+def _retries(policy: PolicyRoute, longest: int) -> route_components_pb2.RetryPolicy:
+    wanted = policy.resilience
+    content: dict[str, object] = {
+        "retry_on": RETRIED,
+        "retriable_status_codes": list(wanted.retry_statuses),
+        "num_retries": max(wanted.max_attempts, longest) - 1,
+        "retriable_headers": [{"name": "x-aiops-unreached", "present_match": True}],
+        "retry_host_predicate": [
+            {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": typed(PREVIOUS_HOSTS)}
+        ],
+        "host_selection_retry_max_attempts": 3,
+        "retry_back_off": {
+            "base_interval": f"{wanted.base_delay_ms / 1000}s",
+            "max_interval": f"{wanted.max_delay_ms / 1000}s",
+        },
+    }
+    if wanted.first_byte_timeout_ms:
+        content["per_try_timeout"] = f"{wanted.first_byte_timeout_ms / 1000}s"
+    return message(route_components_pb2.RetryPolicy, content)
+
+
+def _nobody(policy: PolicyRoute) -> route_components_pb2.Route:
+    text = f"no target of {policy.names[0]} can answer now; try again later"
+    body = openai_error(text, "unavailable", "model", "server_error")
+    return message(
+        route_components_pb2.Route, direct_response({"prefix": "/"}, 503, json.dumps(body), "application/json")
+    )
+
+
+def _milliseconds(number: int) -> duration_pb2.Duration | None:
+    if not number:
+        return None
+    duration = duration_pb2.Duration()
+    duration.FromTimedelta(timedelta(milliseconds=number))
+    return duration

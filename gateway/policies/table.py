@@ -1,0 +1,157 @@
+"""Routes by policy as the gateway keeps them."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from aiops.routing.v1 import route_pb2
+from aiops.routing.v1 import routing_service_pb2 as pb
+
+from gateway.models.table import NAME, ModelRoute, RefusedField, refused_from, targets_from
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """A provider outside: where it is, and what shows who asks."""
+
+    host: str
+    port: int
+    tls: bool
+    # What stands before /chat/completions, without a slash at its end.
+    path: str
+    credential_id: str = ""
+    ca_pem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTarget:
+    """Where a share of the requests goes; either `serving` instances of the platform, or outside."""
+
+    name: str
+    weight: int
+    # The name that the target knows the model by.
+    model: str
+    serving: ModelRoute | None = None
+    external: External | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resilience:
+    """As the contract has it, with everything set; milliseconds, 0 waits without end."""
+
+    first_byte_timeout_ms: int = 0
+    idle_timeout_ms: int = 0
+    max_attempts: int = 3
+    base_delay_ms: int = 10
+    max_delay_ms: int = 100
+    retry_budget_percent: int = 20
+    retry_statuses: tuple[int, ...] = ()
+    failure_threshold: int = 5
+    recovery_timeout_ms: int = 30_000
+    max_requests: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRoute:
+    """Names of an organisation, or of every one, that lead to targets by share and then to fallbacks in turn."""
+
+    route_id: str
+    org_id: str
+    universe: bool
+    names: tuple[str, ...]
+    targets: tuple[PolicyTarget, ...]
+    fallbacks: tuple[str, ...] = ()
+    resilience: Resilience = field(default_factory=Resilience)
+    refused: tuple[RefusedField, ...] = ()
+    created: int = 0
+
+    @property
+    def firsts(self) -> tuple[PolicyTarget, ...]:
+        """Those that get first attempts."""
+        return tuple(target for target in self.targets if target.weight)
+
+    def chain(self, first: PolicyTarget) -> tuple[PolicyTarget, ...]:
+        """Whom a request is tried with, in turn."""
+        known = {target.name: target for target in self.targets}
+        rest = (known[name] for name in self.fallbacks if name in known)
+        return (first, *(target for target in rest if target is not first))
+
+
+def policies_from_proto(table: pb.RoutingTable) -> tuple[PolicyRoute, ...]:
+    """The policies of a table in a stable order. What Envoy would refuse is left out and logged."""
+    routes = (_policy(message) for message in table.policies)
+    return tuple(sorted((route for route in routes if route.names), key=lambda route: route.route_id))
+
+
+def _policy(message: pb.PolicyRoute) -> PolicyRoute:
+    asked = message.resilience
+    return PolicyRoute(
+        route_id=message.route_id,
+        org_id=message.org_id,
+        universe=message.universe,
+        names=tuple(_names(message)),
+        targets=tuple(_targets(message)),
+        fallbacks=tuple(message.fallbacks),
+        resilience=_resilience(asked),
+        refused=refused_from(message.refused_fields),
+        created=int(message.created),
+    )
+
+
+def _resilience(asked: route_pb2.Resilience) -> Resilience:
+    return Resilience(
+        first_byte_timeout_ms=asked.first_byte_timeout_ms,
+        idle_timeout_ms=asked.idle_timeout_ms,
+        max_attempts=max(asked.max_attempts, 1),
+        base_delay_ms=max(asked.base_delay_ms, 1),
+        max_delay_ms=max(asked.max_delay_ms, asked.base_delay_ms, 1),
+        retry_budget_percent=asked.retry_budget_percent,
+        retry_statuses=tuple(asked.retry_statuses),
+        failure_threshold=max(asked.failure_threshold, 1),
+        recovery_timeout_ms=max(asked.recovery_timeout_ms, 1),
+        max_requests=max(asked.max_requests, 1),
+    )
+
+
+def _names(message: pb.PolicyRoute) -> Iterable[str]:
+    sound = NAME.fullmatch(message.route_id) and NAME.fullmatch(message.org_id)
+    for name in message.names:
+        if sound and NAME.fullmatch(name):
+            yield name
+        else:
+            log.error("route %r is not served as %r: it is no name", message.route_id, name)
+
+
+def _targets(message: pb.PolicyRoute) -> Iterable[PolicyTarget]:
+    for target in message.targets:
+        outside = _external(target) if target.HasField("external") else None
+        instances = targets_from(target.instances)
+        if not NAME.fullmatch(target.name) or (outside is None and not instances):
+            log.error("target %r of route %s is left out: no request can be sent to it", target.name, message.route_id)
+            continue
+        cluster = f"target/{message.route_id}/{target.name}"
+        serving = ModelRoute(message.org_id, target.model, instances, (), 0, named=cluster) if instances else None
+        yield PolicyTarget(target.name, target.weight, target.model, serving, outside)
+
+
+def _external(target: pb.PolicyTarget) -> External | None:
+    try:
+        parts = urlsplit(target.external.base_url)
+        port = parts.port
+    except ValueError:
+        return None
+    if not parts.hostname or parts.scheme not in ("http", "https"):
+        return None
+    tls = parts.scheme == "https"
+    path = parts.path.rstrip("/")
+    return External(
+        parts.hostname,
+        port or (443 if tls else 80),
+        tls,
+        path,
+        target.external.credential_id,
+        target.external.ca_pem,
+    )
