@@ -17,6 +17,7 @@ from cli import (
     placing,
     programs,
     replica_sets,
+    routes,
     stack,
 )
 from cli.exits import CliError, Exit
@@ -42,6 +43,7 @@ app.add_typer(deployments.app, name="deployments")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(replica_sets.app, name="replica-sets")
 app.add_typer(replica_sets.rollout, name="rollout")
+app.add_typer(routes.app, name="routes")
 app.add_typer(events.app, name="events")
 models.app.command()(downloads.download)
 models.app.command()(downloads.downloads)
