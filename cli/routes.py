@@ -3,7 +3,7 @@
 import json
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,7 +150,7 @@ def _target(text: str) -> "RouteTarget":
     return RouteTarget(provider=RouteTarget.internal, model=model, weight=int(weight or 1))
 
 
-def _read(file: str) -> Mapping[str, Any]:
+def _read(file: str) -> dict[str, Any]:
     try:
         content = json.loads(sys.stdin.read() if file == "-" else Path(file).read_text())
     except (OSError, ValueError) as error:

@@ -17,4 +17,4 @@ def declare() -> None:
     entry.field.add(name="name", number=1, type=_TEXT, label=_ONE)
     kind = f".{COMPOSITE}.ClusterConfig.ClusterEntry"
     config.field.add(name="clusters", number=1, type=_MESSAGE, type_name=kind, label=_MANY)
-    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())  # type: ignore[no-untyped-call]
+    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())

@@ -29,6 +29,11 @@ async def update(rooms: Rooms, *paths: str, version: int = 0, **fields: Any) -> 
     return (await rooms.routes.UpdateRoute(request, metadata=EDITOR)).route
 
 
+async def told_routes(call: Any) -> list[route_pb2.Route]:
+    """The routes of the stream's next message."""
+    return list((await asyncio.wait_for(call.read(), 10)).routes)
+
+
 async def test_a_route_is_kept_as_it_is_wished_for(rooms: Rooms) -> None:
     made = await create(
         rooms,
@@ -124,14 +129,14 @@ async def test_a_repeated_create_answers_the_first_ones_route(rooms: Rooms) -> N
 
 async def test_whoever_routes_hears_of_every_change_and_so_does_the_world(rooms: Rooms) -> None:
     call = rooms.replicas.WatchReplicas(deployments_pb.WatchReplicasRequest(), metadata=ROUTER)
-    assert list((await asyncio.wait_for(call.read(), 10)).routes) == []
+    assert await told_routes(call) == []
     made = await create(rooms)
-    assert list((await asyncio.wait_for(call.read(), 10)).routes) == [made]
+    assert await told_routes(call) == [made]
     changed = await update(rooms, max_tokens=7)
-    assert list((await asyncio.wait_for(call.read(), 10)).routes) == [changed]
+    assert await told_routes(call) == [changed]
     for _ in range(2):
         await rooms.routes.DeleteRoute(pb.DeleteRouteRequest(route_id=made.route_id), metadata=EDITOR)
-    assert list((await asyncio.wait_for(call.read(), 10)).routes) == []
+    assert await told_routes(call) == []
     call.cancel()
     told = await rooms.events("system.routeChanged")
     assert [(each["key"], each["route"]["version"]) for each in told] == [(made.route_id, n) for n in (1, 2, 3)]

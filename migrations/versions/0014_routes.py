@@ -6,8 +6,8 @@ from sqlalchemy.dialects import postgresql
 
 from mesh.sql.security import protection
 
-revision = "0013"
-down_revision = "0012"
+revision = "0014"
+down_revision = "0013"
 
 
 def upgrade() -> None:
