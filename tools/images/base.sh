@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Builds a base image's root file system with debootstrap and prints where it is: a tar archive for `docker import`.
 # It is made once per suite and package list and kept below ~/.cache/aiops. Wants root.
-# usage: tools/images/base.sh [PACKAGE...]     (python3-minimal and its standard library when none is named)
+# usage: tools/images/base.sh [PACKAGE...]     (without one: Python with what engines' environments are made of)
 set -euo pipefail
 packages=("$@")
-[ ${#packages[@]} -gt 0 ] || packages=(python3-minimal libpython3-stdlib)
+if [ ${#packages[@]} -eq 0 ]; then
+  minor=$(apt-cache depends python3-minimal | sed -n 's/.*Depends: python3\.\([0-9]*\)-minimal.*/\1/p' | head -1)
+  packages=(python3-venv "libpython3.$minor" libgomp1 libnuma1)
+fi
 # The mirror and the suite that this machine itself is installed from.
 read -r mirror suite < <(apt-get indextargets --format '$(SITE) $(RELEASE)' | grep -v -e '-security' -e '-updates' | sort -u | head -1)
 [ -n "${suite:-}" ] || { echo "no Debian mirror is set up on this machine: see sources.list(5)" >&2; exit 1; }
