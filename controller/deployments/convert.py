@@ -200,12 +200,18 @@ def engine_options_from_proto(message: engine_pb2.EngineOptions) -> EngineOption
     )
 
 
+def program_from_proto(
+    request: service_pb.CreateDeploymentRequest | set_pb.ReplicaTemplateWish,
+) -> Program:
+    """What a custom model runs, and where it is asked."""
+    return Program(tuple(request.command), request.paths.health, request.paths.inference)
+
+
 def _own(request: service_pb.CreateDeploymentRequest | service_pb.PlanDeploymentRequest) -> dict[str, Any]:
     """The image, and what only matters once it runs."""
     if isinstance(request, service_pb.PlanDeploymentRequest):
         return {"image": request.image}
-    program = Program(tuple(request.command), request.paths.health, request.paths.inference)
-    return {"image": request.image, "environment": dict(request.environment), "program": program}
+    return {"image": request.image, "environment": dict(request.environment), "program": program_from_proto(request)}
 
 
 def _adapters(deployment: Deployment) -> Iterator[pb.Adapter]:

@@ -46,7 +46,7 @@ def deployment_of(row: Row[Any]) -> Deployment:
         observed=_observation(row.observed),
         options=options_of(row.options),
         engine_options=EngineOptions(**row.engine_options),
-        program=Program(**{**row.program, "command": tuple(row.program.get("command", ()))}),
+        program=Program.read(row.program),
         adapters=tuple(Adapter(ModelId(each["model_id"]), each["name"]) for each in row.adapters),
         **{name: row._mapping[name] for name in _PLAIN},
     )

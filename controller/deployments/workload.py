@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from controller.models.model import ModelId
 from controller.nodes.model import Container, NodeId
@@ -94,6 +95,11 @@ class Program:
     command: tuple[str, ...] = ()
     health: str = ""
     inference: str = ""
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> "Program":
+        """The program whose fields these are; JSON knows no tuples."""
+        return cls(**{**fields, "command": tuple(fields.get("command", ()))})
 
 
 @dataclass(frozen=True, slots=True)

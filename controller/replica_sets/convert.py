@@ -4,12 +4,13 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from aiops.deployments.v1 import deployment_events_pb2 as events_pb
+from aiops.deployments.v1 import deployment_service_pb2 as deployment_pb
 from aiops.deployments.v1 import replica_set_pb2 as pb
 from aiops.deployments.v1 import replica_set_service_pb2 as service_pb
 from aiops.types.v1 import engine_pb2, owner_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from controller.deployments.convert import engine_options_from_proto, options_from_proto
+from controller.deployments.convert import engine_options_from_proto, options_from_proto, program_from_proto
 from controller.events import Encoding, Encodings
 from controller.replica_sets.model import ReplicaSet, ReplicaSetStatusChanged, SetChanges, SetStatus, Template
 from mesh.clock import unix_ms
@@ -64,6 +65,7 @@ def template_from_proto(wish: service_pb.ReplicaTemplateWish) -> Template:
         environment=dict(wish.environment),
         options=options_from_proto(wish),
         engine_options=engine_options_from_proto(wish.engine_options),
+        program=program_from_proto(wish),
     )
 
 
@@ -101,6 +103,8 @@ def _template_to_proto(template: Template) -> pb.ReplicaTemplate:
         forbidden_labels=dict(options.forbidden_labels),
         priority=options.priority,
         engine_options=engine_pb2.EngineOptions(**asdict(template.engine_options)),
+        command=template.program.command,
+        paths=deployment_pb.HttpPaths(health=template.program.health, inference=template.program.inference),
     )
 
 

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import NewType
 
-from controller.deployments.workload import EngineOptions
+from controller.deployments.wish import Wish
+from controller.deployments.workload import EngineOptions, Program
 from controller.models.model import ModelId
 from controller.placement.model import NO_OPTIONS, Options
 from mesh.errors import DomainError, Kind
@@ -68,6 +69,18 @@ class Template:
     model_digest: str = ""
     options: Options = NO_OPTIONS
     engine_options: EngineOptions = field(default_factory=EngineOptions)
+    program: Program = field(default_factory=Program)
+
+    def wish(self, model: str) -> Wish:
+        """What is asked of each replica, which goes where there is room."""
+        return Wish(
+            model,
+            image=self.image,
+            environment=dict(self.environment),
+            program=self.program,
+            options=self.options,
+            engine_options=self.engine_options,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 
 from controller.deployments.model import Deployment, Membership
 from controller.deployments.service import deployed, stopped
-from controller.deployments.wish import Wish
 from controller.hints import Hints
 from controller.models.model import ModelNotFoundError
 from controller.replica_sets.decide import Member, Step, decide, status_of, why_to_take_back
@@ -105,13 +104,7 @@ class Reconciler:
             return why
         revision = replica_set.stable_revision if replica_set.paused else replica_set.revision
         template = replica_set.templates.get(revision, replica_set.template)
-        wish = Wish(
-            replica_set.model_id,
-            image=template.image,
-            environment=dict(template.environment),
-            options=template.options,
-            engine_options=template.engine_options,
-        )
+        wish = template.wish(replica_set.model_id)
         member = Membership(set_id, revision if revision in replica_set.templates else replica_set.revision)
         try:
             model = await work.models.get(replica_set.model_id, SYSTEM, lock=True)

@@ -84,6 +84,7 @@ class ReplicaSets:
             if booked != set_id:
                 return await work.replica_sets.get(booked, caller)
             found = await work.models.get(model, caller, lock=True)
+            template.wish(found.model_id).check(found)
             now = await work.nodes.now()
             made = _made(set_id, caller, found, name, replicas, template, deadline or PROGRESS_DEADLINE, now)
             await work.replica_sets.add(made)
@@ -95,7 +96,11 @@ class ReplicaSets:
         """Scales, or rolls out the next revision; with the digest that the model's files have now."""
         async with self._unit_of_work.reading(caller) as work:
             known = await work.replica_sets.get(reference, caller)
-            digest = (await work.models.get(known.model_id, caller)).digest if changes.template else ""
+            digest = ""
+            if changes.template is not None:
+                model = await work.models.get(known.model_id, caller)
+                changes.template.wish(model.model_id).check(model)
+                digest = model.digest
 
         def change(before: ReplicaSet, now: datetime) -> ReplicaSet:
             after = before if changes.replicas is None else before.scale(changes.replicas, now)

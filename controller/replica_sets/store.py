@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controller.deployments.model import ACTIVE
 from controller.deployments.rows import deployment_of, options_of
 from controller.deployments.store import deployments
-from controller.deployments.workload import EngineOptions, Goal
+from controller.deployments.workload import EngineOptions, Goal, Program
 from controller.models.model import ModelId
 from controller.nodes.store import nodes
 from controller.replica_sets.decide import Member
@@ -179,6 +179,7 @@ def _template(row: Mapping[str, Any]) -> Template:
         model_digest=row["model_digest"],
         options=options_of(row.get("options", {})),
         engine_options=EngineOptions(**asked),
+        program=Program.read(row.get("program", {})),
     )
 
 

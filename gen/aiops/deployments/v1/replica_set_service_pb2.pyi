@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from aiops.deployments.v1 import deployment_service_pb2 as _deployment_service_pb2
 from aiops.deployments.v1 import replica_set_pb2 as _replica_set_pb2
 from aiops.types.v1 import engine_pb2 as _engine_pb2
 from collections import abc as _abc
@@ -225,6 +226,8 @@ class ReplicaTemplateWish(_message.Message):
     FORBIDDEN_LABELS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     context_tokens: _builtins.int
     """Tokens of one request's context, at most the model's own; 0 means the model's own."""
@@ -246,6 +249,14 @@ class ReplicaTemplateWish(_message.Message):
 
     @_builtins.property
     def engine_options(self) -> _engine_pb2.EngineOptions: ...
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What replicas of a model of framework custom run; empty means their image's own command."""
+
+    @_builtins.property
+    def paths(self) -> _deployment_service_pb2.HttpPaths:
+        """Where replicas of a model of framework custom are asked."""
+
     def __init__(
         self,
         *,
@@ -258,10 +269,12 @@ class ReplicaTemplateWish(_message.Message):
         forbidden_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         priority: _builtins.int = ...,
         engine_options: _engine_pb2.EngineOptions | None = ...,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        paths: _deployment_service_pb2.HttpPaths | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["engine_options", b"engine_options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine_options", b"engine_options", "paths", b"paths"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "engine_options", b"engine_options", "environment", b"environment", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "image", b"image", "max_concurrency", b"max_concurrency", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "context_tokens", b"context_tokens", "engine_options", b"engine_options", "environment", b"environment", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "image", b"image", "max_concurrency", b"max_concurrency", "paths", b"paths", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
