@@ -1,15 +1,14 @@
 """`aiops deploy`, `aiops deployments …` and `aiops logs`: running models."""
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import placing, replica_sets
 from cli.connect import connect
 from cli.exits import CliError, Exit
-from cli.nodes import labels_of
 from cli.output import Format, Output, as_dict, note, show_fields, show_json, show_many, show_one
 from cli.paging import ALL_HELP, MORE, at_most
 
@@ -50,6 +49,8 @@ def deploy(
     priority: placing.Priority = 0,
     image: placing.Image = "",
     command: placing.Command = "",
+    health_path: placing.HealthPath = "",
+    inference_path: placing.InferencePath = "",
     env: placing.Variable = None,
     adapters: Annotated[int, typer.Option(min=0, max=64, help="LoRA adapters that may be loaded at once.")] = 0,
     tool_parser: Annotated[str, typer.Option(help="The engine's parser of tool calls; the template's own else.")] = "",
@@ -67,19 +68,19 @@ def deploy(
     session = connect(context)
     labels, others = tuple(label or ()), tuple(not_label or ())
     asked = placing.Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority, image)
+    own = placing.own_fields(command, health_path, inference_path, env or ())
     if replicas:
         if node or gpu or port or dry_run:
             raise CliError("--replicas chooses nodes, devices and ports itself", Exit.USAGE, next_step="leave them out")
         if adapters or tool_parser or engine_option:
             raise CliError("replica sets take no engine options", Exit.USAGE, next_step="leave out --replicas")
-        template = {name: value for name, value in asked.fields(session).items() if name not in replica_sets.CHOSEN}
-        replica_sets.create(session, model, replicas, template, wait=wait, output=output)
+        replica_sets.create(session, model, replicas, asked.fields(session) | own, wait=wait, output=output)
         return
     if dry_run:
         placing.show_plan(session, asked, output)
         return
     options = _engine_options(adapters, tool_parser, engine_option or ())
-    deployment = _create(session, asked, command, labels_of(tuple(env or ())), options)
+    deployment = _create(session, asked, own, options)
     if wait:
         deployment = _until_settled(session, deployment)
     show_one(deployment, COLUMNS, output)
@@ -165,25 +166,14 @@ def _engine_options(adapters: int, tool_parser: str, options: Iterable[str]) -> 
     return EngineOptions(max_adapters=adapters, tool_parser=tool_parser, extra=extra)
 
 
-def _create(
-    session: "Session",
-    asked: placing.Asked,
-    command: str,
-    environment: "dict[str, str]",
-    options: "EngineOptions",
-) -> "Deployment":
-    import shlex
+def _create(session: "Session", asked: placing.Asked, own: Mapping[str, Any], options: "EngineOptions") -> "Deployment":
     import uuid
 
     from aiops.deployments.v1.deployment_service_pb2 import CreateDeploymentRequest
     from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 
     request = CreateDeploymentRequest(
-        **asked.fields(session),
-        request_id=uuid.uuid4().hex,
-        command=shlex.split(command),
-        environment=environment,
-        engine_options=options,
+        **asked.fields(session), **own, request_id=uuid.uuid4().hex, engine_options=options
     )
     return session.call(session.stub(DeploymentServiceStub).CreateDeployment, request).deployment
 

@@ -1,6 +1,6 @@
 """What `aiops deploy` and `aiops plan` ask of a place, and how a plan is shown."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ from cli.connect import connect
 from cli.exits import CliError, Exit
 from cli.nodes import find_node, labels_of
 from cli.output import Format, Output, as_dict, show_json, show_table
+from cli.replica_sets import variables
 
 if TYPE_CHECKING:
     from aiops.deployments.v1.deployment_service_pb2 import PlanDeploymentResponse
@@ -28,6 +29,8 @@ NotLabel = Annotated[list[str] | None, typer.Option(help="KEY=VALUE that the nod
 Priority = Annotated[int, typer.Option(help="-1000 to 1000; a higher one may evict lower ones.")]
 Image = Annotated[str, typer.Option(help="Run it in a container of this image, on a node with Docker.")]
 Command = Annotated[str, typer.Option(help="What a custom model runs; {port} and {model_dir} are filled in.")]
+HealthPath = Annotated[str, typer.Option(help="Where a custom model says that it is up: /health when missing.")]
+InferencePath = Annotated[str, typer.Option(help="Where a custom model infers: /v1/inference when missing.")]
 Variable = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE of the engine's environment.")]
 
 
@@ -62,6 +65,23 @@ class Asked:
             "priority": self.priority,
             "image": self.image,
         }
+
+
+def own_fields(command: str, health_path: str, inference_path: str, env: Sequence[str]) -> dict[str, Any]:
+    """The fields of requests for what runs of a deployment's own, and its environment. Raises CliError."""
+    import shlex
+
+    from aiops.deployments.v1.deployment_service_pb2 import HttpPaths
+
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise CliError(f"--command: {error}", Exit.USAGE, next_step="quote it as for a shell") from error
+    return {
+        "command": words,
+        "paths": HttpPaths(health=health_path, inference=inference_path),
+        "environment": variables(env),
+    }
 
 
 def plan(

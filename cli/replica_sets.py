@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +23,7 @@ rollout = typer.Typer(no_args_is_help=True, help="New revisions of a replica set
 
 POLL_S = 0.3
 # What a set chooses for each of its replicas.
-CHOSEN = ("model_id", "node_id", "gpu_device", "port")
+_CHOSEN = ("model_id", "node_id", "gpu_device", "port")
 SetArgument = Annotated[str, typer.Argument(metavar="SET", help="Replica set id or name.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when every replica serves, with 1 when they cannot.")]
 Image = Annotated[str, typer.Option(help="Container image; left to the node when missing.")]
@@ -170,18 +170,19 @@ def undo_rollout(
 
 
 def create(
-    session: "Session", model: str, replicas: int, template: Mapping[str, Any], *, wait: bool, output: Format
+    session: "Session", model: str, replicas: int, asked: Mapping[str, Any], *, wait: bool, output: Format
 ) -> None:
-    """Serve a model by so many replicas, as `aiops deploy --replicas` asks; `template` are fields of the contract's."""
+    """Serve a model by so many replicas, as `aiops deploy --replicas` asks; `asked` are fields of a deployment's."""
     from aiops.deployments.v1.replica_set_service_pb2 import CreateReplicaSetRequest, ReplicaTemplateWish
 
+    template = {name: value for name, value in asked.items() if name not in _CHOSEN}
     request = CreateReplicaSetRequest(
         model_id=model, replicas=replicas, template=ReplicaTemplateWish(**template), request_id=uuid.uuid4().hex
     )
     _show(session, session.call(_stub(session).CreateReplicaSet, request).replica_set, wait, output)
 
 
-def variables(pairs: list[str]) -> dict[str, str]:
+def variables(pairs: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE pairs. Raises CliError."""
     if not all("=" in pair and pair[0] != "=" for pair in pairs):
         raise CliError("a variable is not NAME=VALUE", Exit.USAGE, next_step="e.g. --env VLLM_LOGGING_LEVEL=DEBUG")
