@@ -7,19 +7,23 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+# Other paths than the usual ones come as arguments.
+HEALTH, INFERENCE = sys.argv[1:] or ("/health", "/v1/inference")
+
 
 class Server(BaseHTTPRequestHandler):
-    """`GET /health`, `POST /v1/inference`, and `POST /eat` with a number of megabytes to take."""
+    """`GET` of the health path, `POST` of the inference path, and `POST /eat` with a number of megabytes to take."""
 
     def do_GET(self) -> None:
-        self._answer(200 if self.path == "/health" else 404, {"status": "ok"})
+        self._answer(200 if self.path == HEALTH else 404, {"status": "ok"})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.path == "/eat":
             TAKEN.append(os.urandom(1024 * 1024) * int(body))
         asked = json.loads(body)
-        self._answer(200, {"model": os.environ["AIOPS_MODEL_NAME"], "asked": asked, "uid": os.getuid()})
+        answer = {"model": os.environ["AIOPS_MODEL_NAME"], "asked": asked, "uid": os.getuid()}
+        self._answer(200 if self.path in {INFERENCE, "/eat"} else 404, answer)
 
     def _answer(self, status: int, document: object) -> None:
         content = json.dumps(document).encode()

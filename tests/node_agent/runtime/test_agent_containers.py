@@ -14,24 +14,12 @@ from docker.errors import APIError
 from node_agent.runtime.docker.container import OWNER
 from tests.fakes.controller import FakeController
 from tests.fixtures.docker_engine import IMAGE_TIMEOUT_S, docker_daemon, import_base
+from tests.fixtures.images import build_custom
 from tests.fixtures.node_agent import AgentProcess
 
 Workload = Callable[..., pb.WorkloadSpec]
-IMAGE = "aiops/custom:test"
 CUSTOM = Path(__file__).parents[3] / "workloads" / "custom"
 pytestmark = pytest.mark.timeout(IMAGE_TIMEOUT_S)
-
-
-def build(client: APIClient, base: str) -> str:
-    """The custom image over a base."""
-    for message in client.build(path=str(CUSTOM), tag=IMAGE, buildargs={"BASE": base}, decode=True, rm=True):
-        assert "error" not in message, message
-    return IMAGE
-
-
-@pytest.fixture(scope="session")
-def custom_image(docker_client: APIClient, base_image: str) -> str:
-    return build(docker_client, base_image)
 
 
 @pytest.fixture
@@ -166,7 +154,7 @@ async def test_an_engine_that_goes_away_and_returns_loses_nothing(
 ) -> None:
     with docker_daemon() as daemon:
         client = APIClient(base_url=daemon.url, version="auto")
-        build(client, import_base(client, base_archive))
+        build_custom(client, import_base(client, base_archive))
         agent.environment |= {"AIOPS_DOCKER_HOST": daemon.url, "AIOPS_IMAGES_ALLOWED": "aiops/*"}
         await agent.start()
         await controller.until(lambda it: it.hellos)
