@@ -190,13 +190,13 @@ def _fleet(kernel: Kernel) -> None:
     holders = SessionHolders(unit_of_work, registry, settings.peer_address, lambda: _peer_tls(settings))
     failover = Failover(unit_of_work, hints, kernel.clock)
     reconciler = Reconciler(unit_of_work, hints, kernel.clock)
+    storage = ObstoreObjects(settings.storage_url)
+    distribution = Distribution(unit_of_work, workloads, storage, settings.signed_lifetime)
     enrolment = Enrolment(unit_of_work, ensure_authority(settings.pki), _endpoints(settings))
     kernel.servicers += [
         NodeServicer(Nodes(unit_of_work, enrolment, workloads, hints)),
         NodeEnrollmentServicer(enrolment),
-        NodeSessionServicer(
-            NodeSessions(liveness, workloads, Distribution(unit_of_work)), registry, enrolment, hints, kernel.clock
-        ),
+        NodeSessionServicer(NodeSessions(liveness, workloads, distribution), registry, enrolment, hints, kernel.clock),
         DeploymentServicer(
             Deployments(unit_of_work, hints), Adapters(unit_of_work, hints), Logs(unit_of_work, holders)
         ),

@@ -19,6 +19,8 @@ class Settings:
     database_pool: int
     kafka: str
     storage_url: str
+    # How long an address of a file is good that a node gets.
+    signed_lifetime: timedelta
     hub_url: str
     hub_token: str = field(repr=False)
     pki: Path
@@ -53,6 +55,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         database_pool=whole(environment, "AIOPS_DATABASE_POOL", 8),
         kafka=environment.get("AIOPS_KAFKA", "127.0.0.1:9092"),
         storage_url=environment.get("AIOPS_STORAGE_URL", f"file://{home}/objects"),
+        signed_lifetime=timedelta(seconds=whole(environment, "AIOPS_STORAGE_SIGNED_SECONDS", 900)),
         hub_url=environment.get("AIOPS_HUB_URL", "https://huggingface.co"),
         hub_token=environment.get("AIOPS_HUB_TOKEN", ""),
         pki=Path(environment.get("AIOPS_PKI", str(home / "pki"))),

@@ -18,6 +18,7 @@ from mesh.rpc.addresses import Addresses
 from mesh.telemetry import Telemetry, start_telemetry
 from node_agent.cache.blobs import BlobStore
 from node_agent.cache.service import ModelCache
+from node_agent.cache.storage import Storage
 from node_agent.cache.swarm import ALONE
 from node_agent.engines.triton_live import TritonGauges
 from node_agent.engines.vllm_live import VllmAdapters, VllmGauges
@@ -38,6 +39,7 @@ from node_agent.runtime.process import ProcessRuntime, boot_id
 from node_agent.runtime.runtimes import Runtimes
 from node_agent.session.client import Presence, SessionClient
 from node_agent.session.exchange import Exchange
+from node_agent.session.signing import Signer
 from node_agent.session.statuses import StatusQueue
 from node_agent.settings import DEFAULT_ADDRESS, AgentSettings
 from node_agent.tunnel.choice import wants_tunnel
@@ -106,7 +108,8 @@ class Agent:
         self.peers = PeerServer(own, settings.peer_port, store.tls, clock, enabled=settings.peers)
         self._neighbours = Neighbours(identity.node_id, self._ask_peers, self.peers.start, store.tls)
         self._blobs = BlobStore(settings.home / "cache", settings.cache_mb * _MIB)
-        self.cache = ModelCache(self._blobs, self._neighbours if settings.peers else ALONE, clock)
+        storage = Storage(Signer(Addresses(target), store.tls).sign, clock)
+        self.cache = ModelCache(self._blobs, self._neighbours if settings.peers else ALONE, clock, storage)
         self.workloads = self._workloads(settings, clock, patience or _patience(settings))
         presence = Presence(
             identity.node_id,

@@ -52,6 +52,16 @@ class Workloads:
             changed = await _workloads(work, await work.deployments.changed_since(node_id, since))
             return DesiredChange(revision, False, since, changed)
 
+    async def file_on(self, node_id: NodeId, sha256: str) -> tuple[str, ModelFile] | None:
+        """A file that the node's desired state names, and the URL that its object lies below; None for any other."""
+        async with self._unit_of_work.reading(SYSTEM) as work:
+            wanted = _wanted(await work.deployments.on_node(node_id))
+            for url, files in (await _stored(work, wanted)).values():
+                for file in files:
+                    if file.sha256 == sha256:
+                        return url, file
+        return None
+
     async def apply_report(self, report: WorkloadReport) -> None:
         """Stores what a node says of a workload, and tells of it. A workload that is unknown here is passed over.
 
@@ -134,13 +144,18 @@ class Workloads:
         self._hints.node_changed(node_id)
 
 
+Stored = Mapping[tuple[ModelId, str], tuple[str, tuple[ModelFile, ...]]]
 Artifacts = Mapping[tuple[ModelId, str], tuple[str, tuple[ArtifactFile, ...]]]
 
 
 async def _workloads(work: Work, deployments: Sequence[Deployment]) -> tuple[DesiredWorkload, ...]:
-    wanted = {revision for each in deployments if each.goal is Goal.RUN for revision in _revisions(each)}
+    wanted = _wanted(deployments)
     artifacts = await _artifacts(work, wanted) if wanted else {}
     return tuple(_workload(each, artifacts) for each in deployments)
+
+
+def _wanted(deployments: Sequence[Deployment]) -> set[tuple[ModelId, str]]:
+    return {revision for each in deployments if each.goal is Goal.RUN for revision in _revisions(each)}
 
 
 def _revisions(deployment: Deployment) -> list[tuple[ModelId, str]]:
@@ -150,15 +165,22 @@ def _revisions(deployment: Deployment) -> list[tuple[ModelId, str]]:
 
 
 async def _artifacts(work: Work, wanted: set[tuple[ModelId, str]]) -> Artifacts:
+    """The storage's URL and the files of each revision, with their chunks."""
+    stored = await _stored(work, wanted)
+    chunks = await work.chunks.of({file.sha256 for _, files in stored.values() for file in files})
+    return {
+        asked: (url, tuple(_file(file, chunks.get(file.sha256)) for file in files))
+        for asked, (url, files) in stored.items()
+    }
+
+
+async def _stored(work: Work, wanted: set[tuple[ModelId, str]]) -> Stored:
     """The storage's URL and the files of each revision; of a deleted model there is nothing left to fetch."""
     models = {model_id: await _model(work, model_id) for model_id in {model_id for model_id, _ in wanted}}
     exact = {(each, digest): (each, digest or model.digest) for each, digest in wanted if (model := models[each])}
     files = await work.revisions.files(set(exact.values())) if exact else {}
-    chunks = await work.chunks.of({file.sha256 for found in files.values() for file in found})
     return {
-        asked: (model.storage_url, tuple(_file(file, chunks.get(file.sha256)) for file in files[revision]))
-        for asked, revision in exact.items()
-        if (model := models[asked[0]])
+        asked: (model.storage_url, files[revision]) for asked, revision in exact.items() if (model := models[asked[0]])
     }
 
 

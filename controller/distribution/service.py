@@ -1,11 +1,12 @@
-"""What nodes are told of each other's files."""
+"""What nodes are told of where files are: at each other's, and in object storage."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Protocol
 
-from controller.distribution.model import Peer
-from controller.models.model import ModelId
+from controller.distribution.model import ADDRESS_LIFETIME, Address, FileNotNamedError, Peer
+from controller.models.model import ModelFile, ModelId
 from controller.nodes.model import Node, NodeId
 from mesh.identity import SYSTEM, Caller
 
@@ -36,11 +37,29 @@ class UnitOfWork(Protocol):
     def reading(self, caller: Caller) -> AbstractAsyncContextManager[Work]: ...
 
 
-class Distribution:
-    """The use cases of nodes that read model files from each other."""
+class Wishes(Protocol):
+    """What nodes are to run."""
 
-    def __init__(self, unit_of_work: UnitOfWork) -> None:
-        self._unit_of_work = unit_of_work
+    async def file_on(self, node_id: NodeId, sha256: str) -> tuple[str, ModelFile] | None:
+        """A file that the node's desired state names, and the URL that its object lies below; None for any other."""
+        ...
+
+
+class Storage(Protocol):
+    """Object storage, with the credentials that nodes do not have."""
+
+    async def sign(self, url: str, key: str, lifetime: timedelta) -> str:
+        """Where anybody can read the object `key` below a URL, for so long."""
+        ...
+
+
+class Distribution:
+    """The use cases of nodes that read model files from each other, and from object storage."""
+
+    def __init__(
+        self, unit_of_work: UnitOfWork, wishes: Wishes, storage: Storage, lifetime: timedelta = ADDRESS_LIFETIME
+    ) -> None:
+        self._unit_of_work, self._wishes, self._storage, self._lifetime = unit_of_work, wishes, storage, lifetime
         # What each node last said here; a row is only written when it says something else.
         self._announced: dict[NodeId, str] = {}
 
@@ -58,3 +77,11 @@ class Distribution:
         """Who else has files of the model, or fetches them."""
         async with self._unit_of_work.reading(SYSTEM) as work:
             return await work.peers.peers(node_id, model_id)
+
+    async def sign(self, node_id: NodeId, sha256: str) -> Address:
+        """Where the node can read a file in object storage. FileNotNamedError, StorageUnavailableError."""
+        found = await self._wishes.file_on(node_id, sha256)
+        if found is None:
+            raise FileNotNamedError(node_id, sha256)
+        url, file = found
+        return Address(await self._storage.sign(url, file.object_path or file.path, self._lifetime), self._lifetime)

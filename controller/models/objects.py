@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from controller.models.hashing import Digests, Hashing
 from controller.models.model import MIB, StorageUnavailableError
@@ -62,10 +62,15 @@ class ObstoreObjects:
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
         self._store = _open(url)
+        self._stores = {self._url: self._store}
 
     def url_of(self, folder: str) -> str:
         """Where others find a folder."""
         return f"{self._url}/{folder}"
+
+    async def sign(self, url: str, key: str, lifetime: timedelta) -> str:
+        """Where anybody can read the object `key` below a URL, for so long. Never to be logged or kept."""
+        return await _in_thread(url, f"sign the address of {key}", lambda: self._sign(url, key, lifetime))
 
     def create(self, path: str, size_bytes: int) -> "ObstoreSink":
         """An object to be written; memory is bounded by two parts of it."""
@@ -92,6 +97,13 @@ class ObstoreObjects:
             except FileNotFoundError:
                 # Somebody else removes the same folder; what is left shows in the next listing.
                 continue
+
+    def _sign(self, url: str, key: str, lifetime: timedelta) -> str:
+        # Models may still lie where the storage was before; the credentials are the same.
+        store = self._stores.get(url) or self._stores.setdefault(url, _open(url))
+        if not isinstance(store, S3Store | GCSStore | AzureStore):
+            raise NotImplementedError("only objects of S3, Google Cloud Storage and Azure have addresses")
+        return obstore.sign(store, "GET", key, lifetime)
 
     def _exists(self, path: str) -> bool:
         try:
@@ -148,7 +160,7 @@ async def _in_thread(url: str, what: str, call: Callable[[], Result]) -> Result:
 def _known_failures(url: str, what: str) -> Iterator[None]:
     try:
         yield
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError, NotImplementedError) as error:
         place = urlsplit(url)._replace(query="").geturl()
         raise StorageUnavailableError(
             f"the object storage {place} could not {what}: {_cause(error)}", storage_url=place

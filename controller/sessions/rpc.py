@@ -74,6 +74,10 @@ class NodeSessionServicer(NodeSessionServiceServicer):
             tunnel_address=enrolled.tunnel_address,
         )
 
+    async def SignFile(self, request: pb.SignFileRequest, context: Context) -> pb.SignFileResponse:
+        address = await self._sessions.sign(NodeId(caller(context).subject), request.sha256)
+        return pb.SignFileResponse(url=address.url, expires_in_seconds=int(address.lifetime.total_seconds()))
+
 
 class NodeLogServicer(NodeLogServiceServicer):
     """What other controllers call."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from controller.deployments.workload import DesiredChange, WorkloadReport
-from controller.distribution.model import Peer
+from controller.distribution.model import Address, Peer
 from controller.models.model import ModelId
 from controller.nodes.heartbeats import Beat
 from controller.nodes.liveness import Liveness, LivenessRules
@@ -50,6 +50,10 @@ class Distribution(Protocol):
 
     async def peers(self, node_id: NodeId, model_id: ModelId) -> Sequence[Peer]:
         """Who else has files of the model, or fetches them."""
+        ...
+
+    async def sign(self, node_id: NodeId, sha256: str) -> Address:
+        """Where the node can read a file in object storage, for a while."""
         ...
 
 
@@ -122,6 +126,10 @@ class Sessions:
         async with self._speaking:
             await self._distribution.announce(node_id, peer_address)
             return await self._distribution.peers(node_id, model_id)
+
+    async def sign(self, node_id: NodeId, sha256: str) -> Address:
+        """Where the node can read a file that it was told to have. FileNotNamedError, StorageUnavailableError."""
+        return await self._distribution.sign(node_id, sha256)
 
     async def close(self, node_id: NodeId, session_epoch: int, cause: str) -> None:
         """The stream ended. Without a database the lease tells the same, later."""

@@ -11,8 +11,8 @@ from node_agent.cache.blobs import BlobStore
 from node_agent.cache.fetch import Fetch
 from node_agent.cache.model import Artifact, ArtifactFile, Progress
 from node_agent.cache.partial import PartialFile
-from node_agent.cache.storage import read_range
-from node_agent.cache.swarm import ALONE, Holding, Neighbourhood, ReadRange, Swarm, Tally
+from node_agent.cache.storage import Storage
+from node_agent.cache.swarm import ALONE, Holding, Neighbourhood, Swarm, Tally
 
 # Less than this is sooner read than asked for.
 _WORTH_SHARING = 1024 * 1024
@@ -26,9 +26,10 @@ class ModelCache:
         store: BlobStore,
         neighbourhood: Neighbourhood = ALONE,
         clock: Clock | None = None,
-        read: ReadRange = read_range,
+        storage: Storage | None = None,
     ) -> None:
-        self._store, self._neighbourhood, self._clock, self._read = store, neighbourhood, clock or SystemClock(), read
+        self._store, self._neighbourhood, self._clock = store, neighbourhood, clock or SystemClock()
+        self._storage = storage or Storage()
         self._held: Counter[str] = Counter()
         self._fetching: dict[str, asyncio.Lock] = {}
         self._arriving: dict[str, PartialFile] = {}
@@ -89,7 +90,7 @@ class ModelCache:
 
     async def _gather(self, url: str, file: ArtifactFile, model_id: str, progress: Progress) -> None:
         arriving = self._arriving[file.sha256] = PartialFile(self._store, file)
-        swarm = Swarm(arriving, url, model_id, self._neighbourhood, progress, self._clock, self._read)
+        swarm = Swarm(arriving, url, model_id, self._neighbourhood, progress, self._clock, self._storage)
         try:
             await swarm.run()
         finally:
@@ -98,15 +99,7 @@ class ModelCache:
 
     async def _fetch(self, url: str, file: ArtifactFile, progress: Progress) -> None:
         loop = asyncio.get_running_loop()
-        fetch = Fetch(self._store, url, file, lambda size: _tell(loop, progress, size))
-        thread = asyncio.ensure_future(asyncio.to_thread(fetch.run))
-        try:
-            await asyncio.shield(thread)
-        except asyncio.CancelledError:
-            # The file's lock is given back only when the thread has let go of the file.
-            fetch.cancel()
-            await asyncio.wait({thread})
-            raise
+        await Fetch(self._store, self._storage, url, file, lambda size: _tell(loop, progress, size)).run()
 
 
 def _names(artifact: Artifact) -> set[str]:

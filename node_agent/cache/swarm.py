@@ -19,7 +19,7 @@ from mesh.errors import DomainError
 from mesh.loops import Wake
 from node_agent.cache.model import ArtifactFile, ChecksumMismatchError, FileMissingError, StorageUnavailableError
 from node_agent.cache.partial import PartialFile
-from node_agent.cache.storage import read_range
+from node_agent.cache.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,6 @@ PATIENCE_S = 5.0
 _STORAGE_ATTEMPTS = 4
 _CHECKSUM_ATTEMPTS = 2
 _PAUSE_S = 0.5
-
-
-ReadRange = Callable[[str, ArtifactFile, int, int], bytes]
-"""Bytes of a file below a URL, from an offset; blocks. Raises FileMissingError, StorageUnavailableError."""
 
 
 class NeighbourError(Exception):
@@ -145,10 +141,10 @@ class Swarm:
         neighbourhood: Neighbourhood,
         received: Callable[[int], None],
         clock: Clock,
-        read: ReadRange = read_range,
+        storage: Storage,
     ) -> None:
         self._partial, self._file, self._url, self._model_id = partial, partial.file, url, model_id
-        self._neighbourhood, self._received, self._clock, self._read = neighbourhood, received, clock, read
+        self._neighbourhood, self._received, self._clock, self._storage = neighbourhood, received, clock, storage
         self._known: dict[str, _Known] = {}
         self._under_way: set[int] = set()
         self._reading_storage = self._failures = self._mismatches = self._looks = 0
@@ -265,7 +261,7 @@ class Swarm:
         self._reading_storage += 1
         try:
             offset, length = self._file.chunk(index)
-            content = await asyncio.to_thread(self._read, self._url, self._file, offset, length)
+            content = await self._storage.read(self._url, self._file, offset, length)
         except FileMissingError:
             raise
         except StorageUnavailableError:

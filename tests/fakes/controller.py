@@ -43,6 +43,9 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         self.received: list[pb.ConnectRequest] = []
         self.renewals = 0
         self.joins = 0
+        # Where files can be read, by SHA-256, and those that were asked for.
+        self.addresses: dict[str, str] = {}
+        self.signed: list[str] = []
         self.closed = 0
         self.answer_heartbeats = True
         self.lease_seconds = 4
@@ -180,6 +183,13 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         response = pb.RenewCertificateResponse(certificate=issued.pem.decode(), authority=self._authority.pem.decode())
         response.expires_at.FromDatetime(issued.expires_at)
         return response
+
+    async def SignFile(self, request: pb.SignFileRequest, context: Context) -> pb.SignFileResponse:
+        url = self.addresses.get(request.sha256)
+        if url is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "nothing is to run that has the file")
+        self.signed.append(request.sha256)
+        return pb.SignFileResponse(url=url, expires_in_seconds=60)
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:
         self.joins += 1

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from controller.deployments.workload import DesiredChange, DesiredWorkload, Goal, WorkloadReport
+from controller.models.model import ModelFile
 from controller.nodes.drain import Leaving
 from controller.nodes.model import Container, NodeId
 from controller.work import UnitOfWork
@@ -44,6 +45,9 @@ class MemoryWorkloads:
         after = 0 if since is None else since
         of_node = [each for (owner, _), each in self._wanted.items() if owner == node_id and each.revision > after]
         return DesiredChange(revision, since is None, after, tuple(of_node))
+
+    async def file_on(self, node_id: NodeId, sha256: str) -> tuple[str, ModelFile] | None:
+        return None
 
     async def apply_report(self, report: WorkloadReport) -> None:
         self.reports.append(replace(report))

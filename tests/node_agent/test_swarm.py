@@ -14,7 +14,7 @@ from node_agent.cache.blobs import BlobStore
 from node_agent.cache.model import Artifact, ArtifactFile, ChecksumMismatchError, StorageUnavailableError
 from node_agent.cache.partial import PartialFile
 from node_agent.cache.service import ModelCache
-from node_agent.cache.storage import read_range
+from node_agent.cache.storage import Storage
 from node_agent.cache.swarm import Holding, Neighbour, NeighbourError, Swarm
 
 CHUNK = 64 * 1024
@@ -32,7 +32,7 @@ class Network:
     """Nodes in one process; what one reads from another can be made to fail."""
 
     homes: Path
-    storage: "Storage"
+    storage: "CountingStorage"
     nodes: dict[str, ModelCache] = field(default_factory=dict)
     tampered: dict[str, Callable[[bytes], bytes]] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
@@ -40,7 +40,7 @@ class Network:
     def node(self, name: str) -> ModelCache:
         if name not in self.nodes:
             self.nodes[name] = ModelCache(
-                BlobStore(self.homes / name), _Around(self, name), SystemClock(), self.storage.read
+                BlobStore(self.homes / name), _Around(self, name), SystemClock(), self.storage
             )
         return self.nodes[name]
 
@@ -74,25 +74,26 @@ class _Near:
         return self.network.tampered.get(self.node_id, bytes)(content)
 
 
-@dataclass
-class Storage:
+class CountingStorage(Storage):
     """Counts what is read from it."""
 
-    sizes: list[int] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
 
-    def read(self, url: str, file: ArtifactFile, offset: int, length: int) -> bytes:
-        content = read_range(url, file, offset, length)
+    async def read(self, url: str, file: ArtifactFile, offset: int, length: int) -> bytes:
+        content = await super().read(url, file, offset, length)
         self.sizes.append(len(content))
         return content
 
 
 @pytest.fixture
-def storage() -> Storage:
-    return Storage()
+def storage() -> CountingStorage:
+    return CountingStorage()
 
 
 @pytest.fixture
-def network(tmp_path: Path, storage: Storage) -> Network:
+def network(tmp_path: Path, storage: CountingStorage) -> Network:
     return Network(tmp_path / "nodes", storage)
 
 
@@ -117,7 +118,7 @@ async def obtain(cache: ModelCache, artifact: Artifact) -> bytes:
 
 
 async def test_eight_nodes_read_the_storage_about_once(
-    network: Network, storage: Storage, artifact: Artifact, content: bytes
+    network: Network, storage: CountingStorage, artifact: Artifact, content: bytes
 ) -> None:
     caches = [network.node(f"node-{number}") for number in range(8)]
     brought = await asyncio.gather(*(obtain(cache, artifact) for cache in caches))
@@ -126,7 +127,7 @@ async def test_eight_nodes_read_the_storage_about_once(
 
 
 async def test_a_node_that_comes_later_reads_nothing_from_the_storage(
-    network: Network, storage: Storage, artifact: Artifact, content: bytes
+    network: Network, storage: CountingStorage, artifact: Artifact, content: bytes
 ) -> None:
     await obtain(network.node("first"), artifact)
     before = len(storage.sizes)
@@ -148,7 +149,7 @@ async def test_a_neighbour_that_lies_is_found_out_and_not_asked_again(
 async def fetched(network: Network, artifact: Artifact, home: Path) -> Swarm:
     partial = PartialFile(BlobStore(home / "own"), artifact.files[0])
     swarm = Swarm(
-        partial, artifact.url, "model-1", _Around(network, "own"), lambda _: None, SystemClock(), network.storage.read
+        partial, artifact.url, "model-1", _Around(network, "own"), lambda _: None, SystemClock(), network.storage
     )
     await swarm.run()
     return swarm
@@ -174,7 +175,7 @@ async def test_a_neighbour_that_should_read_a_chunk_and_does_not_is_not_waited_f
 
 
 async def test_a_fetch_goes_on_where_it_was_cut_off(
-    network: Network, storage: Storage, artifact: Artifact, content: bytes, tmp_path: Path
+    network: Network, storage: CountingStorage, artifact: Artifact, content: bytes, tmp_path: Path
 ) -> None:
     file, store = artifact.files[0], BlobStore(tmp_path / "own")
     begun = PartialFile(store, file)

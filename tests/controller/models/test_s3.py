@@ -2,15 +2,18 @@
 
 import hashlib
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from controller.models.model import StorageUnavailableError
 from controller.models.objects import ObstoreObjects
+from node_agent.cache.addresses import Signed
 from node_agent.cache.blobs import BlobStore
 from node_agent.cache.model import Artifact, ArtifactFile
 from node_agent.cache.service import ModelCache
+from node_agent.cache.storage import Storage
 from tests.fixtures.s3 import BUCKET, S3
 
 MIB = 1024 * 1024
@@ -38,12 +41,22 @@ async def test_objects_are_written_in_parts_listed_and_removed(s3: S3) -> None:
     assert await objects.paths("blobs") == {}
 
 
-async def test_a_node_fetches_from_the_bucket(s3: S3, tmp_path: Path) -> None:
+async def test_a_node_without_credentials_fetches_from_the_bucket(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = os.urandom(6 * MIB)
     objects = ObstoreObjects(f"s3://{BUCKET}/fetched")
     sha256 = await stored(objects, "blobs/a/weights", content)
     file = ArtifactFile("model.safetensors", len(content), sha256, object="blobs/a/weights")
-    artifact, cache = Artifact(f"s3://{BUCKET}/fetched", (file,)), ModelCache(BlobStore(tmp_path))
+    url = f"s3://{BUCKET}/fetched"
+
+    async def sign(asked: ArtifactFile) -> Signed:
+        lifetime = timedelta(minutes=1)
+        return Signed(await objects.sign(url, asked.key, lifetime), lifetime)
+
+    for name in s3.environment:
+        monkeypatch.delenv(name)
+    artifact, cache = Artifact(url, (file,)), ModelCache(BlobStore(tmp_path), storage=Storage(sign))
     cache.hold(artifact)
     await cache.obtain(artifact, lambda percent: None)
     folder = await cache.lay_out(artifact)

@@ -121,6 +121,11 @@ class NodeSessionServiceStub:
                 request_serializer=aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.RenewCertificateRequest.SerializeToString,
                 response_deserializer=aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.RenewCertificateResponse.FromString,
                 _registered_method=True)
+        self.SignFile = channel.unary_unary(
+                '/aiops.nodes.v1.NodeSessionService/SignFile',
+                request_serializer=aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.SignFileRequest.SerializeToString,
+                response_deserializer=aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.SignFileResponse.FromString,
+                _registered_method=True)
 
 
 class NodeSessionServiceServicer:
@@ -141,6 +146,13 @@ class NodeSessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignFile(self, request, context):
+        """An address to read one file at for a short while: nodes hold no credentials of the object storage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeSessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -153,6 +165,11 @@ def add_NodeSessionServiceServicer_to_server(servicer, server):
                     servicer.RenewCertificate,
                     request_deserializer=aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.RenewCertificateRequest.FromString,
                     response_serializer=aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.RenewCertificateResponse.SerializeToString,
+            ),
+            'SignFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignFile,
+                    request_deserializer=aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.SignFileRequest.FromString,
+                    response_serializer=aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.SignFileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -210,6 +227,33 @@ class NodeSessionService:
             '/aiops.nodes.v1.NodeSessionService/RenewCertificate',
             aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.RenewCertificateRequest.SerializeToString,
             aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.RenewCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.nodes.v1.NodeSessionService/SignFile',
+            aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.SignFileRequest.SerializeToString,
+            aiops_dot_nodes_dot_v1_dot_node__session__service__pb2.SignFileResponse.FromString,
             options,
             channel_credentials,
             insecure,

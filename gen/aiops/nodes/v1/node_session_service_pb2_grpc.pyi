@@ -68,6 +68,8 @@ class NodeSessionServiceStub:
     """One stream per node. The agent's first message is Hello, the controller's first answer is Welcome."""
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_node_session_service_pb2.RenewCertificateRequest, _node_session_service_pb2.RenewCertificateResponse]
     """A fresh certificate before the present one ends."""
+    SignFile: _grpc.UnaryUnaryMultiCallable[_node_session_service_pb2.SignFileRequest, _node_session_service_pb2.SignFileResponse]
+    """An address to read one file at for a short while: nodes hold no credentials of the object storage."""
 
 @_typing.type_check_only
 class NodeSessionServiceAsyncStub(NodeSessionServiceStub):
@@ -78,6 +80,8 @@ class NodeSessionServiceAsyncStub(NodeSessionServiceStub):
     """One stream per node. The agent's first message is Hello, the controller's first answer is Welcome."""
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_node_session_service_pb2.RenewCertificateRequest, _node_session_service_pb2.RenewCertificateResponse]  # type: ignore[assignment]
     """A fresh certificate before the present one ends."""
+    SignFile: _aio.UnaryUnaryMultiCallable[_node_session_service_pb2.SignFileRequest, _node_session_service_pb2.SignFileResponse]  # type: ignore[assignment]
+    """An address to read one file at for a short while: nodes hold no credentials of the object storage."""
 
 class NodeSessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served on the mesh listener: mutual TLS."""
@@ -97,5 +101,13 @@ class NodeSessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_session_service_pb2.RenewCertificateResponse, _abc.Awaitable[_node_session_service_pb2.RenewCertificateResponse]]:
         """A fresh certificate before the present one ends."""
+
+    @_abc_1.abstractmethod
+    def SignFile(
+        self,
+        request: _node_session_service_pb2.SignFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_session_service_pb2.SignFileResponse, _abc.Awaitable[_node_session_service_pb2.SignFileResponse]]:
+        """An address to read one file at for a short while: nodes hold no credentials of the object storage."""
 
 def add_NodeSessionServiceServicer_to_server(servicer: NodeSessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
