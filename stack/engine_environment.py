@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 DEFAULT_CACHE = Path("~/.cache/aiops")
@@ -30,7 +30,7 @@ class EngineEnvironmentError(Exception):
 class Recipe:
     """How an engine's environment is made: by `script DIR LOCK PINS`, which leaves `command` in `DIR/bin`.
 
-    `setting` is the variable that names a command which is installed already.
+    `setting` is the variable that names a command which is installed already, `program` is what the script copies.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Recipe:
     script: Path
     lock: Path
     pins: Path
+    program: Path | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -46,7 +47,8 @@ class Recipe:
         python = (
             f"{platform.python_implementation()}-{platform.python_version()}-{platform.machine()}-{sys.base_prefix}"
         )
-        contents = b"".join(path.read_bytes() for path in (self.lock, self.pins, self.script))
+        paths = (self.lock, self.pins, self.script, *([self.program] if self.program else []))
+        contents = b"".join(path.read_bytes() for path in paths)
         return hashlib.sha256(contents + python.encode()).hexdigest()[:16]
 
 
@@ -58,7 +60,8 @@ def _recipe(name: str, command: str) -> Recipe:
 TRANSFORMERS = _recipe("transformers", "transformers")
 VLLM = _recipe("vllm", "vllm")
 TRITON = _recipe("triton", "tritonserver")
-RECIPES = (TRANSFORMERS, VLLM, TRITON)
+LLAMACPP = replace(_recipe("llamacpp", "llama-server"), program=_RECIPES / "llamacpp_server.py")
+RECIPES = (TRANSFORMERS, VLLM, TRITON, LLAMACPP)
 
 
 def engine_executable(cache: Path = DEFAULT_CACHE, recipe: Recipe = TRANSFORMERS) -> Path:

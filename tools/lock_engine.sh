@@ -4,7 +4,7 @@
 # It is installed by its exact version after the rest, whose hashes are required.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-name=${1:?usage: lock_engine.sh transformers|vllm|llama_cpp|triton}
+name=${1:?usage: lock_engine.sh transformers|vllm|llamacpp|triton}
 scratch=$(mktemp -d)
 trap 'rm -r "$scratch"' EXIT
 python3 -m venv "$scratch/venv"
