@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cli.session import Session
 
 POLL_S = 0.5
-FRAMEWORKS = ("vllm", "triton", "custom")
+FRAMEWORKS = ("vllm", "triton", "llamacpp", "custom")
 COLUMNS = {
     "download": lambda job: job.download_id,
     "repo": lambda job: job.repo,
@@ -40,6 +40,9 @@ def download(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Take weights that run code; owners only.")
     ] = False,
+    quantization: Annotated[
+        str, typer.Option(help="Which of a GGUF repository's models, e.g. Q4_K_M; with --framework llamacpp.")
+    ] = "",
     token: Annotated[str, typer.Option(envvar="HF_TOKEN", help="A token of the hub, for this download.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Return when it is in the registry, 1 when it fails.")] = False,
     output: Output = Format.TABLE,
@@ -59,6 +62,7 @@ def download(
         name=name,
         allow_pickle=allow_pickle,
         token=token,
+        quantization=quantization,
     )
     job = session.call(session.stub(ModelServiceStub).DownloadModel, request).download
     if wait:

@@ -12,6 +12,7 @@ from cli.connect import connect
 from cli.exits import CliError, Exit
 from cli.output import Format, Output, as_dict, note, progress, show_json, show_many, show_one, show_result
 from cli.paging import ALL_HELP, MORE, at_most
+from mesh.gguf.description import SUFFIX, is_gguf, parts_of
 
 if TYPE_CHECKING:
     from aiops.models.v1.model_pb2 import Model, ModelFile
@@ -23,6 +24,10 @@ app = typer.Typer(no_args_is_help=True, help="The model registry.")
 
 CHUNK_BYTES = 1024 * 1024
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model id or name.")]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(metavar="SOURCE", help="A folder in Hugging Face layout or with an ONNX model, or a GGUF file."),
+]
 COLUMNS = {
     "model": lambda model: model.model_id,
     "name": lambda model: model.name,
@@ -92,36 +97,37 @@ def files(context: typer.Context, model: ModelArgument, output: Output = Format.
 @app.command("import")
 def import_model(
     context: typer.Context,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model in Hugging Face layout, or an ONNX model.")],
+    source: SourceArgument,
     name: Annotated[str, typer.Option(help="What clients send as `model`; the directory's name by default.")] = "",
     description: Annotated[str, typer.Option()] = "",
     version: Annotated[str, typer.Option(help="Semantic version; 1.0.0 by default.")] = "",
     license: Annotated[str, typer.Option()] = "",  # noqa: A002 - the option's name
-    framework: Annotated[str, typer.Option(help="vllm, triton or custom; triton for ONNX by default.")] = "",
+    framework: Annotated[str, typer.Option(help="vllm, triton, llamacpp or custom; by the files if empty.")] = "",
     task: Annotated[str, typer.Option(help="llm, nlp, cv, asr or tts; what the files say by default.")] = "",
     new_revision: Annotated[
         bool, typer.Option("--new-revision", help="Add other files to the model of that name, and make them current.")
     ] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Upload a model directory into the registry."""
+    """Upload a model into the registry: a directory, or a GGUF file with the other parts of its model."""
     from aiops.models.v1.model_pb2 import Framework, Model
     from aiops.models.v1.model_service_pb2 import ImportHeader
     from aiops.models.v1.model_service_pb2_grpc import ModelServiceStub
 
-    paths = model_files(directory)
+    paths, directory = model_files(source), source if source.is_dir() else source.parent
+    framework = framework or ("llamacpp" if source.is_file() else framework_of(directory))
     session = connect(context)
     with progress() as bars:
         total = sum(path.stat().st_size for path in paths)
         hashing, sending = bars.add_task("checksums", total=total), bars.add_task("upload", total=total)
         manifest = [_describe(directory, path, lambda size: bars.advance(hashing, size)) for path in paths]
         header = ImportHeader(
-            name=name or directory.resolve().name,
+            name=name or (source.resolve().name if source.is_dir() else source.stem),
             description=description,
             version=version,
             license=license,
-            framework=_value(Framework, "framework", framework or framework_of(directory)),
-            task=_value(Model.Task, "task", task or task_of(directory)),
+            framework=_value(Framework, "framework", framework),
+            task=_value(Model.Task, "task", task or task_of(directory, framework)),
             files=manifest,
             new_revision=new_revision,
         )
@@ -182,24 +188,34 @@ def delete(context: typer.Context, model: ModelArgument, output: Output = Format
     show_result({"model": model, "deleted": True}, f"deleted {model}", output)
 
 
-def model_files(directory: Path) -> list[Path]:
-    """The files to upload: everything in the directory but hidden files. Raises CliError when there is none."""
-    if not directory.is_dir():
-        raise CliError(f"{directory} is no directory", Exit.USAGE, next_step="give a folder in Hugging Face layout")
-    found = sorted(path for path in directory.rglob("*") if path.is_file() and not _hidden(path, directory))
+def model_files(source: Path) -> list[Path]:
+    """The files to upload: everything in a directory but hidden files; the parts of a GGUF model. Raises CliError."""
+    step = "give a folder in Hugging Face layout, or a GGUF file"
+    if source.is_file() and is_gguf(source.name):
+        parts = [source.with_name(name) for name in parts_of(source.name)]
+        missing = next((part for part in parts if not part.is_file()), None)
+        if missing:
+            raise CliError(f"the model was split, and {missing} is not there", Exit.USAGE, next_step="bring all parts")
+        return parts
+    if not source.is_dir():
+        raise CliError(f"{source} is no directory", Exit.USAGE, next_step=step)
+    found = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path, source))
     if not found:
-        raise CliError(f"{directory} has no files", Exit.USAGE, next_step="give a folder in Hugging Face layout")
+        raise CliError(f"{source} has no files", Exit.USAGE, next_step=step)
     return found
 
 
 def framework_of(directory: Path) -> str:
-    """What serves such a directory: Triton an ONNX model or a model repository of its own, vLLM all else."""
-    return "triton" if any((directory / name).is_file() for name in ("model.onnx", "config.pbtxt")) else "vllm"
+    """What serves its files: Triton an ONNX model or a repository of its own, llama.cpp GGUF files, vLLM all else."""
+    if any((directory / name).is_file() for name in ("model.onnx", "config.pbtxt")):
+        return "triton"
+    suffixes = {path.suffix for path in directory.iterdir()}
+    return "llamacpp" if SUFFIX in suffixes and ".safetensors" not in suffixes else "vllm"
 
 
-def task_of(directory: Path) -> str:
+def task_of(directory: Path, framework: str) -> str:
     """What the model is for, by the steps around its graph where it has some."""
-    if framework_of(directory) != "triton":
+    if framework != "triton":
         return "llm"
     try:
         serving = json.loads((directory / "serving.json").read_bytes())

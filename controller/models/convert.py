@@ -21,17 +21,20 @@ from controller.models.model import (
     Task,
     Upload,
 )
-from controller.models.revision import Revision, RevisionChanged
+from controller.models.revision import Revision, RevisionChanged, RevisionFacts
 from mesh.clock import unix_ms
 from mesh.errors import FieldViolation, InvalidRequestError
 
 TOPIC = "aiops.models.v1"
+# What the contract can say.
+_LARGEST_CONTEXT = 2**32 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SOURCES = {Source.HUGGINGFACE: pb.Model.huggingface, Source.CUSTOM: pb.Model.Source.custom}
 _FORMATS = {
     ModelFormat.PYTORCH: pb.Model.pytorch,
     ModelFormat.ONNX: pb.Model.onnx,
     ModelFormat.TENSORRT: pb.Model.tensorrt,
+    ModelFormat.GGUF: pb.Model.gguf,
 }
 _TASKS = {
     Task.ASR: pb.Model.asr,
@@ -44,6 +47,7 @@ _FRAMEWORKS = {
     Framework.TRITON: pb.Framework.triton,
     Framework.VLLM: pb.Framework.vllm,
     Framework.CUSTOM: pb.Framework.custom,
+    Framework.LLAMACPP: pb.Framework.llamacpp,
 }
 _TASKS_READ = {number: task for task, number in _TASKS.items()}
 _FRAMEWORKS_READ = {number: framework for framework, number in _FRAMEWORKS.items()}
@@ -65,9 +69,7 @@ def model_to_proto(model: Model) -> pb.Model:
         version=model.version,
         min_gpu_memory=model.min_gpu_memory,
         min_vram=model.min_vram,
-        metadata=pb.ModelMetadata(
-            parameters=model.parameters, languages=model.languages, license=model.license, tags=model.tags
-        ),
+        metadata=_metadata(model),
         owner=owner_pb2.Owner(org_id=model.org_id, user_id=model.user_id),
         created_at=timestamp(model.created_at),
         changed_at=timestamp(model.changed_at),
@@ -87,9 +89,7 @@ def revision_to_proto(revision: Revision, model: Model) -> pb.ModelRevision:
         current=revision.digest == model.digest,
         size_mb=facts.size_mb,
         version=facts.version,
-        metadata=pb.ModelMetadata(
-            parameters=facts.parameters, languages=facts.languages, license=facts.license, tags=facts.tags
-        ),
+        metadata=_metadata(facts),
         source_url=facts.source_url,
         owner=owner_pb2.Owner(org_id=revision.org_id, user_id=revision.user_id),
         created_at=timestamp(revision.created_at),
@@ -137,6 +137,20 @@ def timestamp(moment: datetime) -> Timestamp:
     """A point in time."""
     span = moment - _EPOCH
     return Timestamp(seconds=span.days * 86_400 + span.seconds, nanos=span.microseconds * 1_000)
+
+
+def _metadata(described: Model | RevisionFacts) -> pb.ModelMetadata:
+    said = described.architecture
+    return pb.ModelMetadata(
+        parameters=described.parameters,
+        languages=described.languages,
+        license=described.license,
+        tags=described.tags,
+        architecture=said.family if said else "",
+        quantization=said.quantization if said else "",
+        context_length=min(said.context, _LARGEST_CONTEXT) if said else 0,
+        chat_template=bool(said and said.chat_template),
+    )
 
 
 def _upload(header: service_pb.ImportHeader) -> Upload:

@@ -126,7 +126,10 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a download is asked to bring. `token` is the caller's own for the hub, in the clear."""
+    """What a download is asked to bring. `token` is the caller's own for the hub, in the clear.
+
+    `quantization` names one of the GGUF models of a repository that has several.
+    """
 
     repo: str
     revision: str
@@ -134,6 +137,7 @@ class Wanted:
     name: str
     token: str = ""
     allow_pickle: bool = False
+    quantization: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,7 @@ class Download:
     model_id: ModelId = _NO_MODEL
     next_try_at: datetime | None = None
     finished_at: datetime | None = None
+    quantization: str = ""
 
     @property
     def unfinished(self) -> bool:
@@ -198,6 +203,7 @@ class Download:
             user_id=user_id,
             state=DownloadState.QUEUED,
             allow_pickle=wanted.allow_pickle,
+            quantization=wanted.quantization,
             sealed_token=sealed_token,
             failures=0,
             error="",

@@ -50,6 +50,7 @@ def download_to_proto(download: Download) -> pb.ModelDownload:
         created_at=timestamp(download.created_at),
         changed_at=timestamp(download.changed_at),
         finished_at=timestamp(download.finished_at) if download.finished_at else None,
+        quantization=download.quantization,
     )
 
 
@@ -62,6 +63,7 @@ def wanted_from_proto(request: service_pb.DownloadModelRequest) -> Wanted:
         name=request.name or request.repo.rpartition("/")[2].lstrip("._-"),
         token=request.token,
         allow_pickle=request.allow_pickle,
+        quantization=request.quantization,
     )
 
 

@@ -68,6 +68,7 @@ model_downloads = Table(
     moment("finished_at", nullable=True),
     Column("lease_token", Text, nullable=False, server_default=""),
     moment("lease_until", nullable=True),
+    Column("quantization", Text, nullable=False, server_default=""),
 )
 _IS_UNFINISHED: ColumnElement[bool] = model_downloads.c.state.in_([each.value for each in UNFINISHED])
 Index("ix_model_downloads_unfinished", model_downloads.c.created_at, postgresql_where=_IS_UNFINISHED)
@@ -110,7 +111,8 @@ class SqlDownloadStore:
         """The newest download of the organisation that was asked for the same, locked."""
         table = model_downloads.c
         same = (table.repo == wanted.repo) & (table.revision == wanted.revision) & (table.name == wanted.name)
-        query = select(model_downloads).where(table.org_id == org_id, same, table.framework == wanted.framework.value)
+        same &= (table.framework == wanted.framework.value) & (table.quantization == wanted.quantization)
+        query = select(model_downloads).where(table.org_id == org_id, same)
         query = query.order_by(table.created_at.desc()).limit(1).with_for_update()
         row = (await self._connection.execute(query)).one_or_none()
         return _download(row) if row is not None else None

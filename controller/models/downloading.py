@@ -290,7 +290,7 @@ def _upload(download: Download, repository: Repository, files: Sequence[ModelFil
         name=download.name,
         files=tuple(files),
         framework=download.framework,
-        task=repository.task or (Task.LLM if download.framework is Framework.VLLM else Task.NLP),
+        task=repository.task or (Task.LLM if download.framework in (Framework.VLLM, Framework.LLAMACPP) else Task.NLP),
         license=repository.license,
         languages=repository.languages,
         source_url=f"{repository.url}/tree/{repository.commit}",
@@ -302,7 +302,12 @@ def _upload(download: Download, repository: Repository, files: Sequence[ModelFil
 
 def _wanted(download: Download) -> Wanted:
     return Wanted(
-        download.repo, download.revision, download.framework, download.name, allow_pickle=download.allow_pickle
+        download.repo,
+        download.revision,
+        download.framework,
+        download.name,
+        allow_pickle=download.allow_pickle,
+        quantization=download.quantization,
     )
 
 

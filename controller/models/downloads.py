@@ -12,7 +12,8 @@ from controller.models.download import (
     PickleAllowed,
     Wanted,
 )
-from mesh.errors import ConflictError, PermissionDeniedError
+from controller.models.model import Framework
+from mesh.errors import ConflictError, FieldViolation, InvalidRequestError, PermissionDeniedError
 from mesh.identity import Caller, OrgId, new_id
 from mesh.loops import Wake
 from mesh.sql.database import retry_conflicts
@@ -65,9 +66,13 @@ class Downloads:
     async def begin(self, caller: Caller, wanted: Wanted, request_id: str) -> Download:
         """Books a download, or answers the one that is on its way; one that failed or was cancelled is taken up.
 
-        PermissionDeniedError when the caller may not allow pickles; ConflictError when something else is being
-        downloaded under that name.
+        InvalidRequestError for a quantisation of what has none; PermissionDeniedError when the caller may not allow
+        pickles; ConflictError when something else is being downloaded under that name.
         """
+        if wanted.quantization and wanted.framework is not Framework.LLAMACPP:
+            raise InvalidRequestError(
+                FieldViolation("quantization", "chooses among GGUF files, with framework llamacpp")
+            )
         if wanted.allow_pickle and "allow_pickle" not in caller.permissions:
             raise PermissionDeniedError(
                 "only owners may let a model have pickles, which run code; ask one, or choose a repository with "
@@ -104,6 +109,7 @@ class Downloads:
         download_id = DownloadId(new_id("download"))
         async with self._unit_of_work(caller) as work:
             asked = (wanted.repo, wanted.revision, wanted.framework, wanted.name, wanted.allow_pickle)
+            asked = (*asked, wanted.quantization) if wanted.quantization else asked
             booked = await work.requests.claim(
                 caller.org_id, "DownloadModel", request_id, digest_of(asked), download_id
             )
@@ -158,4 +164,5 @@ def _new(download_id: DownloadId, caller: Caller, wanted: Wanted, sealed: str, n
         sealed_token=sealed,
         created_at=now,
         changed_at=now,
+        quantization=wanted.quantization,
     )

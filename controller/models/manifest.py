@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from controller.models.model import FileNotAllowedError, ModelFile, ModelFormat, NotAModelError, Upload
 from mesh.errors import FieldViolation, InvalidRequestError
+from mesh.gguf.description import SUFFIX, is_gguf
 
 CONFIG = "config.json"
 # What a LoRA adapter has instead, in the layout of Hugging Face's PEFT.
@@ -20,7 +21,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+@=-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # An ONNX graph, and what it keeps beside itself once it is larger than a protobuf message may be.
 _ONNX = frozenset({".onnx", ".onnx_data"})
-_WEIGHTS = {".safetensors", *_ONNX}
+_WEIGHTS = {".safetensors", SUFFIX, *_ONNX}
 _DOCUMENTS = {".json", ".jsonl", ".yaml", ".yml", ".txt", ".md", ".jinja", ".pbtxt", ".gitattributes"}
 _TOKENIZERS = {".model", ".tiktoken", ".vocab", ".spm", ".bpe", ".merges"}
 _ALLOWED = frozenset(_WEIGHTS | _DOCUMENTS | _TOKENIZERS)
@@ -70,9 +71,11 @@ def problem_of(path: str) -> str:
 
 def model_format(paths: Collection[str]) -> ModelFormat:
     """How the weights are written."""
-    if any(is_weights(path) for path in paths) or not any(is_onnx(path) for path in paths):
+    if any(is_weights(path) for path in paths):
         return ModelFormat.PYTORCH
-    return ModelFormat.ONNX
+    if any(is_gguf(path) for path in paths):
+        return ModelFormat.GGUF
+    return ModelFormat.ONNX if any(is_onnx(path) for path in paths) else ModelFormat.PYTORCH
 
 
 def missing_shards(index: object, upload: Upload) -> list[str]:
@@ -140,12 +143,12 @@ def _kind_problem(path: str) -> str:
 def _check_complete(upload: Upload) -> None:
     paths = [file.path for file in upload.files]
     weights = any(is_weights(path) or (upload.pickle_allowed and is_pickle(path)) for path in paths)
-    # A graph says all that there is to know of an ONNX model.
-    graphs = any(is_onnx(path) for path in paths)
+    # A graph says all that there is to know of an ONNX model, and a GGUF file of its own.
+    graphs = any(is_onnx(path) or is_gguf(path) for path in paths)
     described = CONFIG in paths or ADAPTER_CONFIG in paths
     missing = [] if described or (graphs and not weights) else [CONFIG]
     if not weights and not graphs:
-        missing.append("*.safetensors or *.onnx")
+        missing.append("*.safetensors, *.gguf or *.onnx")
     if missing:
         raise NotAModelError(
             f"the upload is no model: it has no {' and no '.join(missing)} at its top", missing=", ".join(missing)

@@ -29,6 +29,7 @@ class Framework(Enum):
     TRITON = "triton"
     VLLM = "vllm"
     CUSTOM = "custom"
+    LLAMACPP = "llamacpp"
 
 
 class ModelFormat(Enum):
@@ -37,6 +38,7 @@ class ModelFormat(Enum):
     PYTORCH = "pytorch"
     ONNX = "onnx"
     TENSORRT = "tensorrt"
+    GGUF = "gguf"
 
 
 class Task(Enum):
@@ -105,6 +107,15 @@ class SafetensorsInvalidError(DomainError):
         super().__init__(f"{path} is no sound safetensors file: {problem}", path=path)
 
 
+class GgufInvalidError(DomainError):
+    """A GGUF file is truncated, is no model, or its header does not tell the truth."""
+
+    kind, reason = Kind.INVALID, "GGUF_INVALID"
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path} is no sound GGUF model: {problem}", path=path)
+
+
 class ChecksumMismatchError(DomainError):
     """The bytes of a file are not those that the manifest announced."""
 
@@ -154,9 +165,10 @@ class Chunks:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What a decoder's memory depends on, as its config.json says; `dtype` like "bfloat16", empty when not said.
+    """What a decoder's memory depends on, as its files say; `dtype` like "bfloat16", empty when not said.
 
-    `heads` are those of attention, 0 where an earlier version did not keep them.
+    `heads` are those of attention, 0 where an earlier version did not keep them. `family`, `quantization` and whether
+    there is a `chat_template` are what the header of a GGUF file says.
     """
 
     layers: int
@@ -165,6 +177,9 @@ class Architecture:
     context: int
     dtype: str = ""
     heads: int = 0
+    family: str = ""
+    quantization: str = ""
+    chat_template: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +219,8 @@ class Upload:
 class Model:
     """A model of the registry. Sizes in megabytes (2²⁰ bytes), rounded up; `digest` is the sha256 of its manifest.
 
-    `parameters` and `weights_bytes` are counted in the safetensors headers; `architecture` is None when config.json
-    does not say enough to know the size of a KV cache.
+    `parameters` and `weights_bytes` are counted in the headers of the weights; `architecture` is None when the files
+    do not say enough to know the size of a KV cache.
     """
 
     model_id: ModelId

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from controller.models.architecture import read_config
+from controller.models.gguf import GgufReader, is_model
 from controller.models.hashing import Digests
 from controller.models.manifest import CONFIG, INDEX, is_safetensors, is_weights, missing_shards
 from controller.models.model import (
@@ -20,6 +21,7 @@ from controller.models.model import (
 )
 from controller.models.onnx import GraphReader, check_graph, is_read
 from controller.models.safetensors import SafetensorsReader, Tensors
+from mesh.gguf.description import Description, is_gguf
 from mesh.onnx.graph import Graph
 from mesh.onnx.serving import SERVING
 
@@ -43,12 +45,13 @@ class Place(Protocol):
 class Contents:
     """What was found in the files on their way: the tensors of each weight file, and the documents that were read.
 
-    `chunks` are those of each file, by the file's sha256.
+    `chunks` are those of each file, by the file's sha256, `described` is what each GGUF file says of itself.
     """
 
     tensors: dict[str, Tensors] = field(default_factory=dict)
     chunks: dict[str, Chunks] = field(default_factory=dict)
     documents: dict[str, bytes] = field(default_factory=dict)
+    described: dict[str, Description] = field(default_factory=dict)
     graph: Graph | None = None
 
     @property
@@ -70,14 +73,15 @@ class Contents:
         return sizes.most_common(1)[0][0] if sizes else ""
 
     def _weights(self) -> list[Tensors]:
-        return [each for path, each in self.tensors.items() if is_weights(path)]
+        found = [each for path, each in self.tensors.items() if is_weights(path)]
+        return found or [each for path, each in self.tensors.items() if is_model(path)]
 
 
 async def receive(upload: Upload, chunks: AsyncIterator[bytes], place: Place) -> Contents:
     """Stores the upload's files, in the order of its manifest.
 
-    Raises UploadIncompleteError, ChecksumMismatchError, SafetensorsInvalidError or NotAModelError; what was stored
-    until then is left to the caller.
+    Raises UploadIncompleteError, ChecksumMismatchError, SafetensorsInvalidError, GgufInvalidError or NotAModelError;
+    what was stored until then is left to the caller.
     """
     contents, source = Contents(), _Bytes(chunks)
     for file in upload.files:
@@ -92,11 +96,14 @@ async def receive(upload: Upload, chunks: AsyncIterator[bytes], place: Place) ->
 async def _store(file: ModelFile, source: "_Bytes", sink: Sink, contents: Contents, graph: GraphReader | None) -> None:
     document = bytearray() if file.path in (CONFIG, INDEX, SERVING) else None
     reader = SafetensorsReader(file.path, file.size_bytes) if is_safetensors(file.path) else None
+    gguf = GgufReader(file.path, file.size_bytes) if is_gguf(file.path) else None
     missing = file.size_bytes
     try:
         while missing:
             piece = await source.take(missing, file)
             missing -= len(piece)
+            if gguf is not None:
+                await gguf.feed(piece)
             if reader is not None:
                 await reader.feed(piece)
             if graph is not None:
@@ -114,6 +121,8 @@ async def _store(file: ModelFile, source: "_Bytes", sink: Sink, contents: Conten
         contents.documents[file.path] = bytes(document)
     if reader is not None:
         contents.tensors[file.path] = reader.finish()
+    if gguf is not None:
+        contents.tensors[file.path], contents.described[file.path] = gguf.finish()
     if graph is not None:
         contents.graph = graph.finish()
 

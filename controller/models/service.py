@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
-from controller.models import manifest, memory, onnx
+from controller.models import gguf, manifest, memory, onnx
 from controller.models.architecture import architecture_of, read_config
 from controller.models.blobs import BlobStore, Placing
 from controller.models.model import (
@@ -171,6 +171,7 @@ class Models:
         """
         manifest.check(upload)
         onnx.check_upload(upload)
+        gguf.check_upload(upload)
         async with self._unit_of_work.reading(caller) as work:
             existing = await work.models.find(caller.org_id, upload.name)
             found = await _existing(work, existing, upload) if existing else None
@@ -231,7 +232,7 @@ class Models:
 
     def _describe(self, caller: Caller, model_id: ModelId, upload: Upload, contents: Contents) -> Model:
         now = self._clock.now()
-        architecture = _architecture(contents)
+        architecture = _architecture(upload, contents)
         weights_bytes = contents.weights_bytes or _unread_weights_bytes(upload)
         return Model(
             model_id=model_id,
@@ -276,7 +277,10 @@ def _unread_weights_bytes(upload: Upload) -> int:
     return sum(file.size_bytes for file in upload.files if manifest.is_onnx(file.path) or manifest.is_pickle(file.path))
 
 
-def _architecture(contents: Contents) -> Architecture | None:
+def _architecture(upload: Upload, contents: Contents) -> Architecture | None:
+    if upload.framework is Framework.LLAMACPP:
+        first = min(path for path in contents.described if gguf.is_model(path))
+        return gguf.architecture_of(contents.described[first])
     if manifest.CONFIG not in contents.documents:
         return None
     found = architecture_of(read_config(contents.documents[manifest.CONFIG]))

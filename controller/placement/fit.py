@@ -11,9 +11,9 @@ from controller.placement.seat import Kind, Seat
 from controller.placement.words import indivisible, no_engine, short_of_memory, unknown_need, unreadable
 
 # Engines that serve models of a framework; a node needs one of them.
-ENGINES = {"vllm": ("vllm", "transformers"), "triton": ("triton",), "custom": ("custom",)}
+ENGINES = {"vllm": ("vllm", "transformers"), "triton": ("triton",), "custom": ("custom",), "llamacpp": ("llamacpp",)}
 _ALL_TASKS = frozenset({"asr", "tts", "cv", "llm", "nlp"})
-_TASKS = {"vllm": frozenset({"llm"})}
+_TASKS = {"vllm": frozenset({"llm"}), "llamacpp": frozenset({"llm"})}
 # What a node fetches from object storage and what it reads from its disk, in megabytes a second.
 _FETCH_MB_S = 100
 _LOAD_MB_S = 500

@@ -12,9 +12,11 @@ from controller.placement.model import Demand, Peak, PeakKey
 
 CPU = 0
 # What an engine holds before the first weight. Measured on a processor: transformers serve 443 MB with a tiny model,
-# Triton with a tiny graph 115 MB, vLLM 2.9 to 4.4 GB; on a GPU it is the CUDA context, activations and captured graphs.
-_RUNTIME_CPU_MB = {"transformers": 600, "triton": 300, "vllm": 4_000}
+# Triton with a tiny graph 115 MB, vLLM 2.9 to 4.4 GB, llama.cpp 45 MB besides the buffers of a batch; on a GPU it is
+# the CUDA context, activations and captured graphs.
+_RUNTIME_CPU_MB = {"llamacpp": 300, "transformers": 600, "triton": 300, "vllm": 4_000}
 _RUNTIME_GPU_MB = {
+    "llamacpp": CUDA_CONTEXT_MB + 400,
     "transformers": CUDA_CONTEXT_MB + 400,
     "triton": CUDA_CONTEXT_MB + 300,
     "vllm": CUDA_CONTEXT_MB + 1_600,
@@ -95,7 +97,7 @@ def need_of(demand: Demand, engine: str, *, gpu: bool) -> Need | None:
     if demand.weights_bytes <= 0:
         return None
     weights, peaks = weights_mb(demand.weights_bytes), _peaks(demand, engine, gpu=gpu)
-    if engine not in ("vllm", "transformers"):
+    if engine not in ("vllm", "transformers", "llamacpp"):
         return Need(weights, 0, runtime, 0, peaks=peaks)
     architecture = demand.architecture
     if architecture is None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def unknown_need(demand: Demand) -> str:
     """Nothing can be promised to a model whose need is not known."""
-    return f"the size of its KV cache is unknown: config.json of {demand.model_name} lacks layers, heads or context"
+    return f"the size of its KV cache is unknown: the files of {demand.model_name} lack layers, heads or context"
 
 
 def no_engine(demand: Demand, fitting: Sequence[str], there: Sequence[str]) -> str:

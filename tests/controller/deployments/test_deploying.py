@@ -257,7 +257,7 @@ async def test_a_model_without_what_its_memory_depends_on_is_not_placed(rooms: R
     await rooms.import_model("odd", tiny_model(config=config))
     error = await refusal(rooms.deploy("odd"))
     assert error.reason == "NO_PLACEMENT"
-    assert "config.json of odd lacks layers" in error.message
+    assert "the files of odd lack layers" in error.message
 
 
 async def test_a_node_in_maintenance_keeps_what_runs_and_takes_nothing_new(rooms: Rooms) -> None:

@@ -17,6 +17,7 @@ from controller.models.downloading import DownloadWorker, Rules
 from mesh.identity import SYSTEM
 from mesh.loops import Backoff
 from tests.fakes.eventually import eventually
+from tests.fakes.gguf_files import gguf, split
 from tests.fakes.hub import PIECE, FakeHub, HubRepo, run_hub
 from tests.fakes.model_files import tiny_model
 from tests.fakes.onnx_files import identity
@@ -179,6 +180,29 @@ async def test_onnx_is_taken_for_triton_and_safetensors_for_the_rest(hubbed: Hub
     assert (model.model_format, model.task) == (model_pb2.Model.onnx, model_pb2.Model.cv)
     vllm = await hubbed.run("acme/both", name="words")
     assert sorted(vllm.skipped_files) == ["onnx/model.onnx", "pytorch_model.bin"]
+
+
+async def test_one_of_a_repositorys_quantisations_is_taken(hubbed: Hubbed) -> None:
+    parts = {f"Q8_0/m-Q8_0-0000{number}-of-00002.gguf": content for number, content in enumerate(split(), 1)}
+    files = {"m-Q4_K_M.gguf": gguf(), "m-UD-Q4_K_M.gguf": gguf(words=("c",)), "mmproj-F16.gguf": b"GGUF", **parts}
+    hubbed.hub.repos["acme/quants"] = HubRepo({**files, "README.md": b"# quants"})
+    asked = {"framework": model_pb2.Framework.llamacpp}
+    several = await hubbed.run("acme/quants", name="any", **asked)
+    assert (several.error_reason, "several models" in several.error) == ("NOT_A_MODEL", True)
+    assert "m-Q4_K_M.gguf" in several.error
+    none = await hubbed.run("acme/quants", name="none", quantization="Q2_K", **asked)
+    assert "no such model" in none.error
+    small = await hubbed.run("acme/quants", name="small", quantization="q4_k_m", **asked)
+    assert (small.state, small.quantization) == (Job.succeeded, "q4_k_m")
+    assert sorted(small.skipped_files) == sorted(set(files) - {"m-Q4_K_M.gguf"})
+    large = await hubbed.run("acme/quants", name="large", quantization="Q8_0", **asked)
+    assert large.state == Job.succeeded, large.error
+    request = pb.ListModelFilesRequest(model_id="large")
+    paths = [file.path for file in (await hubbed.rooms.models.ListModelFiles(request, metadata=EDITOR)).files]
+    assert paths == ["README.md", "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"]
+    assert (await refusal(hubbed.begin("acme/quants", quantization="Q8_0"))).reason == "INVALID_REQUEST"
+    other = await hubbed.run("acme/quants", name="for-vllm")
+    assert "framework llamacpp" in other.error
 
 
 async def test_the_same_call_is_the_same_job(hubbed: Hubbed) -> None:

@@ -83,6 +83,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     HUB_TOKEN_REFUSED: _Reason.ValueType  # 376
     MODEL_REVISION_NOT_FOUND: _Reason.ValueType  # 377
     FILE_NOT_NAMED: _Reason.ValueType  # 378
+    GGUF_INVALID: _Reason.ValueType  # 468
     DEPLOYMENT_NOT_FOUND: _Reason.ValueType  # 400
     """Deployments."""
     NO_PLACEMENT: _Reason.ValueType  # 401
@@ -175,6 +176,7 @@ HUB_REPO_GATED: Reason.ValueType  # 375
 HUB_TOKEN_REFUSED: Reason.ValueType  # 376
 MODEL_REVISION_NOT_FOUND: Reason.ValueType  # 377
 FILE_NOT_NAMED: Reason.ValueType  # 378
+GGUF_INVALID: Reason.ValueType  # 468
 DEPLOYMENT_NOT_FOUND: Reason.ValueType  # 400
 """Deployments."""
 NO_PLACEMENT: Reason.ValueType  # 401

@@ -79,6 +79,7 @@ class ModelDownload(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
     download_id: _builtins.str
     repo: _builtins.str
     revision: _builtins.str
@@ -109,6 +110,8 @@ class ModelDownload(_message.Message):
     license: _builtins.str
     """As the model's card states it."""
     allow_pickle: _builtins.bool
+    quantization: _builtins.str
+    """The quantisation that was asked for."""
     @_builtins.property
     def skipped_files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Files of the repository that are left out, at most 100."""
@@ -148,10 +151,11 @@ class ModelDownload(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         changed_at: _timestamp_pb2.Timestamp | None = ...,
         finished_at: _timestamp_pb2.Timestamp | None = ...,
+        quantization: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "_finished_at", b"_finished_at", "changed_at", b"changed_at", "created_at", b"created_at", "eta_seconds", b"eta_seconds", "finished_at", b"finished_at", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "_finished_at", b"_finished_at", "allow_pickle", b"allow_pickle", "bytes_done", b"bytes_done", "bytes_per_second", b"bytes_per_second", "bytes_total", b"bytes_total", "changed_at", b"changed_at", "commit", b"commit", "created_at", b"created_at", "download_id", b"download_id", "error", b"error", "error_reason", b"error_reason", "eta_seconds", b"eta_seconds", "failures", b"failures", "files_done", b"files_done", "files_total", b"files_total", "finished_at", b"finished_at", "framework", b"framework", "license", b"license", "model_id", b"model_id", "name", b"name", "owner", b"owner", "repo", b"repo", "revision", b"revision", "skipped_files", b"skipped_files", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "_finished_at", b"_finished_at", "allow_pickle", b"allow_pickle", "bytes_done", b"bytes_done", "bytes_per_second", b"bytes_per_second", "bytes_total", b"bytes_total", "changed_at", b"changed_at", "commit", b"commit", "created_at", b"created_at", "download_id", b"download_id", "error", b"error", "error_reason", b"error_reason", "eta_seconds", b"eta_seconds", "failures", b"failures", "files_done", b"files_done", "files_total", b"files_total", "finished_at", b"finished_at", "framework", b"framework", "license", b"license", "model_id", b"model_id", "name", b"name", "owner", b"owner", "quantization", b"quantization", "repo", b"repo", "revision", b"revision", "skipped_files", b"skipped_files", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eta_seconds: _TypeAlias = _typing.Literal["eta_seconds"]  # noqa: Y015
     _WhichOneofArgType__eta_seconds: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds"]  # noqa: Y015

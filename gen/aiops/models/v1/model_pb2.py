@@ -26,27 +26,27 @@ from aiops.types.v1 import owner_pb2 as aiops_dot_types_dot_v1_dot_owner__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61iops/models/v1/model.proto\x12\x0f\x61iops.models.v1\x1a\x1a\x61iops/types/v1/owner.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x06\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12-\n\x06source\x18\x04 \x01(\x0e\x32\x1d.aiops.models.v1.Model.Source\x12\x12\n\nsource_url\x18\x05 \x01(\t\x12-\n\tframework\x18\x06 \x01(\x0e\x32\x1a.aiops.models.v1.Framework\x12\x33\n\x0cmodel_format\x18\x07 \x01(\x0e\x32\x1d.aiops.models.v1.Model.Format\x12)\n\x04task\x18\x08 \x01(\x0e\x32\x1b.aiops.models.v1.Model.Task\x12\x12\n\nminio_path\x18\t \x01(\t\x12\x0f\n\x07size_mb\x18\n \x01(\r\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x16\n\x0emin_gpu_memory\x18\x0c \x01(\r\x12\x10\n\x08min_vram\x18\r \x01(\r\x12\x30\n\x08metadata\x18\x0e \x01(\x0b\x32\x1e.aiops.models.v1.ModelMetadata\x12$\n\x05owner\x18\x0f \x01(\x0b\x32\x15.aiops.types.v1.Owner\x12.\n\ncreated_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\ndeleted_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x12\n\nis_deleted\x18\x13 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x14 \x01(\t\x12\x16\n\x0epickle_allowed\x18\x1c \x01(\x08\"=\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bhuggingface\x10\x01\x12\n\n\x06\x63ustom\x10\x02\"E\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0b\n\x07pytorch\x10\x01\x12\x08\n\x04onnx\x10\x02\x12\x0c\n\x08tensorrt\x10\x03\"H\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x07\n\x03\x61sr\x10\x01\x12\x07\n\x03tts\x10\x02\x12\x06\n\x02\x63v\x10\x03\x12\x07\n\x03llm\x10\x04\x12\x07\n\x03nlp\x10\x05\x42\r\n\x0b_deleted_at\"i\n\rModelMetadata\x12\x17\n\nparameters\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tlanguages\x18\x02 \x03(\t\x12\x0f\n\x07license\x18\x03 \x01(\t\x12\x0c\n\x04tags\x18\x1c \x03(\tB\r\n\x0b_parameters\"=\n\tModelFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x01\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xfe\x01\n\rModelRevision\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0f\n\x07\x63urrent\x18\x03 \x01(\x08\x12\x0f\n\x07size_mb\x18\x04 \x01(\r\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x30\n\x08metadata\x18\x06 \x01(\x0b\x32\x1e.aiops.models.v1.ModelMetadata\x12\x12\n\nsource_url\x18\x07 \x01(\t\x12$\n\x05owner\x18\x08 \x01(\x0b\x32\x15.aiops.types.v1.Owner\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*H\n\tFramework\x12\x19\n\x15\x46RAMEWORK_UNSPECIFIED\x10\x00\x12\n\n\x06triton\x10\x01\x12\x08\n\x04vllm\x10\x02\x12\n\n\x06\x63ustom\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61iops/models/v1/model.proto\x12\x0f\x61iops.models.v1\x1a\x1a\x61iops/types/v1/owner.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x07\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12-\n\x06source\x18\x04 \x01(\x0e\x32\x1d.aiops.models.v1.Model.Source\x12\x12\n\nsource_url\x18\x05 \x01(\t\x12-\n\tframework\x18\x06 \x01(\x0e\x32\x1a.aiops.models.v1.Framework\x12\x33\n\x0cmodel_format\x18\x07 \x01(\x0e\x32\x1d.aiops.models.v1.Model.Format\x12)\n\x04task\x18\x08 \x01(\x0e\x32\x1b.aiops.models.v1.Model.Task\x12\x12\n\nminio_path\x18\t \x01(\t\x12\x0f\n\x07size_mb\x18\n \x01(\r\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x16\n\x0emin_gpu_memory\x18\x0c \x01(\r\x12\x10\n\x08min_vram\x18\r \x01(\r\x12\x30\n\x08metadata\x18\x0e \x01(\x0b\x32\x1e.aiops.models.v1.ModelMetadata\x12$\n\x05owner\x18\x0f \x01(\x0b\x32\x15.aiops.types.v1.Owner\x12.\n\ncreated_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\ndeleted_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x12\n\nis_deleted\x18\x13 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x14 \x01(\t\x12\x16\n\x0epickle_allowed\x18\x1c \x01(\x08\"=\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bhuggingface\x10\x01\x12\n\n\x06\x63ustom\x10\x02\"O\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0b\n\x07pytorch\x10\x01\x12\x08\n\x04onnx\x10\x02\x12\x0c\n\x08tensorrt\x10\x03\x12\x08\n\x04gguf\x10\x04\"H\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x07\n\x03\x61sr\x10\x01\x12\x07\n\x03tts\x10\x02\x12\x06\n\x02\x63v\x10\x03\x12\x07\n\x03llm\x10\x04\x12\x07\n\x03nlp\x10\x05\x42\r\n\x0b_deleted_at\"\xc4\x01\n\rModelMetadata\x12\x17\n\nparameters\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tlanguages\x18\x02 \x03(\t\x12\x0f\n\x07license\x18\x03 \x01(\t\x12\x0c\n\x04tags\x18\x1c \x03(\t\x12\x14\n\x0c\x61rchitecture\x18< \x01(\t\x12\x14\n\x0cquantization\x18= \x01(\t\x12\x16\n\x0e\x63ontext_length\x18> \x01(\r\x12\x15\n\rchat_template\x18; \x01(\x08\x42\r\n\x0b_parameters\"=\n\tModelFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x01\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xfe\x01\n\rModelRevision\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0f\n\x07\x63urrent\x18\x03 \x01(\x08\x12\x0f\n\x07size_mb\x18\x04 \x01(\r\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x30\n\x08metadata\x18\x06 \x01(\x0b\x32\x1e.aiops.models.v1.ModelMetadata\x12\x12\n\nsource_url\x18\x07 \x01(\t\x12$\n\x05owner\x18\x08 \x01(\x0b\x32\x15.aiops.types.v1.Owner\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*V\n\tFramework\x12\x19\n\x15\x46RAMEWORK_UNSPECIFIED\x10\x00\x12\n\n\x06triton\x10\x01\x12\x08\n\x04vllm\x10\x02\x12\n\n\x06\x63ustom\x10\x03\x12\x0c\n\x08llamacpp\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aiops.models.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FRAMEWORK']._serialized_start=1425
-  _globals['_FRAMEWORK']._serialized_end=1497
+  _globals['_FRAMEWORK']._serialized_start=1527
+  _globals['_FRAMEWORK']._serialized_end=1613
   _globals['_MODEL']._serialized_start=110
-  _globals['_MODEL']._serialized_end=996
+  _globals['_MODEL']._serialized_end=1006
   _globals['_MODEL_SOURCE']._serialized_start=775
   _globals['_MODEL_SOURCE']._serialized_end=836
   _globals['_MODEL_FORMAT']._serialized_start=838
-  _globals['_MODEL_FORMAT']._serialized_end=907
-  _globals['_MODEL_TASK']._serialized_start=909
-  _globals['_MODEL_TASK']._serialized_end=981
-  _globals['_MODELMETADATA']._serialized_start=998
-  _globals['_MODELMETADATA']._serialized_end=1103
-  _globals['_MODELFILE']._serialized_start=1105
-  _globals['_MODELFILE']._serialized_end=1166
-  _globals['_MODELREVISION']._serialized_start=1169
-  _globals['_MODELREVISION']._serialized_end=1423
+  _globals['_MODEL_FORMAT']._serialized_end=917
+  _globals['_MODEL_TASK']._serialized_start=919
+  _globals['_MODEL_TASK']._serialized_end=991
+  _globals['_MODELMETADATA']._serialized_start=1009
+  _globals['_MODELMETADATA']._serialized_end=1205
+  _globals['_MODELFILE']._serialized_start=1207
+  _globals['_MODELFILE']._serialized_end=1268
+  _globals['_MODELREVISION']._serialized_start=1271
+  _globals['_MODELREVISION']._serialized_end=1525
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,8 @@ class _FrameworkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Framework.V
     triton: _Framework.ValueType  # 1
     vllm: _Framework.ValueType  # 2
     custom: _Framework.ValueType  # 3
+    llamacpp: _Framework.ValueType  # 4
+    """llama.cpp, for GGUF files."""
 
 class Framework(_Framework, metaclass=_FrameworkEnumTypeWrapper):
     """The inference framework that serves a model."""
@@ -39,6 +41,8 @@ FRAMEWORK_UNSPECIFIED: Framework.ValueType  # 0
 triton: Framework.ValueType  # 1
 vllm: Framework.ValueType  # 2
 custom: Framework.ValueType  # 3
+llamacpp: Framework.ValueType  # 4
+"""llama.cpp, for GGUF files."""
 Global___Framework: _TypeAlias = Framework  # noqa: Y015
 
 @_typing.final
@@ -72,12 +76,14 @@ class Model(_message.Message):
         pytorch: Model._Format.ValueType  # 1
         onnx: Model._Format.ValueType  # 2
         tensorrt: Model._Format.ValueType  # 3
+        gguf: Model._Format.ValueType  # 4
 
     class Format(_Format, metaclass=_FormatEnumTypeWrapper): ...
     FORMAT_UNSPECIFIED: Model.Format.ValueType  # 0
     pytorch: Model.Format.ValueType  # 1
     onnx: Model.Format.ValueType  # 2
     tensorrt: Model.Format.ValueType  # 3
+    gguf: Model.Format.ValueType  # 4
 
     class _Task:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -199,9 +205,21 @@ class ModelMetadata(_message.Message):
     LANGUAGES_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     parameters: _builtins.float
-    """Parameter count from the safetensors headers, e.g. 7000000000."""
+    """Parameter count from the headers of the weights, e.g. 7000000000."""
     license: _builtins.str
+    architecture: _builtins.str
+    """As the header of a GGUF file says, e.g. "llama"; empty for other formats."""
+    quantization: _builtins.str
+    """How a GGUF file is quantised, e.g. "Q4_K_M"."""
+    context_length: _builtins.int
+    """Tokens of prompt and answer that the model was made for; 0 where its files do not say."""
+    chat_template: _builtins.bool
+    """A GGUF file brings its chat template."""
     @_builtins.property
     def languages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ISO 639-1."""
@@ -217,10 +235,14 @@ class ModelMetadata(_message.Message):
         languages: _abc.Iterable[_builtins.str] | None = ...,
         license: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        architecture: _builtins.str = ...,
+        quantization: _builtins.str = ...,
+        context_length: _builtins.int = ...,
+        chat_template: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_parameters", b"_parameters", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parameters", b"_parameters", "languages", b"languages", "license", b"license", "parameters", b"parameters", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parameters", b"_parameters", "architecture", b"architecture", "chat_template", b"chat_template", "context_length", b"context_length", "languages", b"languages", "license", b"license", "parameters", b"parameters", "quantization", b"quantization", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__parameters: _TypeAlias = _typing.Literal["parameters"]  # noqa: Y015
     _WhichOneofArgType__parameters: _TypeAlias = _typing.Literal["_parameters", b"_parameters"]  # noqa: Y015

@@ -377,6 +377,7 @@ class DownloadModelRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     ALLOW_PICKLE_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
     repo: _builtins.str
     """e.g. openai/whisper-large-v3"""
     framework: _model_pb2.Framework.ValueType
@@ -390,6 +391,8 @@ class DownloadModelRequest(_message.Message):
     """A token of the hub for this job alone: kept sealed until the job ends, and never shown. Empty uses the platform's."""
     allow_pickle: _builtins.bool
     """Takes weights that are pickles, which run code when an engine loads them. Owners only; it is recorded."""
+    quantization: _builtins.str
+    """Which of a GGUF repository's quantisations to take, as its file is named, e.g. Q4_K_M; needed where it has several."""
     def __init__(
         self,
         *,
@@ -400,10 +403,11 @@ class DownloadModelRequest(_message.Message):
         name: _builtins.str = ...,
         token: _builtins.str = ...,
         allow_pickle: _builtins.bool = ...,
+        quantization: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_pickle", b"allow_pickle", "framework", b"framework", "name", b"name", "repo", b"repo", "request_id", b"request_id", "revision", b"revision", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_pickle", b"allow_pickle", "framework", b"framework", "name", b"name", "quantization", b"quantization", "repo", b"repo", "request_id", b"request_id", "revision", b"revision", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

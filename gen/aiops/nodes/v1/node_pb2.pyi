@@ -181,7 +181,7 @@ class Node(_message.Message):
 
     @_builtins.property
     def engines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Engines found on the node: "transformers", "vllm", "triton"."""
+        """Engines found on the node: "transformers", "vllm", "triton", "llamacpp"."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...

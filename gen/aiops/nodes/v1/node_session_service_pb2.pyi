@@ -309,7 +309,7 @@ class Hello(_message.Message):
 
     @_builtins.property
     def engines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Engines the node can start: "transformers", "vllm"."""
+        """Engines the node can start: "transformers", "vllm", "llamacpp"."""
 
     @_builtins.property
     def workloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkloadStatus]:
@@ -639,7 +639,7 @@ class WorkloadSpec(_message.Message):
     served_name: _builtins.str
     """The name clients call the model by."""
     framework: _builtins.str
-    """Inference framework of the model: "vllm", "triton", "custom"."""
+    """Inference framework of the model: "vllm", "triton", "custom", "llamacpp"."""
     task: _builtins.str
     """asr tts cv llm nlp"""
     port: _builtins.int
