@@ -20,6 +20,7 @@ from node_agent.cache.blobs import BlobStore
 from node_agent.cache.service import ModelCache
 from node_agent.cache.storage import Storage
 from node_agent.cache.swarm import ALONE
+from node_agent.engines.llamacpp_live import LlamaCppGauges
 from node_agent.engines.triton_live import TritonGauges
 from node_agent.engines.vllm_live import VllmAdapters, VllmGauges
 from node_agent.enrollment.identity import Identity, IdentityStore
@@ -97,11 +98,9 @@ class Agent:
         self.tunnel = self._tunnel(settings, identity, clock)
         self.machine = Machine(settings.home, _nvml(settings), clock)
         self.engines = InstalledEngines(
-            settings.transformers,
-            settings.vllm,
+            settings.engines,
             settings.environment,
             settings.engine_wait,
-            settings.triton,
             settings.containers.images,
         )
         own = settings.address or address_towards(target.partition(",")[0])
@@ -138,7 +137,7 @@ class Agent:
         launcher = Launcher(site, self.cache, self.engines, runtime, self.machine, clock)
         journal = Journal(settings.home / "journal.json")
         adapters = AdapterKeeper(self.cache, {"vllm": VllmAdapters()})
-        loads = Loads({"vllm": VllmGauges(), "triton": TritonGauges()}, clock)
+        loads = Loads({"llamacpp": LlamaCppGauges(), "vllm": VllmGauges(), "triton": TritonGauges()}, clock)
         return Workloads(launcher, runtime, journal, self._tell, owner, patience, adapters, loads)
 
     def _tunnel(self, settings: AgentSettings, identity: Identity, clock: Clock) -> Tunnel | None:

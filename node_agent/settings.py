@@ -44,9 +44,8 @@ class AgentSettings:
     address: str = ""
     session_address: str = ""
     keep_workloads: bool = True
-    transformers: Path | None = None
-    vllm: Path | None = None
-    triton: Path | None = None
+    # By name of the engine.
+    engines: Mapping[str, Path] = field(default_factory=dict)
     cache_mb: int = 0
     peers: bool = True
     peer_port: int = 0
@@ -71,20 +70,14 @@ class AgentSettings:
 def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
     """The settings as `environment` has them. Raises ValueError naming the variable that is no number."""
     home = environment.get("AIOPS_NODE_HOME") or str(Path(environment.get("AIOPS_HOME", ".aiops")) / "node")
-    transformers = environment.get("AIOPS_ENGINE_TRANSFORMERS", "")
     envoy = environment.get("AIOPS_NODE_ENVOY", "")
-    path = environment.get("PATH", os.defpath)
-    vllm = environment.get("AIOPS_ENGINE_VLLM") or shutil.which("vllm", path=path)
-    triton = environment.get("AIOPS_ENGINE_TRITON") or shutil.which("tritonserver", path=path)
     return AgentSettings(
         home=Path(home).absolute(),
         name=environment.get("AIOPS_NODE_NAME") or socket.gethostname(),
         address=environment.get("AIOPS_NODE_ADDRESS", ""),
         session_address=environment.get("AIOPS_CONTROLLER_MESH", ""),
         keep_workloads=environment.get("AIOPS_NODE_KEEP_WORKLOADS", "1") not in {"0", "false", "no"},
-        transformers=Path(transformers).absolute() if transformers else None,
-        vllm=Path(vllm).absolute() if vllm else None,
-        triton=Path(triton).absolute() if triton else None,
+        engines=_engines(environment),
         cache_mb=whole(environment, "AIOPS_NODE_CACHE_MB", 0),
         peers=environment.get("AIOPS_NODE_PEERS", "1") not in {"0", "false", "no"},
         peer_port=whole(environment, "AIOPS_NODE_PEER_PORT", 0),
@@ -105,6 +98,18 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> AgentSettings:
     )
 
 
+def _engines(environment: Mapping[str, str]) -> dict[str, Path]:
+    """The engines' executables: those that are named, and those on the path whose names are theirs alone."""
+    path = environment.get("PATH", os.defpath)
+    named = {
+        "transformers": environment.get("AIOPS_ENGINE_TRANSFORMERS"),
+        "vllm": environment.get("AIOPS_ENGINE_VLLM") or shutil.which("vllm", path=path),
+        "triton": environment.get("AIOPS_ENGINE_TRITON") or shutil.which("tritonserver", path=path),
+        "llamacpp": environment.get("AIOPS_ENGINE_LLAMACPP") or shutil.which("llama-server", path=path),
+    }
+    return {name: Path(executable).absolute() for name, executable in named.items() if executable}
+
+
 def _way(text: str) -> Way:
     if text not in set(Way):
         raise ValueError(f"AIOPS_NODE_TUNNEL is {text!r}; it is one of {', '.join(Way)}")
@@ -116,6 +121,7 @@ def _containers(environment: Mapping[str, str]) -> ContainerSettings:
     images = {
         "vllm": environment.get("AIOPS_IMAGE_VLLM", ""),
         "triton": environment.get("AIOPS_IMAGE_TRITON", ""),
+        "llamacpp": environment.get("AIOPS_IMAGE_LLAMACPP", ""),
         "transformers": environment.get("AIOPS_IMAGE_TRANSFORMERS", ""),
     }
     uid = whole(environment, "AIOPS_CONTAINER_USER", 10_001)

@@ -2,6 +2,7 @@
 
 import re
 import signal
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from node_agent.engines.engine import Diagnosis, FailureReason
@@ -111,9 +112,9 @@ _LINE_LIMIT = 300
 
 def diagnose(returncode: int | None, log_tail: str) -> Diagnosis:
     """Judges an engine that ended (`returncode` as subprocess gives it) or never became ready (None)."""
-    for known in _SIGNS:
-        if known.pattern.search(log_tail):
-            return Diagnosis(known.reason, known.message, known.suggestion)
+    known = judged(_SIGNS, log_tail)
+    if known is not None:
+        return known
     if returncode is None:
         return Diagnosis(
             FailureReason.ENGINE_FAILED, f"the engine did not become ready in time{_last(log_tail)}", _READ_LOG
@@ -129,6 +130,12 @@ def diagnose(returncode: int | None, log_tail: str) -> Diagnosis:
         )
     how = next((text for number, text in _SIGNALS.items() if number == killed_by), f"ended with exit code {returncode}")
     return Diagnosis(FailureReason.ENGINE_FAILED, f"the engine {how}{_last(log_tail)}", _READ_LOG)
+
+
+def judged(signs: Sequence[Sign], log_tail: str) -> Diagnosis | None:
+    """What the first sign that the log shows means; None without one."""
+    found = next((known for known in signs if known.pattern.search(log_tail)), None)
+    return Diagnosis(found.reason, found.message, found.suggestion) if found else None
 
 
 def _last(log_tail: str) -> str:

@@ -13,7 +13,7 @@ CHAT_PATH = "/v1/chat/completions"
 # Engines read `@` as a revision and `:` as a file; a leading dot or a `..` part would leave the run directory.
 _SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _SECONDS_PER_MB_OF_WEIGHTS = 1 / 50
-_WEIGHTS = (".safetensors", ".onnx", ".onnx_data")
+_WEIGHTS = (".safetensors", ".gguf", ".onnx", ".onnx_data")
 # Only these of the node agent's own variables reach an engine; secrets and service settings do not.
 _INHERITED = (
     "PATH",

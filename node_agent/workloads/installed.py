@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
 from node_agent.engines.choice import choose
 from node_agent.engines.custom import Custom
 from node_agent.engines.engine import Engine, EngineUnavailableError
+from node_agent.engines.llamacpp import LlamaCpp
 from node_agent.engines.transformers import Transformers
 from node_agent.engines.triton import Triton
 from node_agent.engines.vllm import Vllm
@@ -16,9 +17,17 @@ from node_agent.engines.vllm import Vllm
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-_TRITON = "triton"
+# What serves a framework of its own name.
+_OWN = ("llamacpp", "triton")
+_ENGINES: Mapping[str, Callable[[Path, Mapping[str, str]], Engine]] = {
+    "transformers": Transformers,
+    "vllm": Vllm,
+    "triton": Triton,
+    "llamacpp": LlamaCpp,
+}
 _IN_IMAGES: dict[str, Engine] = {
     "custom": Custom(),
+    "llamacpp": LlamaCpp(Path("llama-server")),
     "transformers": Transformers(Path("transformers")),
     "triton": Triton(Path("tritonserver")),
     "vllm": Vllm(Path("vllm")),
@@ -30,34 +39,28 @@ class InstalledEngines:
 
     def __init__(
         self,
-        transformers: Path | None,
-        vllm: Path | None,
+        executables: Mapping[str, Path],
         environment: Mapping[str, str],
         patience: timedelta,
-        triton: Path | None = None,
         images: Mapping[str, str] | None = None,
     ) -> None:
-        self._transformers, self._vllm, self._triton = transformers, vllm, triton
+        self._executables = executables
         self._environment = environment
         self._patience = patience
-        self.images = images or {}
         self.images = images or {}
 
     def found(self) -> list[Engine]:
         """What can be started now."""
-        engines: list[Engine] = []
-        if self._transformers and self._transformers.exists():
-            engines.append(Transformers(self._transformers, self._environment))
-        if self._vllm:
-            engines.append(Vllm(self._vllm, self._environment))
-        if self._triton and self._triton.exists():
-            engines.append(Triton(self._triton, self._environment))
-        return engines
+        return [
+            engine(self._executables[name], self._environment)
+            for name, engine in _ENGINES.items()
+            # What is not installed for all engines alike is there, or its start says that it is not.
+            if name in self._executables and (name == "vllm" or self._executables[name].exists())
+        ]
 
     def names(self) -> tuple[str, ...]:
         """What can be started now, or soon."""
-        known = {"transformers": self._transformers, "vllm": self._vllm, "triton": self._triton}
-        return tuple(name for name, executable in known.items() if executable or name in self.images)
+        return tuple(name for name in _ENGINES if name in self._executables or name in self.images)
 
     def named(self, name: str) -> Engine | None:
         """The engine of that name, if it can be started now."""
@@ -84,13 +87,14 @@ class InstalledEngines:
 
     async def choose(self, framework: str, task: str, has_gpu: bool, free_memory_mb: int) -> Engine:
         """The engine for such a model, waited for while it is being installed. Raises EngineUnavailableError."""
-        if framework == _TRITON:
-            await self._wait_installed(_TRITON, self._triton)
-        elif not self._vllm:
-            await self._wait_installed("transformers", self._transformers)
+        if framework in _OWN:
+            await self._wait_installed(framework)
+        elif "vllm" not in self._executables:
+            await self._wait_installed("transformers")
         return choose(framework, task, self.found(), has_gpu, free_memory_mb)
 
-    async def _wait_installed(self, name: str, executable: Path | None) -> None:
+    async def _wait_installed(self, name: str) -> None:
+        executable = self._executables.get(name)
         if executable is None or self.named(name):
             return
         log.info("waiting for the engine environment %s", executable)

@@ -18,6 +18,7 @@ from node_agent.engines.prepare import prepare
 from node_agent.workloads.probe import missing_of
 from tests.fakes.eventually import LOOK_EVERY
 from tests.fixtures.edge import ORG, Edge
+from tools.demo_model.gguf import converted
 
 NAME = "demo"
 START_S = 300.0
@@ -89,6 +90,13 @@ def tool_model(demo_model: Path, directory: Path) -> Path:
             (directory / file.name).symlink_to(file)
     template = (demo_model / "chat_template.jinja").read_text()
     (directory / "chat_template.jinja").write_text(template.replace("{{ bos_token }}", "{{ bos_token }}" + TOOLS))
+    return directory
+
+
+def tool_gguf(model: Path, directory: Path) -> Path:
+    """That model as a GGUF file, which holds its template; answers the directory that it is alone in."""
+    directory.mkdir()
+    (directory / "demo.gguf").write_bytes(converted(model))
     return directory
 
 

@@ -135,8 +135,9 @@ async def test_an_answer_ends_at_a_stop_string(served: Served) -> None:
 async def test_another_model_is_not_found(served: Served) -> None:
     answer = await served.chat(model="other")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
-    # Nor does the engine take it for its own, should a request reach it.
-    assert (await served.raw_chat(model="other")).status_code in {400, 404}
+    # Nor does the engine take it for its own, should a request reach it, or it says that it does.
+    refused = (await served.raw_chat(model="other")).status_code in {400, 404}
+    assert refused is served.behaves("a model that it does not serve is refused by the engine, too")
 
 
 @pytest.mark.parametrize("fault", [{"max_tokens": "many"}, {"messages": None}, {"temperature": "hot"}])
