@@ -108,8 +108,11 @@ class Downloads:
     async def _try_begin(self, caller: Caller, wanted: Wanted, request_id: str) -> Download:
         download_id = DownloadId(new_id("download"))
         async with self._unit_of_work(caller) as work:
-            asked = (wanted.repo, wanted.revision, wanted.framework, wanted.name, wanted.allow_pickle)
-            asked = (*asked, wanted.quantization) if wanted.quantization else asked
+            asked: tuple[object, ...] = (
+                *(wanted.repo, wanted.revision, wanted.framework, wanted.name, wanted.allow_pickle),
+                # Named only where it was, so that calls from before it existed are still known.
+                *([wanted.quantization] if wanted.quantization else []),
+            )
             booked = await work.requests.claim(
                 caller.org_id, "DownloadModel", request_id, digest_of(asked), download_id
             )

@@ -51,7 +51,8 @@ async def test_a_gguf_file_is_imported_deployed_and_chats(
     async def tells_its_load() -> bool:
         metrics = await fetched(rest, f"/deployments/{deployment['deploymentId']}/metrics")
         load: dict[str, float] = metrics.get("engineLoad") or {}
-        return load.get("generatedTokens", 0) > answer["usage"]["completion_tokens"]
+        said: int = answer["usage"]["completion_tokens"]
+        return load.get("generatedTokens", 0) > said
 
     await eventually(tells_its_load, SOON_S)
     await stop(rest, deployment["deploymentId"])

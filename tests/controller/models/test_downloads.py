@@ -186,7 +186,7 @@ async def test_one_of_a_repositorys_quantisations_is_taken(hubbed: Hubbed) -> No
     parts = {f"Q8_0/m-Q8_0-0000{number}-of-00002.gguf": content for number, content in enumerate(split(), 1)}
     files = {"m-Q4_K_M.gguf": gguf(), "m-UD-Q4_K_M.gguf": gguf(words=("c",)), "mmproj-F16.gguf": b"GGUF", **parts}
     hubbed.hub.repos["acme/quants"] = HubRepo({**files, "README.md": b"# quants"})
-    asked = {"framework": model_pb2.Framework.llamacpp}
+    asked: dict[str, Any] = {"framework": model_pb2.Framework.llamacpp}
     several = await hubbed.run("acme/quants", name="any", **asked)
     assert (several.error_reason, "several models" in several.error) == ("NOT_A_MODEL", True)
     assert "m-Q4_K_M.gguf" in several.error
