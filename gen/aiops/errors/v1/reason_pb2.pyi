@@ -110,6 +110,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Routing."""
     ROUTE_NAME_TAKEN: _Reason.ValueType  # 601
     ROUTE_CHANGED: _Reason.ValueType  # 602
+    NO_ROUTE: _Reason.ValueType  # 603
+    ROUTING_RULES_CHANGED: _Reason.ValueType  # 604
     DEAD_LETTER_NOT_FOUND: _Reason.ValueType  # 500
     """Events."""
 
@@ -203,6 +205,8 @@ ROUTE_NOT_FOUND: Reason.ValueType  # 600
 """Routing."""
 ROUTE_NAME_TAKEN: Reason.ValueType  # 601
 ROUTE_CHANGED: Reason.ValueType  # 602
+NO_ROUTE: Reason.ValueType  # 603
+ROUTING_RULES_CHANGED: Reason.ValueType  # 604
 DEAD_LETTER_NOT_FOUND: Reason.ValueType  # 500
 """Events."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

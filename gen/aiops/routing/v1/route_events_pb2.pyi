@@ -49,3 +49,71 @@ class RouteChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouteChanged: _TypeAlias = RouteChanged  # noqa: Y015
+
+@_typing.final
+class RoutingRulesChanged(_message.Message):
+    """An organisation's rules were replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """system.routingRulesChanged"""
+    org_id: _builtins.str
+    version: _builtins.int
+    timestamp: _builtins.float
+    """Unix milliseconds."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        org_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        timestamp: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "timestamp", b"timestamp", "type", b"type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutingRulesChanged: _TypeAlias = RoutingRulesChanged  # noqa: Y015
+
+@_typing.final
+class RoutingRefused(_message.Message):
+    """Router or Envoy refused something of the routing; the last good state stays in force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REPORTED_BY_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """system.routingRefused"""
+    subject: _builtins.str
+    reason: _builtins.str
+    reported_by: _builtins.str
+    """Which service refused."""
+    timestamp: _builtins.float
+    """Unix milliseconds."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        reported_by: _builtins.str = ...,
+        timestamp: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "reported_by", b"reported_by", "subject", b"subject", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutingRefused: _TypeAlias = RoutingRefused  # noqa: Y015
