@@ -50,8 +50,10 @@ from controller.notifications.service import Notifications
 from controller.replica_sets.reconcile import Reconciler
 from controller.replica_sets.rpc import ReplicaSetServicer
 from controller.replica_sets.service import ReplicaSets
+from controller.routing.alerts import Alerts
 from controller.routing.feed import RoutingFeed
-from controller.routing.rpc import ReplicaServicer, RouteServicer
+from controller.routing.rpc import ReplicaServicer, RouteServicer, RoutingAlertServicer, RoutingRulesServicer
+from controller.routing.rules_service import RoutingRules
 from controller.routing.service import Routes
 from controller.sessions.holders import SessionHolders
 from controller.sessions.registry import SessionRegistry
@@ -204,6 +206,8 @@ def _fleet(kernel: Kernel) -> None:
         ReplicaServicer(RoutingFeed(unit_of_work, hints)),
         ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
         RouteServicer(Routes(unit_of_work, hints)),
+        RoutingRulesServicer(RoutingRules(unit_of_work)),
+        RoutingAlertServicer(Alerts(unit_of_work)),
     ]
     kernel.repeat("the view of the fleet", unit_of_work.fleet.keep_up, KEEP_UP)
     kernel.repeat("measured peaks", workloads.peaks.keep, PEAKS_KEPT)

@@ -8,6 +8,7 @@ from controller.models import download_convert as downloads
 from controller.nodes import encodings as nodes
 from controller.replica_sets import convert as replica_sets
 from controller.routing import convert as routing
+from controller.routing import rules_convert as routing_rules
 from controller.system import convert as system
 
 EVENTS: Encodings = {
@@ -19,5 +20,6 @@ EVENTS: Encodings = {
     **deployments.EVENTS,
     **replica_sets.EVENTS,
     **routing.EVENTS,
+    **routing_rules.EVENTS,
     **system.EVENTS,
 }

@@ -20,6 +20,7 @@ from controller.models.store import SqlModelStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
 from controller.placement.store import SqlPeakStore
 from controller.replica_sets.store import SqlReplicaSetStore
+from controller.routing.rules_store import SqlRulesStore
 from controller.routing.store import SqlRouteStore
 from controller.system.store import SqlSystemStore
 from mesh.clock import Clock
@@ -115,6 +116,10 @@ class Work:
     @cached_property
     def routes(self) -> SqlRouteStore:
         return SqlRouteStore(self._connection)
+
+    @cached_property
+    def routing_rules(self) -> SqlRulesStore:
+        return SqlRulesStore(self._connection)
 
     @cached_property
     def peaks(self) -> SqlPeakStore:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from aiops.deployments.v1 import deployment_events_pb2 as deployments_pb
 from aiops.models.v1 import model_events_pb2 as models_pb
 from aiops.nodes.v1 import node_events_pb2 as nodes_pb
+from aiops.routing.v1 import route_events_pb2 as routing_pb
 from aiops.system.v1 import system_events_pb2 as pb
 from google.protobuf.json_format import Parse
 from google.protobuf.message import Message
@@ -22,12 +23,13 @@ from controller.notifications.model import (
     NodeOnline,
     Notification,
     Occurrence,
+    RoutingRefused,
 )
 from mesh.clock import unix_ms
 
 TOPIC = "aiops.system.v1"
 # The topics whose events people may want to hear of.
-SOURCES = ("aiops.deployments.v1", "aiops.models.v1", "aiops.nodes.v1")
+SOURCES = ("aiops.deployments.v1", "aiops.models.v1", "aiops.nodes.v1", "aiops.routing.v1")
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
@@ -61,6 +63,11 @@ def _node_offline(value: str) -> NodeOffline:
     return NodeOffline(event.node_id, event.reason, _at(event.timestamp))
 
 
+def _routing_refused(value: str) -> RoutingRefused:
+    event = _read(value, routing_pb.RoutingRefused())
+    return RoutingRefused(event.subject, event.reason, event.reported_by, _at(event.timestamp))
+
+
 # By CloudEvents type: how the event's JSON is read.
 OCCURRENCES: Mapping[str, Callable[[str], Occurrence]] = {
     "system.deploymentCreated": _deployment_created,
@@ -69,6 +76,7 @@ OCCURRENCES: Mapping[str, Callable[[str], Occurrence]] = {
     "system.modelDeleted": _model_deleted,
     "system.node.online": _node_online,
     "system.node.offline": _node_offline,
+    "system.routingRefused": _routing_refused,
 }
 
 

@@ -145,4 +145,27 @@ class NodeOffline:
         )
 
 
-Occurrence = DeploymentCreated | DeploymentStatusChanged | ModelDownloaded | ModelDeleted | NodeOnline | NodeOffline
+@dataclass(frozen=True, slots=True)
+class RoutingRefused:
+    """Something of the routing was refused; the last good state stays in force."""
+
+    subject: str
+    reason: str
+    reported_by: str
+    at: datetime
+
+    def notification(self) -> Notification:
+        message = f"{self.subject} was refused; what was in force before stays so. {self.reason}"
+        facts = {"subject": self.subject, "reportedBy": self.reported_by}
+        return Notification(self.reported_by, Level.ERROR, "Routing refused", message, "routingRefused", self.at, facts)
+
+
+Occurrence = (
+    DeploymentCreated
+    | DeploymentStatusChanged
+    | ModelDownloaded
+    | ModelDeleted
+    | NodeOnline
+    | NodeOffline
+    | RoutingRefused
+)

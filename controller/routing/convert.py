@@ -11,6 +11,7 @@ from aiops.types.v1 import owner_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.events import Encoding, Encodings
+from controller.routing.alerts import RoutingRefused
 from controller.routing.model import (
     Capability,
     Prices,
@@ -47,9 +48,9 @@ def route_to_proto(route: Route) -> pb.Route:
         visibility=pb.Route.Visibility.Value(wish.visibility.value),
         resilience=pb.Resilience(**asdict(wish.resilience)),
         owner=owner_pb2.Owner(org_id=route.org_id, user_id=route.user_id),
-        created_at=_optional(route.created_at),
-        changed_at=_optional(route.changed_at),
-        deleted_at=_optional(route.deleted_at),
+        created_at=timestamp(route.created_at),
+        changed_at=timestamp(route.changed_at),
+        deleted_at=timestamp(route.deleted_at),
         is_deleted=route.deleted_at is not None,
         version=route.version,
     )
@@ -93,6 +94,15 @@ def change_from_proto(request: service_pb.UpdateRouteRequest) -> Callable[[Wish]
     return lambda before: replace(before, **changes)
 
 
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """A point in time; None where there is none."""
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
 def _target_to_proto(target: Target) -> pb.RouteTarget:
     return pb.RouteTarget(**{**asdict(target), "provider": pb.RouteTarget.Provider.Value(target.provider.value)})
 
@@ -110,14 +120,6 @@ def _target_from_proto(target: pb.RouteTarget) -> Target:
     )
 
 
-def _optional(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
-
-
 def _route_changed(event: RouteChanged) -> events_pb.RouteChanged:
     return events_pb.RouteChanged(
         type="system.routeChanged",
@@ -127,6 +129,17 @@ def _route_changed(event: RouteChanged) -> events_pb.RouteChanged:
     )
 
 
+def _refused(event: RoutingRefused) -> events_pb.RoutingRefused:
+    return events_pb.RoutingRefused(
+        type="system.routingRefused",
+        subject=event.subject,
+        reason=event.reason,
+        reported_by=event.reported_by,
+        timestamp=unix_ms(event.at),
+    )
+
+
 EVENTS: Encodings = {
-    RouteChanged: Encoding("system.routeChanged", TOPIC, lambda event: str(event.route.route_id), _route_changed)
+    RouteChanged: Encoding("system.routeChanged", TOPIC, lambda event: str(event.route.route_id), _route_changed),
+    RoutingRefused: Encoding("system.routingRefused", TOPIC, lambda event: str(event.reported_by), _refused),
 }

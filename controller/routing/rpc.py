@@ -4,12 +4,19 @@ from collections.abc import AsyncIterator
 
 from aiops.deployments.v1 import deployment_service_pb2 as deployments_pb
 from aiops.deployments.v1.deployment_service_pb2_grpc import ReplicaServiceServicer
+from aiops.routing.v1 import alert_service_pb2 as alerts_pb
 from aiops.routing.v1 import route_service_pb2 as pb
+from aiops.routing.v1 import rules_service_pb2 as rules_pb
+from aiops.routing.v1.alert_service_pb2_grpc import RoutingAlertServiceServicer
 from aiops.routing.v1.route_service_pb2_grpc import RouteServiceServicer
+from aiops.routing.v1.rules_service_pb2_grpc import RoutingRulesServiceServicer
 
 from controller.deployments.convert import replica_to_proto
+from controller.routing.alerts import Alerts
 from controller.routing.convert import change_from_proto, route_to_proto, wish_from_proto
 from controller.routing.feed import RoutingFeed
+from controller.routing.rules_convert import decision_to_proto, rules_from_proto, rules_to_proto, task_from_proto
+from controller.routing.rules_service import RoutingRules
 from controller.routing.service import Routes
 from mesh.rpc.context import Context, caller
 from mesh.sql.paging import PageRequest
@@ -41,6 +48,41 @@ class RouteServicer(RouteServiceServicer):
     async def DeleteRoute(self, request: pb.DeleteRouteRequest, context: Context) -> pb.DeleteRouteResponse:
         gone = await self._routes.delete(caller(context), request.route_id, request.version)
         return pb.DeleteRouteResponse(route=route_to_proto(gone))
+
+
+class RoutingRulesServicer(RoutingRulesServiceServicer):
+    """Which model a task is for."""
+
+    def __init__(self, rules: RoutingRules) -> None:
+        self._rules = rules
+
+    async def GetRoutingRules(
+        self, request: rules_pb.GetRoutingRulesRequest, context: Context
+    ) -> rules_pb.GetRoutingRulesResponse:
+        return rules_pb.GetRoutingRulesResponse(rules=rules_to_proto(await self._rules.get(caller(context))))
+
+    async def SetRoutingRules(
+        self, request: rules_pb.SetRoutingRulesRequest, context: Context
+    ) -> rules_pb.SetRoutingRulesResponse:
+        wanted = rules_from_proto(request, caller(context))
+        after = await self._rules.set(caller(context), wanted, request.version)
+        return rules_pb.SetRoutingRulesResponse(rules=rules_to_proto(after))
+
+    async def Route(self, request: rules_pb.RouteRequest, context: Context) -> rules_pb.RouteResponse:
+        return decision_to_proto(await self._rules.decide(caller(context), task_from_proto(request)))
+
+
+class RoutingAlertServicer(RoutingAlertServiceServicer):
+    """What router and gateway report."""
+
+    def __init__(self, alerts: Alerts) -> None:
+        self._alerts = alerts
+
+    async def ReportRefusal(
+        self, request: alerts_pb.ReportRefusalRequest, context: Context
+    ) -> alerts_pb.ReportRefusalResponse:
+        await self._alerts.refused(caller(context), request.subject, request.reason)
+        return alerts_pb.ReportRefusalResponse()
 
 
 class ReplicaServicer(ReplicaServiceServicer):

@@ -16,8 +16,9 @@ from controller.routing.model import (
     Visibility,
     Wish,
 )
+from controller.routing.rules import Rules
 from mesh.errors import PermissionDeniedError
-from mesh.identity import Caller, new_id
+from mesh.identity import Caller, OrgId, new_id
 from mesh.sql.idempotency import digest_of
 from mesh.sql.paging import Page, PageRequest
 
@@ -32,11 +33,18 @@ class RouteStore(Protocol):
     async def all(self) -> tuple[Route, ...]: ...
 
 
+class RulesStore(Protocol):
+    async def get(self, org_id: OrgId, *, lock: bool = False) -> Rules: ...
+    async def save(self, rules: Rules) -> None: ...
+
+
 class Work(DeploymentWork, Protocol):
     """One transaction, or one reading connection, with the stores on it."""
 
     @property
     def routes(self) -> RouteStore: ...
+    @property
+    def routing_rules(self) -> RulesStore: ...
 
 
 class UnitOfWork(Protocol):

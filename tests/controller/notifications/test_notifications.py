@@ -10,6 +10,7 @@ from aiokafka import ConsumerRecord
 from aiops.deployments.v1 import deployment_events_pb2 as deployments_pb
 from aiops.models.v1 import model_events_pb2 as models_pb
 from aiops.nodes.v1 import node_events_pb2 as nodes_pb
+from aiops.routing.v1 import route_events_pb2 as routing_pb
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
@@ -83,6 +84,18 @@ async def deliver_again(servers: str, sent: Envelope) -> None:
     await publisher.close()
 
 
+def told_of_failure(deployment_id: str) -> dict[str, object]:
+    return {
+        "type": "system.notification",
+        "level": "error",
+        "title": "Deployment failed",
+        "message": f"Deployment {deployment_id} has failed: out of memory",
+        "action": "deploymentFailed",
+        "metadata": {"deploymentId": deployment_id, "status": "failed"},
+        "timestamp": AT_MS,
+    }
+
+
 async def test_each_occurrence_is_told_once_in_the_order_of_its_entity(
     events_database: Database, kafka: str, telemetry: Telemetry
 ) -> None:
@@ -91,6 +104,8 @@ async def test_each_occurrence_is_told_once_in_the_order_of_its_entity(
         type="system.deploymentCreated", deployment_id=one, model_id=model, node_id=node, timestamp=AT_MS
     )
     downloaded = models_pb.ModelDownloaded(type="system.modelDownloaded", model_id=model, size_mb=7.5, timestamp=AT_MS)
+    gateway = new_id("gateway")
+    refused = routing_pb.RoutingRefused(type="system.routingRefused", subject="a cluster", reported_by=gateway)
     offline = nodes_pb.NodeOffline(type="system.node.offline", node_id=node, reason="no heartbeat", timestamp=AT_MS)
     ready = status(one, "running", endpoint="/models/tiny/abc/v1/inference")
     written = [
@@ -100,13 +115,14 @@ async def test_each_occurrence_is_told_once_in_the_order_of_its_entity(
         ready,
         status(two, "failed", error="out of memory"),
         event("aiops.nodes.v1", node, offline),
+        event("aiops.routing.v1", gateway, refused),
     ]
     async with platform(events_database, kafka, telemetry):
         await write(events_database, *written)
-        await notifications(kafka, {one, two, model, node}, 5)
+        await notifications(kafka, {one, two, model, node, gateway}, 6)
         await deliver_again(kafka, ready)
         await write(events_database, status(one, "stopped"))
-        records = await notifications(kafka, {one, two, model, node}, 6)
+        records = await notifications(kafka, {one, two, model, node, gateway}, 7)
     told = {(record.key.decode(), json.loads(record.value)["action"]) for record in records}
     assert told == {
         (model, "modelDownloaded"),
@@ -115,18 +131,11 @@ async def test_each_occurrence_is_told_once_in_the_order_of_its_entity(
         (one, "deploymentStopped"),
         (two, "deploymentFailed"),
         (node, "nodeOffline"),
+        (gateway, "routingRefused"),
     }
     assert len(records) == len(told)
     actions = [json.loads(record.value)["action"] for record in records if record.key.decode() == one]
     assert actions == ["deploymentStarted", "modelReady", "deploymentStopped"]
     (failed,) = (record for record in records if record.key.decode() == two)
     assert header(failed, "ce_type") == "system.notification"
-    assert json.loads(failed.value) == {
-        "type": "system.notification",
-        "level": "error",
-        "title": "Deployment failed",
-        "message": f"Deployment {two} has failed: out of memory",
-        "action": "deploymentFailed",
-        "metadata": {"deploymentId": two, "status": "failed"},
-        "timestamp": AT_MS,
-    }
+    assert json.loads(failed.value) == told_of_failure(two)

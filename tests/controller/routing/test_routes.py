@@ -4,10 +4,12 @@ import asyncio
 from typing import Any
 
 from aiops.deployments.v1 import deployment_service_pb2 as deployments_pb
-from aiops.routing.v1 import route_pb2
+from aiops.routing.v1 import alert_service_pb2, route_pb2
 from aiops.routing.v1 import route_service_pb2 as pb
+from aiops.routing.v1.alert_service_pb2_grpc import RoutingAlertServiceStub
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from mesh.rpc.channel import open_channel
 from tests.fixtures.iam import refusal
 from tests.fixtures.registry import ADMIN, EDITOR, ROUTER, STRANGER, Metadata, Rooms
 
@@ -140,3 +142,15 @@ async def test_whoever_routes_hears_of_every_change_and_so_does_the_world(rooms:
     call.cancel()
     told = await rooms.events("system.routeChanged")
     assert [(each["key"], each["route"]["version"]) for each in told] == [(made.route_id, n) for n in (1, 2, 3)]
+
+
+async def test_a_refusal_that_the_gateway_reports_becomes_an_event_and_users_report_none(rooms: Rooms) -> None:
+    report = alert_service_pb2.ReportRefusalRequest(subject="Envoy configuration of type Cluster", reason="no such CA")
+    async with open_channel(rooms.address) as channel:
+        stub = RoutingAlertServiceStub(channel)
+        await stub.ReportRefusal(report, metadata=ROUTER)
+        assert (await refusal(stub.ReportRefusal(report, metadata=EDITOR))).reason == "PERMISSION_DENIED"
+    (told,) = await rooms.events("system.routingRefused")
+    assert (told["subject"], told["reason"], told["reportedBy"]) == (
+        report.subject, report.reason, "inference_router",
+    )  # fmt: skip
