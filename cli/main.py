@@ -18,6 +18,7 @@ from cli import (
     programs,
     replica_sets,
     routes,
+    routing,
     stack,
 )
 from cli.exits import CliError, Exit
@@ -43,6 +44,8 @@ app.add_typer(deployments.app, name="deployments")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(replica_sets.app, name="replica-sets")
 app.add_typer(replica_sets.rollout, name="rollout")
+routes.app.add_typer(routing.rules, name="rules")
+routes.app.command("for")(routing.route_for)
 app.add_typer(routes.app, name="routes")
 app.add_typer(events.app, name="events")
 models.app.command()(downloads.download)

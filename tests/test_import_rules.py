@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ["mesh", "controller", "node_agent", "inference_router", "gateway", "stack", "cli"]
+PACKAGES = ["mesh", "controller", "node_agent", "inference_router", "gateway", "stack", "cli", "client"]
 LINTER = Path(sys.executable).parent / "lint-imports"
 BREACHES = {
     "Inside a room": ("controller/nodes/model.py", "import controller.nodes.store"),
@@ -18,6 +18,7 @@ BREACHES = {
     "know no technology": ("controller/nodes/model.py", "import sqlalchemy"),
     "Envoy's classes": ("controller/settings.py", "import envoy_data_plane"),
     "Docker and NVML": ("controller/settings.py", "import docker"),
+    "Clients need nothing": ("client/router.py", "import mesh.clock"),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ["mesh", "controller", "node_agent", "inference_router", "gateway", "stack", "cli"]
+SOURCES = ["mesh", "controller", "node_agent", "inference_router", "gateway", "stack", "cli", "client"]
 SOURCES += ["tools", "migrations", "benchmarks"]
 LONGEST_SOURCE = 400
 LONGEST_TEST = 600
