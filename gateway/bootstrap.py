@@ -20,6 +20,7 @@ from gateway.policies.table import policies_from_proto
 from gateway.settings import Settings
 from gateway.tunnels import relay
 from gateway.tunnels.doorway import controller_clusters, node_listener
+from gateway.watch.alerts import Alerts
 from gateway.watch.feed import Feed
 from gateway.watch.trust import publish_trust
 from gateway.web.pages import pages
@@ -28,7 +29,7 @@ from gateway.xds.metrics import Metrics
 from gateway.xds.rpc import DiscoveryServicer
 from gateway.xds.server import serve
 from mesh.clock import SystemClock
-from mesh.loops import run_loop
+from mesh.loops import Wake, run_loop
 from mesh.rpc.addresses import Addresses, follow
 from mesh.rpc.channel import ClientTls
 from mesh.telemetry import start_telemetry
@@ -42,8 +43,9 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
     cache = Cache()
     publisher = _publisher(cache, settings)
     try:
-        async with serve(settings.xds, DiscoveryServicer(cache, Metrics(telemetry.meter))):
-            await _repeat(_feeds(cache, publisher, settings), stopping)
+        alerts = Alerts(Addresses(settings.controller_mesh), _tls(settings))
+        async with serve(settings.xds, DiscoveryServicer(cache, Metrics(telemetry.meter), alerts.refused)):
+            await _repeat(_feeds(cache, publisher, alerts, settings), stopping)
     finally:
         telemetry.shutdown()
 
@@ -69,19 +71,24 @@ def _open_tunnels(cache: Cache, settings: Settings) -> None:
 
 
 def _feeds(
-    cache: Cache, publisher: Publisher, settings: Settings
-) -> dict[str, Callable[[], Awaitable[timedelta | None]]]:
-    tls = ClientTls(settings.pki / "ca.crt", settings.pki / "gateway.crt", settings.pki / "gateway.key")
+    cache: Cache, publisher: Publisher, alerts: Alerts, settings: Settings
+) -> list[tuple[str, Callable[[], Awaitable[timedelta | None]], Wake]]:
+    tls = _tls(settings)
     routers, controllers = Addresses(settings.router_mesh), Addresses(settings.controller_mesh)
 
     async def sweep() -> timedelta | None:
         return publisher.sweep()
 
-    return {
-        "routing table": _routing(routers, tls, publisher).step,
-        "token trust": _trust(controllers, tls, cache).step,
-        "sweep": sweep,
-    }
+    return [
+        ("routing table", _routing(routers, tls, publisher).step, Wake()),
+        ("token trust", _trust(controllers, tls, cache).step, Wake()),
+        ("alerts", alerts.step, alerts.wake),
+        ("sweep", sweep, Wake()),
+    ]
+
+
+def _tls(settings: Settings) -> ClientTls:
+    return ClientTls(settings.pki / "ca.crt", settings.pki / "gateway.crt", settings.pki / "gateway.key")
 
 
 def _routing(
@@ -106,9 +113,11 @@ def _trust(controllers: Addresses, tls: ClientTls, cache: Cache) -> Feed[auth_se
     return Feed("token trust", lambda: follow(controllers, tls, watch), lambda state: publish_trust(cache, state))
 
 
-async def _repeat(steps: dict[str, Callable[[], Awaitable[timedelta | None]]], stopping: asyncio.Event) -> None:
+async def _repeat(
+    steps: list[tuple[str, Callable[[], Awaitable[timedelta | None]], Wake]], stopping: asyncio.Event
+) -> None:
     async with asyncio.TaskGroup() as group:
-        loops = [group.create_task(run_loop(name, step, interval=SWEEP)) for name, step in steps.items()]
+        loops = [group.create_task(run_loop(name, step, interval=SWEEP, wake=wake)) for name, step, wake in steps]
         await stopping.wait()
         for loop in loops:
             loop.cancel()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -21,8 +21,9 @@ PATIENCE = timedelta(seconds=2)
 class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
     """Brings every connected Envoy up to the cache."""
 
-    def __init__(self, cache: Cache, metrics: Metrics) -> None:
+    def __init__(self, cache: Cache, metrics: Metrics, tell: Callable[[str, str], None]) -> None:
         self._cache = cache
+        self._tell = tell
         self._metrics = metrics
 
     async def DeltaAggregatedResources(
@@ -45,6 +46,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         # The reason comes last, behind the whole resource.
         log.error("an Envoy refused %s and keeps what it had: %s", kind, message[-2000:])
         self._metrics.refused(kind)
+        self._tell(kind, message)
 
 
 async def _read(

@@ -11,7 +11,7 @@ from aiops.deployments.v1 import deployment_service_pb2, deployment_service_pb2_
 from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc, user_pb2
 from aiops.models.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
 from aiops.nodes.v1 import node_service_pb2, node_service_pb2_grpc
-from aiops.routing.v1 import routing_service_pb2, routing_service_pb2_grpc
+from aiops.routing.v1 import alert_service_pb2, alert_service_pb2_grpc, routing_service_pb2, routing_service_pb2_grpc
 from aiops.system.v1 import system_service_pb2, system_service_pb2_grpc
 
 from mesh.clock import SystemClock
@@ -58,6 +58,7 @@ class ControlPlane:
     table: Feed[routing_service_pb2.RoutingTable] = field(default_factory=Feed)
     metadata: list[dict[str, str]] = field(default_factory=list)
     uploaded: int = 0
+    refusals: list[tuple[str, str]] = field(default_factory=list)
     api: str = ""
     controller_mesh: str = ""
     router_mesh: str = ""
@@ -72,6 +73,15 @@ class _Trust(auth_service_pb2_grpc.TokenTrustServiceServicer):
     ) -> AsyncIterator[auth_service_pb2.WatchTokenTrustResponse]:
         async for state in self._plane.trust.states():
             yield state
+
+
+class _Alerts(alert_service_pb2_grpc.RoutingAlertServiceServicer):
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    async def ReportRefusal(self, request: Any, context: Any) -> alert_service_pb2.ReportRefusalResponse:
+        self._plane.refusals.append((request.subject, request.reason))
+        return alert_service_pb2.ReportRefusalResponse()
 
 
 class _Routing(routing_service_pb2_grpc.RoutingServiceServicer):
@@ -139,6 +149,7 @@ async def controller(plane: ControlPlane, pki: Path, verifier: TokenVerifier) ->
     # Only what the gateway's tests call is there.
     servicers = [
         _Trust(plane),
+        _Alerts(plane),
         _Models(plane),  # type: ignore[abstract]
         _Nodes(),  # type: ignore[abstract]
         _Deployments(),  # type: ignore[abstract]

@@ -32,6 +32,15 @@ def target(*engines: Engine, model: str = "", weight: int = 0, name: str = "") -
     return routing.PolicyTarget(name=called, weight=weight, model=model or f"{called}-model", instances=instances)
 
 
+def outside(
+    port: int, *, name: str = "outside", model: str = "far", weight: int = 1, tls: bool = False, **fields: str
+) -> routing.PolicyTarget:
+    """A provider at a port of the loopback; `fields` are those of External."""
+    base_url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/proxy/v1"
+    external = routing.External(**{"base_url": base_url, **fields})
+    return routing.PolicyTarget(name=name, weight=weight, model=model, external=external)
+
+
 def policy(
     names: str, *targets: routing.PolicyTarget, fallbacks: str = "", org: str = "org-one", **fields: Any
 ) -> routing.PolicyRoute:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fakes.engine_http import Engine, running_engine
-from tests.fakes.routes import policy, target
+from tests.fakes.routes import outside, policy, target
 from tests.fixtures.edge import ORG, OTHER_ORG, Edge, model_route
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -122,3 +122,23 @@ async def test_a_stream_comes_through_an_alias_as_it_is_written(edge: Edge, engi
         lines = [line async for line in answer.aiter_lines() if line]
     assert lines[-1] == "data: [DONE]"
     assert len(lines) == 4
+
+
+async def test_what_envoy_refuses_is_told_to_the_controller_and_the_rest_serves_on(
+    edge: Edge, engines: dict[str, Engine]
+) -> None:
+    good = [policy("alias", target(engines["a"], model="tiny", weight=1))]
+    await edge.route(policies=good)
+    # Nothing but Envoy reads the authorities of a provider.
+    bad = policy("bad", outside(1, tls=True, ca_pem="-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----"))
+    await edge.route(policies=[*good, bad])
+
+    async def told() -> bool:
+        return any(subject.endswith("Cluster") for subject, _ in edge.plane.refusals)
+
+    await edge.until(told, seconds=10)
+    assert (await edge.chat("alias")).json()["served_by"] == "a"
+    assert (await edge.chat("bad")).status_code in (404, 503)
+    # A mended table is taken.
+    await edge.route(policies=[*good, policy("mended", target(engines["b"], weight=1))])
+    await edge.until_chat(200, "mended")

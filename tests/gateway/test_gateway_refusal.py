@@ -29,10 +29,13 @@ async def test_a_refused_cluster_changes_nothing_and_a_mended_one_is_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache, reader = Cache(), InMemoryMetricReader()
+    told = list[tuple[str, str]]()
     cache.put(CLUSTERS, {"one": cluster("one", 1)})
     metrics = Metrics(MeterProvider([reader], shutdown_on_exit=False).get_meter("test"))
     admin_port, file = free_port(), tmp_path / "envoy.json"
-    async with serve("127.0.0.1:0", DiscoveryServicer(cache, metrics)) as xds_port:
+    async with serve(
+        "127.0.0.1:0", DiscoveryServicer(cache, metrics, lambda kind, why: told.append((kind, why)))
+    ) as xds_port:
         file.write_text(bootstrap.render(xds=f"127.0.0.1:{xds_port}", admin=f"127.0.0.1:{admin_port}"))
         envoy = Envoy(file, 0, admin_port)
         process = await asyncio.create_subprocess_exec(
@@ -50,6 +53,7 @@ async def test_a_refused_cluster_changes_nothing_and_a_mended_one_is_taken(
             assert "keeps what it had" in caplog.text
             await until_timeout_is(admin_port, "1s")
             assert refusals(reader) == 1
+            assert [kind for kind, _ in told] == [CLUSTERS]
             cache.put(CLUSTERS, {"one": cluster("one", 3)})
             await until_timeout_is(admin_port, "3s")
         finally:
