@@ -4,6 +4,7 @@ Identities are SPIFFE ids in the one URI SAN of a certificate: `spiffe://aiops/n
 """
 
 import fcntl
+import hashlib
 import ipaddress
 import os
 import re
@@ -146,6 +147,13 @@ def create_request() -> CertificateRequest:
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return CertificateRequest(_key_pem(key), request.public_bytes(serialization.Encoding.DER))
+
+
+def requested_by(request_der: bytes) -> str:
+    """Names the key that a certificate request is for: the SHA-256 of it in hex. CertificateRequestInvalidError."""
+    key = _requested_key(request_der)
+    public = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(public).hexdigest()
 
 
 def identity_of(certificate_pem: bytes) -> SpiffeId:

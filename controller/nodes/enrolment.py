@@ -18,7 +18,7 @@ from controller.nodes.model import (
 from controller.nodes.service import UnitOfWork, Work
 from mesh.failpoints import failpoint
 from mesh.identity import SYSTEM
-from mesh.pki import NODE_LIFETIME, Authority, IssuedCertificate, SpiffeId
+from mesh.pki import NODE_LIFETIME, Authority, IssuedCertificate, SpiffeId, requested_by
 
 JOIN_TOKEN_LIFETIME = timedelta(minutes=15)
 
@@ -78,10 +78,13 @@ class Enrolment:
     async def join(self, secret: str, request_der: bytes) -> Enrolled:
         """Trades a token's secret and a certificate request for a certificate over the request's key.
 
-        JoinTokenInvalidError for a token that was used, has run out or never was. A refused request uses up no token.
+        While the token is good, the key that used it gets the same identity again: the answer may have been lost on
+        the way. JoinTokenInvalidError for a token that another key used, that has run out or never was. A refused
+        request uses up no token.
         """
+        key = requested_by(request_der)
         async with self._unit_of_work(SYSTEM) as work:
-            node_id = await work.join_tokens.redeem(_hash(secret), await work.nodes.now())
+            node_id = await work.join_tokens.redeem(_hash(secret), key, await work.nodes.now())
             if node_id is None:
                 raise JoinTokenInvalidError()
             enrolled = self._issue(node_id, request_der)

@@ -123,6 +123,8 @@ join_tokens = Table(
     Column("node_id", Text, ForeignKey("nodes.node_id"), nullable=False, index=True),
     Column("org_id", Text, nullable=False),
     moment("expires_at"),
+    # Names the key of whoever used the token; empty until then.
+    Column("used_by", Text, server_default="", nullable=False),
 )
 
 _KEPT: ColumnElement[bool] = nodes.c.deleted_at.is_(None)
@@ -270,13 +272,14 @@ class SqlJoinTokenStore:
         row = {"token_hash": token_hash, "node_id": node.node_id, "org_id": node.org_id, "expires_at": expires_at}
         await self._connection.execute(insert(join_tokens).values(row))
 
-    async def redeem(self, token_hash: str, now: datetime) -> NodeId | None:
-        """The node that the token is for, once; None for a token that is unknown, was used or has run out."""
-        query = delete(join_tokens).where(join_tokens.c.token_hash == token_hash).returning(join_tokens)
-        row = (await self._connection.execute(query)).one_or_none()
-        if row is None or row.expires_at <= now:
-            return None
-        return NodeId(row.node_id)
+    async def redeem(self, token_hash: str, key: str, now: datetime) -> NodeId | None:
+        """The node that the token is for; None for one that is unknown, has run out or was used by another key."""
+        free = join_tokens.c.used_by.in_(["", key])
+        query = update(join_tokens).where(join_tokens.c.token_hash == token_hash, join_tokens.c.expires_at > now, free)
+        found = (
+            await self._connection.execute(query.values(used_by=key).returning(join_tokens.c.node_id))
+        ).one_or_none()
+        return NodeId(found.node_id) if found else None
 
     async def forget(self, node_id: NodeId) -> None:
         """Ends the node's tokens."""

@@ -50,6 +50,22 @@ async def test_a_token_works_once_even_for_many_at_the_same_moment(fleet: Fleet)
     assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "JOIN_TOKEN_INVALID")
 
 
+async def test_a_machine_whose_answer_was_lost_joins_again_with_its_own_key(fleet: Fleet) -> None:
+    secret, _ = open_token((await fleet.register()).join_token)
+    request = create_request()
+    answers = await asyncio.gather(*(try_join(fleet, secret, request.der) for _ in range(3)))
+    again = await try_join(fleet, secret, request.der)
+    assert {each.node_id for each in answers} == {again.node_id}
+    pem = again.certificate.encode()
+    assert identity_of(pem) == SpiffeId("node", again.node_id)
+    key = load_pem_private_key(request.key_pem, password=None)
+    assert x509.load_pem_x509_certificate(pem).public_key() == key.public_key()
+    # Nobody else does, and nor does the machine itself once the token is over.
+    assert (await refusal(try_join(fleet, secret))).reason == "JOIN_TOKEN_INVALID"
+    await fleet.pass_time(timedelta(minutes=15, seconds=1))
+    assert (await refusal(try_join(fleet, secret, request.der))).reason == "JOIN_TOKEN_INVALID"
+
+
 async def test_a_forged_token_is_refused(fleet: Fleet) -> None:
     await fleet.register()
     assert (await refusal(try_join(fleet, "x" * 43))).reason == "JOIN_TOKEN_INVALID"
