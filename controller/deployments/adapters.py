@@ -9,7 +9,7 @@ from controller.deployments.workload import Adapter
 from controller.hints import Hints
 from controller.models.manifest import ADAPTER_CONFIG
 from controller.models.model import Model, ModelNotFoundError
-from mesh.identity import Caller, new_id
+from mesh.identity import Caller, OrgId, new_id
 
 
 class Adapters:
@@ -29,7 +29,7 @@ class Adapters:
             before = await work.deployments.get(deployment_id, caller, lock=True)
             _require_room(before)
             adapter = await work.models.get(model, caller, lock=True)
-            await _require_adapter(work, before, adapter)
+            await require_adapter(work, before.org_id, adapter)
             if any(each.model_id == adapter.model_id for each in before.adapters):
                 return before
             if len(before.adapters) >= before.engine_options.max_adapters:
@@ -77,8 +77,9 @@ def _require_room(deployment: Deployment) -> None:
         )
 
 
-async def _require_adapter(work: Work, deployment: Deployment, adapter: Model) -> None:
-    if adapter.org_id != deployment.org_id:
+async def require_adapter(work: Work, org_id: OrgId, adapter: Model) -> None:
+    """ModelNotFoundError for another organisation's model, NotAnAdapterError for one that is none."""
+    if adapter.org_id != org_id:
         raise ModelNotFoundError(adapter.model_id)
     files = (await work.revisions.files([(adapter.model_id, adapter.digest)]))[adapter.model_id, adapter.digest]
     if not any(file.path == ADAPTER_CONFIG for file in files):

@@ -211,7 +211,12 @@ def _own(request: service_pb.CreateDeploymentRequest | service_pb.PlanDeployment
     """The image, and what only matters once it runs."""
     if isinstance(request, service_pb.PlanDeploymentRequest):
         return {"image": request.image}
-    return {"image": request.image, "environment": dict(request.environment), "program": program_from_proto(request)}
+    return {
+        "image": request.image,
+        "environment": dict(request.environment),
+        "program": program_from_proto(request),
+        "model_revision": request.model_revision,
+    }
 
 
 def _adapters(deployment: Deployment) -> Iterator[pb.Adapter]:

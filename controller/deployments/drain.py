@@ -36,7 +36,7 @@ class Drainer:
     def __init__(self, unit_of_work: UnitOfWork, hints: Hints, clock: Clock) -> None:
         self._unit_of_work, self._hints = unit_of_work, hints
         self._wake = Wake()
-        self._retries = Retries(PATIENCE, clock)
+        self._retries = Retries[DeploymentId](PATIENCE, clock)
 
     @contextmanager
     def watching(self) -> Iterator["Drainer"]:
@@ -99,8 +99,6 @@ class Drainer:
                 return [], refusal.message
             if made is None:
                 return [], ""
-            if before.adapters:
-                await work.deployments.save(replace(made[0], adapters=before.adapters))
             await _explain(
                 work, before, f"node {home.name} is drained; {made[0].deployment_id} takes its place", *made[1]
             )

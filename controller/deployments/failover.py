@@ -42,7 +42,7 @@ class Failover:
     def __init__(self, unit_of_work: UnitOfWork, hints: Hints, clock: Clock) -> None:
         self._unit_of_work, self._hints = unit_of_work, hints
         self._wake = Wake()
-        self._retries = Retries(PATIENCE, clock)
+        self._retries = Retries[DeploymentId](PATIENCE, clock)
 
     @contextmanager
     def watching(self) -> Iterator["Failover"]:

@@ -201,6 +201,8 @@ class Deployment:
             program=self.program,
             options=self.options,
             engine_options=self.engine_options,
+            model_revision=self.model_revision,
+            adapters=self.adapters,
         )
 
     @property

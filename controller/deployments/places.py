@@ -19,6 +19,7 @@ from controller.deployments.stores import Work
 from controller.deployments.wish import Wish
 from controller.deployments.workload import Goal
 from controller.models.model import Model
+from controller.models.revision import at_revision
 from controller.nodes.events import WorkloadEnded
 from controller.nodes.model import Node, NodeId, NodeNotFoundError
 from controller.placement.fleet import Fleet
@@ -42,6 +43,7 @@ async def find_place(
     None of the nodes to `avoid` is taken.
     NoPlacementError, PortInUseError or GpuDeviceNotFoundError when no node can take it.
     """
+    model = await revised(work, wish, model)
     planned = _placed(model, await plan_for(work, caller, wish, model, avoid))
     node = await work.nodes.get(planned.node_id, caller, lock=True)
     placement = await _plan_again(work, planned, wish, model, node)
@@ -57,6 +59,13 @@ async def find_place(
         revision=await work.nodes.next_revision(placement.node_id),
         told=tuple(told),
     )
+
+
+async def revised(work: Work, wish: Wish, model: Model) -> Model:
+    """The model as the revision that is asked for has it. ModelRevisionNotFoundError."""
+    if wish.model_revision in ("", model.digest):
+        return model
+    return at_revision(model, await work.revisions.get(model, wish.model_revision), model.changed_at)
 
 
 async def _make_room(work: Work, evictor: DeploymentId, evictions: Sequence[Eviction]) -> Sequence[object]:
@@ -87,6 +96,7 @@ async def plan_for(
     work: Work, caller: Caller, wish: Wish, model: Model, avoid: Collection[NodeId] = ()
 ) -> Placement | Refusal:
     """The plan with the fleet as it is known here. InvalidRequestError for a wish that this model can never meet."""
+    model = await revised(work, wish, model)
     wish.check(model)
     if wish.node_id is not None:
         node = await work.nodes.get(wish.node_id, caller)

@@ -1,31 +1,60 @@
-"""Which deployments found no place of late, and when each is tried again."""
+"""What found no place of late, why, and when it is tried again."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from controller.deployments.model import DeploymentId
 from mesh.clock import Clock
 from mesh.loops import Backoff
 
+Key = TypeVar("Key")
 
-class Retries:
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """How often in a row, when it is tried again, and what was said last."""
+
+    times: int
+    due: float
+    why: str
+
+
+class Retries(Generic[Key]):
     """What one loop remembers between its looks; a loop that begins anew tries everything at once."""
 
     def __init__(self, patience: Backoff, clock: Clock) -> None:
         self._patience, self._clock = patience, clock
-        # How often each was refused, and when it is tried again.
-        self._known: dict[DeploymentId, tuple[int, float]] = {}
+        self._refused: dict[Key, _Refused] = {}
 
-    def due(self, wanting: Collection[DeploymentId]) -> list[DeploymentId]:
+    def due(self, wanting: Collection[Key]) -> list[Key]:
         """Those of all that want a place whose time has come; what wants none any more is forgotten."""
-        self._known = {each: known for each, known in self._known.items() if each in wanting}
-        now = self._clock.monotonic()
-        return [each for each in wanting if self._known.get(each, (0, now))[1] <= now]
+        self.retain(wanting)
+        return [each for each in wanting if not self.waits(each)]
 
-    def add(self, deployment_id: DeploymentId) -> None:
+    def retain(self, wanting: Collection[Key]) -> None:
+        """What wants no place any more is forgotten."""
+        self._refused = {each: refused for each, refused in self._refused.items() if each in wanting}
+
+    def waits(self, key: Key) -> bool:
+        """Whether it is too early to try it again."""
+        refused = self._refused.get(key)
+        return refused is not None and self._clock.monotonic() < refused.due
+
+    def why(self, key: Key) -> str:
+        """Why it was refused a place the last time; empty when it was not."""
+        refused = self._refused.get(key)
+        return refused.why if refused else ""
+
+    def add(self, key: Key, why: str = "") -> None:
         """It was refused a place once more."""
-        failures = self._known.get(deployment_id, (0, 0.0))[0] + 1
-        self._known[deployment_id] = failures, self._clock.monotonic() + self._patience.pause(failures).total_seconds()
+        before = self._refused.get(key)
+        times = before.times + 1 if before else 1
+        self._refused[key] = _Refused(times, self._clock.monotonic() + self._patience.pause(times).total_seconds(), why)
+
+    def remove(self, key: Key) -> None:
+        """It has a place."""
+        self._refused.pop(key, None)
 
     def forget(self) -> None:
         """The fleet has changed: everything may be tried at once."""
-        self._known.clear()
+        self._refused.clear()

@@ -18,7 +18,7 @@ from controller.deployments.model import (
     Usage,
     new_instance_id,
 )
-from controller.deployments.places import find_place, plan_for
+from controller.deployments.places import find_place, plan_for, revised
 from controller.deployments.stores import UnitOfWork, Work
 from controller.deployments.wish import Wish
 from controller.hints import Hints
@@ -133,6 +133,7 @@ async def deployed(
 ) -> tuple[Deployment, Sequence[object]] | None:
     """Places a new deployment as part of `work`, and says what to tell; as `find_place`."""
     deployment_id = deployment_id or DeploymentId(new_id("dep"))
+    model = await revised(work, wish, model)
     place = await find_place(work, caller, deployment_id, wish, model, request_id)
     if place is None:
         return None
@@ -192,6 +193,7 @@ def _deployment(
         replaces=member.replaces,
         requested_port=wish.port,
         engine_options=wish.engine_options,
+        adapters=wish.adapters,
         request_id=place.request_id,
         revision=place.revision,
         created_at=now,

@@ -9,6 +9,7 @@ from controller.deployments.fleet import FleetView
 from controller.deployments.holding import Holding
 from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus, Replica
 from controller.models.model import Model, ModelFile, ModelId
+from controller.models.revision import Revision
 from controller.models.service import ChunkStore
 from controller.nodes.model import Container, Node, NodeId
 from controller.placement.model import Peak, PeakKey
@@ -45,6 +46,7 @@ class Registry(Protocol):
 class Revisions(Protocol):
     """What the models' states are made of."""
 
+    async def get(self, model: Model, name: str) -> Revision: ...
     async def files(
         self, wanted: Collection[tuple[ModelId, str]]
     ) -> dict[tuple[ModelId, str], tuple[ModelFile, ...]]: ...

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from controller.deployments.workload import EngineOptions, Program
+from controller.deployments.workload import Adapter, EngineOptions, Program
 from controller.models.model import Framework, Model
 from controller.nodes.model import NodeId
 from controller.placement.model import NO_OPTIONS, Options
@@ -23,6 +23,9 @@ class Wish:
     program: Program = field(default_factory=Program)
     options: Options = NO_OPTIONS
     engine_options: EngineOptions = field(default_factory=EngineOptions)
+    # Number or digest of the model's revision; empty is the current one.
+    model_revision: str = ""
+    adapters: tuple[Adapter, ...] = ()
 
     def check(self, model: Model) -> None:
         """InvalidRequestError for what this model can never do."""

@@ -12,7 +12,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.deployments.convert import engine_options_from_proto, options_from_proto, program_from_proto
 from controller.events import Encoding, Encodings
-from controller.replica_sets.model import ReplicaSet, ReplicaSetStatusChanged, SetChanges, SetStatus, Template
+from controller.replica_sets.model import (
+    ReplicaSet,
+    ReplicaSetStatusChanged,
+    SetChanges,
+    SetStatus,
+    Template,
+    TemplateWish,
+)
 from mesh.clock import unix_ms
 from mesh.errors import FieldViolation, InvalidRequestError
 
@@ -58,15 +65,16 @@ def replica_set_to_proto(replica_set: ReplicaSet) -> pb.ReplicaSet:
     )
 
 
-def template_from_proto(wish: service_pb.ReplicaTemplateWish) -> Template:
+def template_from_proto(wish: service_pb.ReplicaTemplateWish) -> TemplateWish:
     """What is asked of new replicas."""
-    return Template(
+    template = Template(
         image=wish.image,
         environment=dict(wish.environment),
         options=options_from_proto(wish),
         engine_options=engine_options_from_proto(wish.engine_options),
         program=program_from_proto(wish),
     )
+    return TemplateWish(template, wish.model_revision, tuple(wish.adapters))
 
 
 def deadline_from_proto(seconds: int) -> timedelta | None:
@@ -105,6 +113,8 @@ def _template_to_proto(template: Template) -> pb.ReplicaTemplate:
         engine_options=engine_pb2.EngineOptions(**asdict(template.engine_options)),
         command=template.program.command,
         paths=deployment_pb.HttpPaths(health=template.program.health, inference=template.program.inference),
+        model_revision_number=template.model_revision,
+        adapters=[each.model_id for each in template.adapters],
     )
 
 

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import NewType
 
 from controller.deployments.wish import Wish
-from controller.deployments.workload import EngineOptions, Program
+from controller.deployments.workload import Adapter, EngineOptions, Program
 from controller.models.model import ModelId
 from controller.placement.model import NO_OPTIONS, Options
 from mesh.errors import DomainError, Kind
@@ -62,7 +62,10 @@ class RevisionNotFoundError(DomainError):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """What a replica is made from. `model_digest` is that of the model's files when the revision was made."""
+    """What a replica is made from.
+
+    `model_digest` and `model_revision` name the state of the model that each has, also one that is started later.
+    """
 
     image: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +73,8 @@ class Template:
     options: Options = NO_OPTIONS
     engine_options: EngineOptions = field(default_factory=EngineOptions)
     program: Program = field(default_factory=Program)
+    model_revision: int = 0
+    adapters: tuple[Adapter, ...] = ()
 
     def wish(self, model: str) -> Wish:
         """What is asked of each replica, which goes where there is room."""
@@ -80,7 +85,18 @@ class Template:
             program=self.program,
             options=self.options,
             engine_options=self.engine_options,
+            model_revision=self.model_digest,
+            adapters=self.adapters,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateWish:
+    """A template as it was asked for: the model's revision by number or digest, adapters by model id or name."""
+
+    template: Template = field(default_factory=Template)
+    model_revision: str = ""
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +211,7 @@ class SetChanges:
     """New values; None leaves a field as it is."""
 
     replicas: int | None = None
-    template: Template | None = None
+    template: TemplateWish | None = None
     progress_deadline: timedelta | None = None
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from controller.deployments.model import Deployment, Membership
+from controller.deployments.retries import Retries
 from controller.deployments.service import deployed, stopped
 from controller.hints import Hints
 from controller.models.model import ModelNotFoundError
@@ -32,10 +33,9 @@ class Reconciler:
     """Level-triggered over rows, each step under the set's lock: safe late, twice, and in several controllers."""
 
     def __init__(self, unit_of_work: UnitOfWork, hints: Hints, clock: Clock) -> None:
-        self._unit_of_work, self._hints, self._clock = unit_of_work, hints, clock
+        self._unit_of_work, self._hints = unit_of_work, hints
         self._wake = Wake()
-        # Why a set's next replica found no place, how often, and when it is tried again.
-        self._refused: dict[ReplicaSetId, tuple[str, int, float]] = {}
+        self._retries = Retries[ReplicaSetId](PATIENCE, clock)
 
     @contextmanager
     def watching(self) -> Iterator["Reconciler"]:
@@ -46,7 +46,7 @@ class Reconciler:
     async def step(self) -> timedelta:
         """Waits for a change or for time to pass, then looks."""
         if await self._wake.wait(LOOK_EVERY):
-            self._refused = {each: (why, tries, 0.0) for each, (why, tries, _) in self._refused.items()}
+            self._retries.forget()
         await self.look()
         return timedelta(0)
 
@@ -54,11 +54,7 @@ class Reconciler:
         """Takes every set as far as it goes now."""
         async with self._unit_of_work.reading(SYSTEM) as work:
             sets = await work.replica_sets.unsettled()
-        self._refused = {
-            each.replica_set_id: self._refused[each.replica_set_id]
-            for each in sets
-            if each.replica_set_id in self._refused
-        }
+        self._retries.retain({each.replica_set_id for each in sets})
         for each in sets:
             await self._settle(each.replica_set_id)
 
@@ -99,23 +95,23 @@ class Reconciler:
     async def _start(self, work: Work, replica_set: ReplicaSet, events: list[object], made: list[Deployment]) -> str:
         """One more replica; answers why there is no place for it, empty when there is."""
         set_id = replica_set.replica_set_id
-        why, tries, due = self._refused.get(set_id, ("", 0, 0.0))
-        if self._clock.monotonic() < due:
-            return why
+        if self._retries.waits(set_id):
+            return self._retries.why(set_id)
         revision = replica_set.stable_revision if replica_set.paused else replica_set.revision
         template = replica_set.templates.get(revision, replica_set.template)
         wish = template.wish(replica_set.model_id)
         member = Membership(set_id, revision if revision in replica_set.templates else replica_set.revision)
         try:
             model = await work.models.get(replica_set.model_id, SYSTEM, lock=True)
+            for each in template.adapters:
+                await work.models.get(each.model_id, SYSTEM)
             placed = await deployed(work, SYSTEM, wish, model, replica_set.user_id, member=member)
         except DomainError as refusal:
             if refusal.kind is not Kind.PRECONDITION and not isinstance(refusal, ModelNotFoundError):
                 raise
-            pause = PATIENCE.pause(tries + 1).total_seconds()
-            self._refused[set_id] = refusal.message, tries + 1, self._clock.monotonic() + pause
+            self._retries.add(set_id, refusal.message)
             return refusal.message
-        self._refused.pop(set_id, None)
+        self._retries.remove(set_id)
         if placed is not None:
             made.append(placed[0])
             events += placed[1]

@@ -6,9 +6,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from controller.deployments.adapters import require_adapter
+from controller.deployments.refusals import AdaptersUnavailableError
 from controller.deployments.stores import Work as DeploymentWork
+from controller.deployments.workload import Adapter
 from controller.hints import Hints
 from controller.models.model import Model
+from controller.models.revision import at_revision
 from controller.replica_sets.decide import Member
 from controller.replica_sets.model import (
     PROGRESS_DEADLINE,
@@ -18,6 +22,7 @@ from controller.replica_sets.model import (
     ReplicaSetStatusChanged,
     SetChanges,
     Template,
+    TemplateWish,
 )
 from mesh.identity import Caller, new_id
 from mesh.sql.idempotency import digest_of
@@ -72,11 +77,14 @@ class ReplicaSets:
         model: str,
         replicas: int,
         name: str,
-        template: Template,
+        template: TemplateWish,
         deadline: timedelta | None,
         request_id: str,
     ) -> ReplicaSet:
-        """A new set. The same `request_id` again answers the same set. ReplicaSetExistsError, ModelNotFoundError."""
+        """A new set. The same `request_id` again answers the same set.
+
+        ReplicaSetExistsError, ModelNotFoundError, ModelRevisionNotFoundError, and as for the adapters of deployments.
+        """
         set_id = ReplicaSetId(new_id("set"))
         asked = digest_of(model, replicas, name, template, deadline)
         async with self._unit_of_work(caller) as work:
@@ -84,28 +92,27 @@ class ReplicaSets:
             if booked != set_id:
                 return await work.replica_sets.get(booked, caller)
             found = await work.models.get(model, caller, lock=True)
-            template.wish(found.model_id).check(found)
+            pinned = await _pinned(work, caller, template, found)
             now = await work.nodes.now()
-            made = _made(set_id, caller, found, name, replicas, template, deadline or PROGRESS_DEADLINE, now)
+            made = _made(set_id, caller, found, name, replicas, pinned, deadline or PROGRESS_DEADLINE, now)
             await work.replica_sets.add(made)
             await work.commit(ReplicaSetStatusChanged(made, now))
         self._hints.sets_changed()
         return made
 
     async def update(self, caller: Caller, reference: str, changes: SetChanges) -> ReplicaSet:
-        """Scales, or rolls out the next revision; with the digest that the model's files have now."""
+        """Scales, or rolls out the next revision, with the state of the model that is asked for or is current now."""
+        template: Template | None = None
         async with self._unit_of_work.reading(caller) as work:
             known = await work.replica_sets.get(reference, caller)
-            digest = ""
             if changes.template is not None:
                 model = await work.models.get(known.model_id, caller)
-                changes.template.wish(model.model_id).check(model)
-                digest = model.digest
+                template = await _pinned(work, caller, changes.template, model)
 
         def change(before: ReplicaSet, now: datetime) -> ReplicaSet:
             after = before if changes.replicas is None else before.scale(changes.replicas, now)
-            if changes.template is not None:
-                after = after.roll_out(replace(changes.template, model_digest=digest), now)
+            if template is not None:
+                after = after.roll_out(template, now)
             if changes.progress_deadline is not None:
                 after = replace(after, progress_deadline=changes.progress_deadline, changed_at=now)
             return after
@@ -142,6 +149,26 @@ class ReplicaSets:
         return after
 
 
+async def _pinned(work: Work, caller: Caller, asked: TemplateWish, model: Model) -> Template:
+    """The template with the state of the model and the adapters that it names, as they are from now on."""
+    revision = await work.revisions.get(model, asked.model_revision or model.digest)
+    adapters = []
+    for name in asked.adapters:
+        adapter = await work.models.get(name, caller)
+        await require_adapter(work, model.org_id, adapter)
+        adapters.append(Adapter(adapter.model_id, adapter.name))
+    most = asked.template.engine_options.max_adapters
+    if len(adapters) > most:
+        raise AdaptersUnavailableError(
+            f"{len(adapters)} adapters are asked for and each replica takes {most}; raise engine_options.max_adapters"
+        )
+    template = replace(
+        asked.template, model_digest=revision.digest, model_revision=revision.number, adapters=tuple(adapters)
+    )
+    template.wish(model.model_id).check(at_revision(model, revision, model.changed_at))
+    return template
+
+
 def _made(
     set_id: ReplicaSetId,
     caller: Caller,
@@ -162,6 +189,6 @@ def _made(
         model_id=model.model_id,
         model_name=model.name,
         replicas=replicas,
-        templates={1: replace(template, model_digest=model.digest)},
+        templates={1: template},
         progress_deadline=deadline,
     )

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controller.deployments.model import ACTIVE
 from controller.deployments.rows import deployment_of, options_of
 from controller.deployments.store import deployments
-from controller.deployments.workload import EngineOptions, Goal, Program
+from controller.deployments.workload import Adapter, EngineOptions, Goal, Program
 from controller.models.model import ModelId
 from controller.nodes.store import nodes
 from controller.replica_sets.decide import Member
@@ -180,6 +180,8 @@ def _template(row: Mapping[str, Any]) -> Template:
         options=options_of(row.get("options", {})),
         engine_options=EngineOptions(**asked),
         program=Program.read(row.get("program", {})),
+        model_revision=row.get("model_revision", 0),
+        adapters=tuple(Adapter(ModelId(each["model_id"]), each["name"]) for each in row.get("adapters", ())),
     )
 
 

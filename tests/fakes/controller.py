@@ -13,7 +13,7 @@ from aiops.nodes.v1 import node_session_service_pb2 as pb
 from aiops.nodes.v1 import node_session_service_pb2_grpc as pb_grpc
 
 from mesh.names import JOIN_NAME, SESSION_NAME
-from mesh.pki import SpiffeId, ensure_authority, issue_service
+from mesh.pki import SpiffeId, ensure_authority, issue_service, requested_by
 from mesh.rpc.call import Context
 from mesh.rpc.server import OPTIONS
 
@@ -43,6 +43,8 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         self.received: list[pb.ConnectRequest] = []
         self.renewals = 0
         self.joins = 0
+        # The keys that joined.
+        self.joined_with: list[str] = []
         # Where files can be read, by SHA-256, and those that were asked for.
         self.addresses: dict[str, str] = {}
         self.signed: list[str] = []
@@ -193,6 +195,7 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinResponse:
         self.joins += 1
+        self.joined_with.append(requested_by(request.certificate_request))
         if request.token != SECRET:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token was used already")
         issued = self._authority.issue_from_request(

@@ -209,3 +209,17 @@ async def test_a_renewal_waits_for_its_time_tries_while_it_can_and_gives_up_afte
         nobody = f"127.0.0.1:{probe.getsockname()[1]}"
     assert await Renewal(store, Addresses(nobody), clock).step() == pause
     assert store.load() == identity
+
+
+async def test_a_join_whose_answer_was_lost_is_repeated_with_the_same_key(
+    fresh: AgentProcess, controller: FakeController
+) -> None:
+    arguments = ("join", "--controller", controller.join_url, "--token", controller.join_token)
+    await fresh.run(*arguments)
+    # The controller has answered; nothing of it arrived.
+    for name in ("node.json", "node.crt", "ca.crt"):
+        (fresh.home / name).unlink()
+    code, output = await fresh.run(*arguments)
+    assert (code, "joined as node node-1" in output) == (0, True)
+    assert len(controller.joined_with[-2:]) == 2
+    assert len(set(controller.joined_with[-2:])) == 1

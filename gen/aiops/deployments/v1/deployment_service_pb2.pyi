@@ -195,6 +195,7 @@ class CreateDeploymentRequest(_message.Message):
     COMMAND_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Model id, or the model's name."""
     node_id: _builtins.str
@@ -215,6 +216,8 @@ class CreateDeploymentRequest(_message.Message):
     """-1000 to 1000. A higher priority may evict a lower one where there is no other room, never an equal one."""
     image: _builtins.str
     """A container image that holds the engine; empty means the node's own engine, or the image that its settings name."""
+    model_revision: _builtins.str
+    """Number or digest of the model's revision; empty means the one that is current now."""
     @_builtins.property
     def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels that a node must have; the value "*" takes any."""
@@ -256,10 +259,11 @@ class CreateDeploymentRequest(_message.Message):
         command: _abc.Iterable[_builtins.str] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         paths: Global___HttpPaths | None = ...,
+        model_revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine_options", b"engine_options", "paths", b"paths"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "context_tokens", b"context_tokens", "engine_options", b"engine_options", "environment", b"environment", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "image", b"image", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "node_id", b"node_id", "paths", b"paths", "port", b"port", "priority", b"priority", "request_id", b"request_id", "required_labels", b"required_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "context_tokens", b"context_tokens", "engine_options", b"engine_options", "environment", b"environment", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "image", b"image", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "model_revision", b"model_revision", "node_id", b"node_id", "paths", b"paths", "port", b"port", "priority", b"priority", "request_id", b"request_id", "required_labels", b"required_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -250,15 +250,19 @@ class ReplicaTemplate(_message.Message):
     ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    MODEL_REVISION_NUMBER_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     """Container image; empty leaves it to the node."""
     model_digest: _builtins.str
-    """The digest of the model's files when the revision was made."""
+    """The digest of the model's files that replicas are made from."""
     context_tokens: _builtins.int
     """As CreateDeployment has them."""
     max_concurrency: _builtins.int
     gpu_count: _builtins.int
     priority: _builtins.int
+    model_revision_number: _builtins.int
+    """The number of the model's revision that has these files; 0 in sets of earlier versions."""
     @_builtins.property
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -273,6 +277,10 @@ class ReplicaTemplate(_message.Message):
 
     @_builtins.property
     def paths(self) -> _deployment_service_pb2.HttpPaths: ...
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Model ids of the LoRA adapters that each replica is to have."""
+
     def __init__(
         self,
         *,
@@ -288,10 +296,12 @@ class ReplicaTemplate(_message.Message):
         engine_options: _engine_pb2.EngineOptions | None = ...,
         command: _abc.Iterable[_builtins.str] | None = ...,
         paths: _deployment_service_pb2.HttpPaths | None = ...,
+        model_revision_number: _builtins.int = ...,
+        adapters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine_options", b"engine_options", "paths", b"paths"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "context_tokens", b"context_tokens", "engine_options", b"engine_options", "environment", b"environment", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "image", b"image", "max_concurrency", b"max_concurrency", "model_digest", b"model_digest", "paths", b"paths", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "command", b"command", "context_tokens", b"context_tokens", "engine_options", b"engine_options", "environment", b"environment", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "image", b"image", "max_concurrency", b"max_concurrency", "model_digest", b"model_digest", "model_revision_number", b"model_revision_number", "paths", b"paths", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -228,6 +228,8 @@ class ReplicaTemplateWish(_message.Message):
     ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     context_tokens: _builtins.int
     """Tokens of one request's context, at most the model's own; 0 means the model's own."""
@@ -237,6 +239,10 @@ class ReplicaTemplateWish(_message.Message):
     """Cards of one node that share the weights (tensor parallel); 0 means: choose."""
     priority: _builtins.int
     """-1000 to 1000. A higher priority may evict a lower one where there is no other room, never an equal one."""
+    model_revision: _builtins.str
+    """Number or digest of the model's revision; empty means the one that is current now. Replicas that are started later
+    have it too, whatever is current then.
+    """
     @_builtins.property
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -257,6 +263,10 @@ class ReplicaTemplateWish(_message.Message):
     def paths(self) -> _deployment_service_pb2.HttpPaths:
         """Where replicas of a model of framework custom are asked."""
 
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """LoRA adapters that each replica is to have, by model id or name; at most engine_options.max_adapters."""
+
     def __init__(
         self,
         *,
@@ -271,10 +281,12 @@ class ReplicaTemplateWish(_message.Message):
         engine_options: _engine_pb2.EngineOptions | None = ...,
         command: _abc.Iterable[_builtins.str] | None = ...,
         paths: _deployment_service_pb2.HttpPaths | None = ...,
+        model_revision: _builtins.str = ...,
+        adapters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine_options", b"engine_options", "paths", b"paths"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "context_tokens", b"context_tokens", "engine_options", b"engine_options", "environment", b"environment", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "image", b"image", "max_concurrency", b"max_concurrency", "paths", b"paths", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "command", b"command", "context_tokens", b"context_tokens", "engine_options", b"engine_options", "environment", b"environment", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "image", b"image", "max_concurrency", b"max_concurrency", "model_revision", b"model_revision", "paths", b"paths", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
