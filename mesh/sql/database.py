@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 EVERY_ORG = "*"
+# A process that stands still inside a transaction keeps its locks from everybody else no longer than this.
+IDLE_LIMIT_MS = 3_000
 _SET_ORG = text("SELECT set_config('aiops.org', :org, false)")
 _SERIALIZATION_FAILURE = "40001"
 _DEADLOCK_DETECTED = "40P01"
@@ -43,7 +45,11 @@ class Database:
             connect_args={
                 "timeout": 10,
                 "command_timeout": 30,
-                "server_settings": {"application_name": "aiops", "jit": "off"},
+                "server_settings": {
+                    "application_name": "aiops",
+                    "jit": "off",
+                    "idle_in_transaction_session_timeout": str(IDLE_LIMIT_MS),
+                },
             },
         )
         self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")

@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
+from mesh.errors import UnavailableError
 from mesh.identity import SYSTEM, Caller, CallerKind, OrgId
 from mesh.sql.database import Database
 from mesh.sql.security import protection
@@ -61,3 +62,20 @@ async def test_what_is_not_committed_is_not_kept(empty_database: str) -> None:
         assert await names(database, member("a")) == ["of a"]
     finally:
         await database.dispose()
+
+
+async def test_locks_of_a_process_that_stands_still_are_given_up(empty_database: str) -> None:
+    paused, other = Database(empty_database, pool_size=1), Database(empty_database, pool_size=1)
+    try:
+        await with_rows(paused)
+        with pytest.raises(UnavailableError):
+            async with paused.writing(SYSTEM) as standing:
+                await standing.execute(text("UPDATE things SET name = 'mine'"))
+                async with other.writing(SYSTEM) as going:
+                    await going.execute(text("UPDATE things SET name = 'theirs'"))
+                    await going.commit()
+                await standing.execute(text("SELECT 1"))
+        assert await names(other, SYSTEM) == ["theirs", "theirs"]
+    finally:
+        await paused.dispose()
+        await other.dispose()
