@@ -1,6 +1,5 @@
 """GPUs through the real NVML wrapper, over a library that fails and hangs as told."""
 
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from aiops.nodes.v1 import node_pb2
 from aiops.nodes.v1 import node_session_service_pb2 as pb
 
 from tests.fakes.controller import FakeController
-from tests.fixtures.node_agent import ROOT, AgentProcess
+from tests.fakes.nvml.build import build_nvml
+from tests.fixtures.node_agent import AgentProcess
 
 GPU_IS_LOST, DRIVER_NOT_LOADED = 15, 9
 Workload = Callable[..., pb.WorkloadSpec]
@@ -20,24 +20,7 @@ Workload = Callable[..., pb.WorkloadSpec]
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a libnvidia-ml.so.1 of our own."""
-    directory = tmp_path_factory.mktemp("nvml")
-    target = directory / "libnvidia-ml.so.1"
-    source = ROOT / "tests" / "fakes" / "nvml" / "nvml.c"
-    subprocess.run(
-        [
-            "gcc",
-            "-shared",
-            "-fPIC",
-            "-Wall",
-            "-Werror",
-            "-o",
-            str(target),
-            str(source),
-            "-Wl,-soname,libnvidia-ml.so.1",
-        ],
-        check=True,
-    )
-    return directory
+    return build_nvml(tmp_path_factory.mktemp("nvml"))
 
 
 @dataclass(frozen=True)
