@@ -9,10 +9,14 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
+
+from tests.robustness.weather import MARK, PROGRAM, QUEUE, Weather
 
 PREFIX = "aiops-rb"
 NAMESPACES = Path("/run/netns")
@@ -71,6 +75,25 @@ class Machine:
             yield
 
     @contextmanager
+    def in_bad_weather(self, weather: Weather) -> Iterator[None]:
+        """What comes and goes is late and out of order, and some of what goes goes twice."""
+        rules = [
+            ("OUTPUT", "-m", "mark", "!", "--mark", str(MARK), "-j", "NFQUEUE", "--queue-num", str(QUEUE)),
+            ("INPUT", "-j", "NFQUEUE", "--queue-num", str(QUEUE)),
+        ]
+        # The firewall does not count what goes twice as connections of its own.
+        untracked = ("OUTPUT", "-m", "mark", "--mark", str(MARK), "-j", "CT", "--notrack")
+        program = subprocess.Popen(self.command(sys.executable, str(PROGRAM), *weather.arguments), stdout=PIPE)
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline(), f"no weather: the program ended with {program.wait()}"
+            with self._ruled([untracked], "raw"), self._ruled(rules):
+                yield
+        finally:
+            program.kill()
+            program.communicate()
+
+    @contextmanager
     def losing(self, share: float) -> Iterator[None]:
         """So large a share of what arrives is lost."""
         rule = ("INPUT", "-m", "statistic", "--mode", "random", "--probability", f"{share:.3f}", "-j", "DROP")
@@ -87,14 +110,14 @@ class Machine:
             _run("ip", "-n", self.namespace, "link", "set", "eth0", "up")
 
     @contextmanager
-    def _ruled(self, rules: Sequence[Sequence[str]]) -> Iterator[None]:
+    def _ruled(self, rules: Sequence[Sequence[str]], table: str = "filter") -> Iterator[None]:
         for rule in rules:
-            self.iptables("-I", *rule)
+            self.iptables("-t", table, "-I", *rule)
         try:
             yield
         finally:
             for rule in rules:
-                self.iptables("-D", *rule)
+                self.iptables("-t", table, "-D", *rule)
 
 
 class Network:

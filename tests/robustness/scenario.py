@@ -24,6 +24,7 @@ from tests.fakes.eventually import LOOK_EVERY
 from tests.fakes.model_files import Files
 from tests.robustness.checkers import chats, convergence, limits, linearizable, mutations, outbox
 from tests.robustness.cluster import API, PASSWORD, Cluster
+from tests.robustness.database import locked
 from tests.robustness.final import Final, newest_event, query, read_final
 from tests.robustness.history import History, Operation, of
 from tests.robustness.member import Member
@@ -114,7 +115,7 @@ class Scenario:
         self.deployed += 1
         body = {"modelId": name, "requestId": f"{self.traffic.name}-{name}-{self.deployed}"}
         if node:
-            body["nodeId"] = str((await self.node(node))["nodeId"])
+            body["nodeId"] = await self.node_id(node)
         with self.history.operation("test", "create", request_id=body["requestId"]) as operation:
             answer = await self.rest.post("/deployments", json=body)
             assert answer.status_code == 200, answer.text
@@ -162,13 +163,13 @@ class Scenario:
             )
             return bool(await call.code() == grpc.StatusCode.OK)
 
-    async def crowd_behind_a_lock(self, callers: int, seconds: int) -> None:
-        """Two tables are locked for a while, and so many callers want to read them."""
-        locked = f"\\c aiops\nBEGIN; LOCK TABLE deployments, nodes; SELECT pg_sleep({seconds}); COMMIT;\n"
-        async with asyncio.TaskGroup() as group:
-            group.create_task(asyncio.to_thread(self.cluster.postgres.psql, locked))
+    @asynccontextmanager
+    async def crowd_behind_a_lock(self, callers: int) -> AsyncIterator[None]:
+        """Two tables are locked, and so many callers want to read them; the block ends the lock."""
+        async with asyncio.TaskGroup() as group, locked(self.cluster.postgres, "deployments", "nodes"):
             for _ in range(callers):
                 group.create_task(self._look())
+            yield
 
     async def _look(self) -> None:
         with self.history.operation("onlooker", "list") as operation:
@@ -228,6 +229,10 @@ class Scenario:
         answer = await self.rest.get("/nodes")
         found: dict[str, object] = next(each for each in answer.json()["nodes"] if each["name"] == name)
         return found
+
+    async def node_id(self, name: str) -> str:
+        """The id of a node."""
+        return str((await self.node(name))["nodeId"])
 
     async def node_is(self, name: str, *statuses: str) -> bool:
         """Whether the API answers, and says that the node has one of the statuses."""

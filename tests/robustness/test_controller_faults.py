@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import httpx
@@ -14,6 +14,7 @@ from stack.postgres import Postgres
 from tests.robustness.cluster import LEASE_S, METRICS
 from tests.robustness.conftest import Scenarios
 from tests.robustness.history import Operation, of
+from tests.robustness.member import Member
 from tests.robustness.network import Machine
 from tests.robustness.plants import planted
 from tests.robustness.scenario import Load, Scenario
@@ -143,6 +144,36 @@ async def test_f22_two_relays_at_once_keep_the_order_of_every_key(scenarios: Sce
         with now.cluster.members["broker"].frozen():
             await now.go_on(3)
         await now.go_on(3)
+
+
+async def test_f12_a_paused_controller_has_no_say_when_another_has_taken_over(scenarios: Scenarios) -> None:
+    async with scenarios("f12") as now:
+        first, second = now.cluster.controller, now.cluster.members["ctl-2"]
+        await now.start(second)
+        before = now.sessions()
+        with ExitStack() as moved:
+            with first.frozen():
+                for name in ("edge", *now.cluster.node_names):
+                    now.cluster.lead(name, "ctl-2")
+                    moved.enter_context(now.cluster.machines[name].refusing(now.cluster.machines["ctl-1"].address))
+                await now.until("all to have moved", lambda: all_newer(now.sessions(), before), 2 * STRIKE_S)
+                await now.until("a write to succeed", now.one_more_acknowledged(), STRIKE_S)
+                await now.go_on(LEASE_S)
+            await now.go_on(2 * LEASE_S)
+            await now.until("all to be with the second one", partial(all_with, now, second), STRIKE_S)
+
+
+def all_newer(now: dict[str, int], before: dict[str, int]) -> bool:
+    """Whether every node has a later session than it had."""
+    return all(now[name] > before[name] for name in before)
+
+
+def all_with(now: Scenario, controller: Member) -> bool:
+    """Whether every node has a session with the controller, and counts as connected."""
+    assert controller.machine is not None
+    rows = [now.node_row(name) for name in now.cluster.node_names]
+    holders = {row["session_holder"].rpartition(":")[0] for row in rows}
+    return holders == {controller.machine.address} and all(row["websocket_connected"] for row in rows)
 
 
 def metrics(machine: Machine | None) -> bytes:

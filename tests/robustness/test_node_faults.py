@@ -1,16 +1,19 @@
 """Faults of nodes and of the link between a node and its controller."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.nvml.build import build_nvml
 from tests.robustness.cluster import HEARTBEAT_S, LEASE_S
 from tests.robustness.conftest import Scenarios
 from tests.robustness.final import question
-from tests.robustness.scenario import Expectations
+from tests.robustness.scenario import Expectations, Load
+from tests.robustness.traffic import WORK
+from tests.robustness.weather import Weather
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -21,6 +24,7 @@ RETURN_S = 20.0
 # What was on its way to a machine when that stood still may be lost; its client is told.
 CAUGHT = 6
 FLAPS = 6
+WEATHER = Weather(delay_ms=20, jitter_ms=60, twice=0.1)
 START_S, FAIL_S = 20.0, 40.0
 LIMIT_MB = 64
 CGROUPS = Path("/sys/fs/cgroup")
@@ -105,6 +109,50 @@ async def test_f5_a_flapping_link_makes_neither_a_storm_of_sessions_nor_of_event
         await now.until("the node to be back", lambda: now.node_is(agent.name, "online"), RETURN_S)
         assert now.node_row(agent.name)["session_epoch"] - before["session_epoch"] <= FLAPS
         assert len(now.told("system.node.offline", before["node_id"])) <= 2
+
+
+async def test_packets_that_come_late_out_of_order_and_twice_end_no_session(scenarios: Scenarios) -> None:
+    async with scenarios("weather", load=Load(importers=1)) as now, AsyncExitStack() as bad:
+        agent = now.choose(now.cluster.nodes)
+        sessions = now.sessions()
+        for name in (agent.name, "ctl-1", "edge"):
+            bad.enter_context(now.cluster.machines[name].in_bad_weather(WEATHER))
+        await now.go_on(2 * LEASE_S)
+        assert now.sessions() == sessions
+        assert now.told("system.node.offline") == []
+
+
+async def test_f8_gpus_that_hang_or_are_lost_take_nothing_with_them(scenarios: Scenarios, tmp_path: Path) -> None:
+    async with scenarios("f8") as now:
+        agent, script = now.choose(now.cluster.nodes), tmp_path / "nvml.txt"
+        script.write_text("")
+        engines = await now.engines(agent.name)
+        await now.start(agent, LD_LIBRARY_PATH=str(build_nvml(tmp_path)), FAKE_NVML=str(script))
+
+        def shown(*words: str) -> bool:
+            errors = [str(each.get("error") or "") for each in now.node_row(agent.name)["gpu_devices"]]
+            return len(errors) == len(words) and all(map(contains, errors, words))
+
+        await now.until("two GPUs that work", partial(shown, "", ""), START_S)
+        held = await now.deploy(WORK, agent.name)
+        await now.until("it to run on a GPU", partial(now.has_status, held, "running"), START_S)
+        script.write_text("hang 0 1\nfail 1 15\n")
+        await now.until("one that hangs, one that is lost", partial(shown, "not answer", "lost"), START_S)
+        session = now.node_row(agent.name)["session_epoch"]
+        refusal = await now.rest.post("/deployments", json={"modelId": WORK, "nodeId": await now.node_id(agent.name)})
+        assert "cannot be read" in refusal.text
+        await now.go_on(LEASE_S + HEARTBEAT_S)
+        assert now.node_row(agent.name)["session_epoch"] == session
+        assert now.told("system.node.offline") == []
+        assert set(await now.engines(agent.name)) >= set(engines)
+        assert await now.has_status(held, "running")
+        script.write_text("")
+        await now.until("both to be well", partial(shown, "", ""), START_S)
+
+
+def contains(text: str, word: str) -> bool:
+    """Whether the text has the word; the empty one only the empty text."""
+    return word in text if word else not text
 
 
 async def test_f6_an_engine_that_runs_out_of_memory_is_recognised_and_started_again(scenarios: Scenarios) -> None:

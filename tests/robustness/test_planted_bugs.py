@@ -1,6 +1,6 @@
-"""Bugs that the platform does not have are planted one by one, and a scenario finds each."""
+"""Ten bugs that the platform does not have are planted one by one, and a scenario finds each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -9,15 +9,21 @@ import pytest
 from mesh.loops import Wake
 from tests.fakes.agent import hello, join
 from tests.fakes.eventually import LOOK_EVERY
+from tests.robustness.checkers import mutations
 from tests.robustness.cluster import JOIN, LEASE_S, MESH, Cluster
 from tests.robustness.distortion import distortion
+from tests.robustness.final import Final, query, read_final
+from tests.robustness.history import Operation
 from tests.robustness.plants import planted
 from tests.robustness.scenario import Expectations, Scenario, scenario
 from tests.robustness.test_disk_faults import flip
 
 pytestmark = pytest.mark.timeout(180)
 
-WITHIN_S, LOOKS = 20.0, 30
+WITHIN_S, LOOKS, SHOWS_S, CALLERS = 20.0, 30, 60.0, 60
+# What should have been heard by now.
+PUBLISHED = """SELECT coalesce(json_agg(event_id), '[]') FROM outbox
+WHERE id > :since AND published_at < now() - interval '3 s'"""
 # Who looks for a bug does not wait long for a sound end.
 IMPATIENT = Expectations(failed_chats=1000, chat_pause_s=60, converge_s=6)
 Trial = Callable[..., AbstractAsyncContextManager[Scenario]]
@@ -45,19 +51,35 @@ async def test_no_fencing_is_found_by_the_process_that_a_returning_node_keeps(tr
 async def test_an_answer_before_the_commit_is_found_by_what_is_not_there(trial: Trial) -> None:
     with pytest.raises(AssertionError, match=r"was acknowledged and dep-.* is not there"):
         async with trial("planted-early-answer") as now:
-            await worse(now, "acknowledged_before_commit")
+            await worse(now, "acknowledged_before_commit", mutations.acknowledged_is_final)
 
 
 async def test_an_event_before_the_commit_is_found_by_what_it_tells_of(trial: Trial) -> None:
     with pytest.raises(AssertionError, match="was told of and is not there"):
         async with trial("planted-early-event") as now:
-            await worse(now, "published_before_commit", AIOPS_FAILPOINTS="commit.before=error:unavailable%30")
+            await worse(
+                now,
+                "published_before_commit",
+                mutations.final_was_attempted,
+                AIOPS_FAILPOINTS="commit.before=error:unavailable%30",
+            )
 
 
 async def test_request_ids_that_are_not_looked_up_are_found_by_a_second_deployment(trial: Trial) -> None:
     with pytest.raises(AssertionError, match=r"request .* made \["):
         async with trial("planted-request-ids") as now:
-            await worse(now, "no_request_ids", AIOPS_FAILPOINTS="commit.done=error:unavailable%30")
+            await worse(
+                now, "no_request_ids", mutations.effects_once, AIOPS_FAILPOINTS="commit.done=error:unavailable%30"
+            )
+
+
+async def test_connections_without_a_bound_are_found_by_their_number(trial: Trial) -> None:
+    with pytest.raises(AssertionError, match="the database had"):
+        async with trial("planted-connections") as now:
+            await worse(now, "unbounded_connections")
+            async with now.crowd_behind_a_lock(CALLERS):
+                most = now.expect.caps.connections
+                await now.until("too many connections", lambda: max(now.samples.connections) > most, WITHIN_S)
 
 
 async def test_tokens_for_somebody_else_are_refused_and_taken_only_with_the_bug(trial: Trial) -> None:
@@ -107,13 +129,28 @@ async def test_marks_before_publishing_are_found_by_events_that_nobody_heard(tri
     with pytest.raises(AssertionError, match="counts as published and was never heard"):
         async with trial("planted-marks") as now:
             await worse(now, "marked_before_published", AIOPS_FAILPOINTS="relay.claimed=error:unavailable%50")
+            await now.until("an event that is marked and not told", partial(has_unheard, now), SHOWS_S)
 
 
-async def worse(now: Scenario, bug: str, **environment: str) -> None:
-    """The controller with the bug, under traffic for a while."""
+Checker = Callable[[Sequence[Operation], Final], list[str]]
+
+
+async def worse(now: Scenario, bug: str, shown_by: Checker | None = None, **environment: str) -> None:
+    """The controller with the bug, under traffic until the bug shows."""
     controller = now.cluster.controller
     await now.start(controller, **planted(controller, bug, **environment))
-    await now.go_on(6)
+
+    async def shows() -> bool:
+        final = await read_final(now.cluster, now.rest, now.since, now.began)
+        return shown_by is None or bool(shown_by(now.history.operations, final))
+
+    await now.until(f"{bug} to show", shows, SHOWS_S)
+
+
+def has_unheard(now: Scenario) -> bool:
+    """Whether an event counts as published for a while that nobody has heard."""
+    published = query(now.cluster.postgres, PUBLISHED, since=str(now.since))
+    return not set(published) <= now.tap.ids()
 
 
 async def has_left(now: Scenario, deployment_id: str, node_id: str) -> bool:
