@@ -50,7 +50,8 @@ class Member:
         """Starts it with additional environment; does not wait."""
         assert not self.alive, f"{self.name} runs already"
         self.altered = bool(environment)
-        command = self.machine.command(*self.command) if self.machine else self.command
+        command = [*self._as_user(), *self.command]
+        command = self.machine.command(*command) if self.machine else command
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -60,8 +61,13 @@ class Member:
                 stderr=log,
                 cwd="/",
                 start_new_session=True,
-                **self.user,
             )
+
+    def _as_user(self) -> list[str]:
+        # Not by `Popen`, which has to fork for that, and a fork of a program whose threads speak gRPC may crash.
+        if not self.user:
+            return []
+        return ["setpriv", f"--reuid={self.user['user']}", f"--regid={self.user['group']}", "--clear-groups"]
 
     def until_healthy(self, within_s: float = 40.0) -> None:
         """Returns when it works; AssertionError with the end of its log when it does not in time or has ended."""

@@ -20,7 +20,7 @@ from tests.robustness.weather import MARK, PROGRAM, QUEUE, Weather
 
 PREFIX = "aiops-rb"
 NAMESPACES = Path("/run/netns")
-TOOLS = ("ip", "iptables", "nsenter")
+TOOLS = ("ip", "iptables", "nsenter", "setpriv")
 HOST_NUMBER = 254
 BOTH = ("INPUT", "OUTPUT")
 
