@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the image of an engine: tools/workloads.sh transformers|vllm|triton [BASE] [TAG], then AIOPS_IMAGE_TRANSFORMERS=TAG on a node.
-# BASE holds the engine already (vllm/vllm-openai, tritonserver), or Python with venv; without one, a Debian is made by debootstrap.
+# Builds the image of an engine: tools/workloads.sh transformers|vllm|triton|llamacpp [BASE] [TAG], then AIOPS_IMAGE_TRANSFORMERS=TAG on a node.
+# BASE holds the engine already (vllm/vllm-openai, tritonserver, llama.cpp:server), or Python with venv; without one, a Debian is made by debootstrap.
 # Nothing is fetched while the image is built: the engine's lock becomes a wheelhouse outside, kept below ~/.cache/aiops.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-name=${1:?usage: tools/workloads.sh transformers|vllm|triton [BASE] [TAG]} base=${2:-} tag=${3:-aiops/$1:latest}
+name=${1:?usage: tools/workloads.sh transformers|vllm|triton|llamacpp [BASE] [TAG]} base=${2:-} tag=${3:-aiops/$1:latest}
 recipe=$here/engines/$name dockerfile=$here/../workloads/$name/Dockerfile python=${PYTHON:-python3}
 [ -e "$dockerfile" ] && [ -e "$recipe.lock" ] || { echo "there is no engine $name with a Dockerfile and a lock" >&2; exit 1; }
 cache=${AIOPS_CACHE:-$HOME/.cache/aiops}
@@ -23,7 +23,7 @@ if [ -z "$base" ]; then
 fi
 inside() { "$docker" run --rm --network none --entrypoint sh "$base" -c "$1"; }
 command=$(sed -n 's/^CMD \["\([^"]*\)".*/\1/p' "$dockerfile")
-if inside "command -v $command || command -v /opt/tritonserver/bin/$command" >/dev/null; then
+if inside "command -v $command || command -v /opt/tritonserver/bin/$command || command -v /app/$command" >/dev/null; then
   context=$(mktemp -d "$cache/context-XXXXXX")
   trap 'rm -rf "$context"' EXIT
 else
@@ -46,5 +46,7 @@ else
     mv "$context.new" "$context"
   fi
   cp "$recipe".{sh,lock,in} "$context"
+  # What the script installs besides the packages.
+  for program in "$recipe"_*.py; do if [ -e "$program" ]; then cp "$program" "$context"; fi; done
 fi
 DOCKER_BUILDKIT=1 "$docker" build --network none --build-arg BASE="$base" --tag "$tag" --file "$dockerfile" "$context"

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import TypeVar
 
 from mesh.gguf.types import ARRAY, SCALARS, STRING, TENSOR_TYPES
 
@@ -23,8 +24,9 @@ _DEFAULT_ALIGNMENT, _LARGEST_ALIGNMENT = 32, 1 << 20
 _PIECE = 64 * 1024
 
 Value = str | int | float | bool | tuple[int | float | bool, ...]
-# Asks for so many bytes and is sent them.
-Steps = Generator[int, bytes, "Header"]
+_T = TypeVar("_T")
+# Goes on when more bytes are there, and ends with what it looked for.
+Steps = Generator[None, None, _T]
 
 
 class GgufError(ValueError):
@@ -48,10 +50,8 @@ class HeaderReader:
     """Takes a file's bytes as they come and keeps no more than what it has to look at next."""
 
     def __init__(self, file_size: int) -> None:
-        self._file_size = file_size
-        self._steps = _Steps(file_size).header()
-        self._wanted = next(self._steps)
-        self._kept = bytearray()
+        self._walk = _Walk(file_size)
+        self._steps = self._walk.header()
         self._header: Header | None = None
 
     @property
@@ -63,34 +63,40 @@ class HeaderReader:
         """The next bytes. GgufError as soon as the header is known to be wrong."""
         if self._header is not None:
             return
-        self._kept += content
-        position = 0
+        self._walk.kept += content
         try:
-            while position + self._wanted <= len(self._kept):
-                begin, position = position, position + self._wanted
-                self._wanted = self._steps.send(bytes(self._kept[begin:position]))
+            next(self._steps)
         except StopIteration as done:
             self._header = done.value
-            self._kept.clear()
-            return
-        del self._kept[:position]
+        self._walk.forget(everything=self._header is not None)
 
     def finish(self) -> Header:
         """What the header says. GgufError when the file ended within it."""
         if self._header is None:
-            raise GgufError(f"it ends after {self._file_size} bytes, within its header")
+            raise GgufError(f"it ends after {self._walk.size} bytes, within its header")
         return self._header
 
 
 @dataclass(slots=True)
-class _Steps:
-    """The way through a header; each step asks for bytes of a file of `size`."""
+class _Walk:
+    """The way through the header of a file of `size` bytes; `kept` are those that came, read up to `position`.
+
+    `before` counts those that are forgotten.
+    """
 
     size: int
-    at: int = 0
+    kept: bytearray = field(default_factory=bytearray)
+    position: int = 0
+    before: int = 0
     text_bytes: int = 0
 
-    def header(self) -> Steps:
+    def forget(self, *, everything: bool) -> None:
+        """Lets go of what was read."""
+        self.before += self.position
+        del self.kept[: len(self.kept) if everything else self.position]
+        self.position = 0
+
+    def header(self) -> Steps[Header]:
         if (yield from self._take(4)) != MAGIC:
             raise GgufError("it does not begin with GGUF")
         version = yield from self._whole("<I")
@@ -108,7 +114,7 @@ class _Steps:
             raise GgufError(f"its alignment {alignment!r} is no power of two up to {_LARGEST_ALIGNMENT}")
         return (yield from self._tensors(values, tensors, alignment))
 
-    def _pairs(self, count: int) -> Generator[int, bytes, dict[str, Value]]:
+    def _pairs(self, count: int) -> Steps[dict[str, Value]]:
         values: dict[str, Value] = {}
         seen = set[str]()
         for _ in range(count):
@@ -121,7 +127,7 @@ class _Steps:
                 values[key] = value
         return values
 
-    def _value(self, key: str) -> Generator[int, bytes, Value | None]:
+    def _value(self, key: str) -> Steps[Value | None]:
         kind = yield from self._whole("<I")
         if kind == ARRAY:
             return (yield from self._array(key))
@@ -133,14 +139,13 @@ class _Steps:
             return text
         return (yield from self._number(kind, key))
 
-    def _array(self, key: str) -> Generator[int, bytes, Value | None]:
+    def _array(self, key: str) -> Steps[Value | None]:
         kind = yield from self._whole("<I")
         length = yield from self._count(LARGEST_HEADER, f"values in {key!r}")
         if kind == STRING:
             if length > _MOST_WORDS:
                 raise GgufError(f"it claims {length} texts in {key!r}, more than {_MOST_WORDS}")
-            for _ in range(length):
-                yield from self._skip((yield from self._whole("<Q")))
+            yield from self._skip_texts(length, key)
             return None
         if kind in SCALARS and length <= _LONGEST_KEPT_ARRAY:
             numbers = []
@@ -152,14 +157,14 @@ class _Steps:
         yield from self._skip(length * struct.calcsize(SCALARS[kind]))
         return None
 
-    def _number(self, kind: int, key: str) -> Generator[int, bytes, int | float | bool]:
+    def _number(self, kind: int, key: str) -> Steps[int | float | bool]:
         if kind not in SCALARS:
             raise GgufError(f"{key!r} has the unknown type {kind}")
         content = yield from self._take(struct.calcsize(SCALARS[kind]))
         number: int | float | bool = struct.unpack(SCALARS[kind], content)[0]
         return number
 
-    def _tensors(self, values: Mapping[str, Value], count: int, alignment: int) -> Steps:
+    def _tensors(self, values: Mapping[str, Value], count: int, alignment: int) -> Steps[Header]:
         names, parameters, end = set[str](), 0, 0
         for _ in range(count):
             name = yield from self._text(_LONGEST_NAME, "a tensor's name")
@@ -173,12 +178,12 @@ class _Steps:
                 problem = "overlaps its neighbour" if offset < begin else "leaves a hole before it"
                 raise GgufError(f"tensor {name!r} at {offset} {problem}")
             parameters, end = parameters + numbers, offset + size
-        begin = _aligned(self.at, alignment)
+        begin = _aligned(self.before + self.position, alignment)
         if count and begin + end > self.size:
             raise GgufError(f"its tensors end at byte {begin + end} of a file of {self.size}; it is truncated")
         return Header(values, count, parameters, end)
 
-    def _tensor(self, name: str) -> Generator[int, bytes, tuple[int, int]]:
+    def _tensor(self, name: str) -> Steps[tuple[int, int]]:
         """How many numbers it has, in how many bytes."""
         dimensions = yield from self._whole("<I")
         if dimensions > _MOST_DIMENSIONS:
@@ -194,7 +199,7 @@ class _Steps:
             raise GgufError(f"tensor {name!r} of {block.name} has the impossible shape {shape}")
         return numbers, numbers // block.numbers * block.size_bytes
 
-    def _text(self, longest: int, what: str) -> Generator[int, bytes, str]:
+    def _text(self, longest: int, what: str) -> Steps[str]:
         length = yield from self._whole("<Q")
         if length > longest:
             raise GgufError(f"{what} claims {length} bytes, more than {longest}")
@@ -203,28 +208,52 @@ class _Steps:
         except UnicodeDecodeError as error:
             raise GgufError(f"{what} is no UTF-8: {error}") from error
 
-    def _count(self, most: int, what: str) -> Generator[int, bytes, int]:
+    def _count(self, most: int, what: str) -> Steps[int]:
         count = yield from self._whole("<Q")
         if count > most:
             raise GgufError(f"it claims {count} {what}, more than {most}")
         return count
 
-    def _whole(self, written: str) -> Generator[int, bytes, int]:
+    def _whole(self, written: str) -> Steps[int]:
         number: int = struct.unpack(written, (yield from self._take(struct.calcsize(written))))[0]
         return number
 
-    def _take(self, length: int) -> Generator[int, bytes, bytes]:
-        """The next bytes, which the file must have."""
-        self.at += length
-        if self.at > min(self.size, LARGEST_HEADER):
-            raise GgufError(f"its header goes beyond byte {min(self.size, LARGEST_HEADER)}; it is damaged or truncated")
-        return (yield length)
+    def _skip_texts(self, count: int, key: str) -> Steps[None]:
+        """Steps over texts; of a vocabulary's hundreds of thousands each costs as little as can be."""
+        length_at = struct.Struct("<Q").unpack_from
+        while count:
+            position, end = self.position, len(self.kept)
+            while count and position + 8 <= end:
+                length = length_at(self.kept, position)[0]
+                if length > _LONGEST_TEXT:
+                    raise GgufError(f"a text in {key!r} claims {length} bytes, more than {_LONGEST_TEXT}")
+                if position + 8 + length > end:
+                    break
+                position, count = position + 8 + length, count - 1
+            self.position = position
+            if count:
+                self._require(len(self.kept) - position + 1)
+                yield
 
-    def _skip(self, length: int) -> Generator[int, bytes, None]:
+    def _take(self, length: int) -> Steps[bytes]:
+        """The next bytes, which the file must have."""
+        self._require(length)
+        while self.position + length > len(self.kept):
+            yield
+        begin, self.position = self.position, self.position + length
+        return bytes(self.kept[begin : self.position])
+
+    def _skip(self, length: int) -> Steps[None]:
         while length:
             piece = min(length, _PIECE)
             yield from self._take(piece)
             length -= piece
+
+    def _require(self, length: int) -> None:
+        """GgufError unless the file has so many bytes more where a header may be."""
+        end = min(self.size, LARGEST_HEADER)
+        if self.before + self.position + length > end:
+            raise GgufError(f"its header goes beyond byte {end}; it is damaged or truncated")
 
 
 def _aligned(position: int, alignment: int) -> int:

@@ -11,6 +11,7 @@ from node_agent.engines.chat_template import mentions
 from node_agent.engines.diagnosis import SMALLER, Sign, diagnose, judged, sign
 from node_agent.engines.engine import (
     Diagnosis,
+    EngineOptionError,
     EngineSpec,
     FailureReason,
     LaunchPlan,
@@ -56,6 +57,12 @@ _SIGNS: tuple[Sign, ...] = (
         FailureReason.OUT_OF_MEMORY,
         "there is not enough free memory for the model and its context",
         SMALLER,
+    ),
+    sign(
+        r"failed to open GGUF file",
+        FailureReason.ENGINE_FAILED,
+        "the engine cannot read the model's file",
+        "See that the engine's user may read the node's cache.",
     ),
     sign(
         r"unknown model architecture",
@@ -135,8 +142,17 @@ def _said(model_dir: Path) -> Description:
 
 
 def _context_options(spec: EngineSpec, said: Description) -> tuple[str, ...]:
-    """The cache for the contexts that were asked for; one that all answers share where no number of them was."""
+    """The cache for the contexts that were asked for; one that all answers share where no number of them was.
+
+    Raises EngineOptionError for a context that is longer than the model's.
+    """
     context, at_once = spec.options.context_tokens or said.context, spec.options.max_concurrency
+    if 0 < said.context < context:
+        # It would only warn, and answer nonsense beyond.
+        raise EngineOptionError(
+            f"the model was made for a context of {said.context} tokens; deploy with no more context_tokens",
+            option="context_tokens",
+        )
     if not at_once:
         return ("--ctx-size", str(context), "--parallel", str(_PARALLEL), "--kv-unified")
     return ("--ctx-size", str(context * at_once), "--parallel", str(at_once))

@@ -15,6 +15,8 @@ from mesh.clock import SystemClock
 from node_agent.cache.blobs import BlobStore
 from node_agent.cache.model import Artifact, ArtifactFile
 from node_agent.cache.service import ModelCache
+from node_agent.engines.live import Gauges
+from node_agent.engines.llamacpp_live import LlamaCppGauges
 from node_agent.engines.vllm_live import VllmAdapters, VllmGauges
 from node_agent.runtime.model import Instance
 from node_agent.workloads.adapters import AdapterKeeper
@@ -33,10 +35,16 @@ from tests.fixtures.engines import ENGINE_TIMEOUT_S
 
 pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(ENGINE_TIMEOUT_S)]
 PIRATE = "pirate"
+GAUGES: dict[str, Gauges] = {"vllm": VllmGauges(), "llamacpp": LlamaCppGauges()}
 # OpenAI's fields that ask for nothing an answer would show.
 LOSSLESS = {
     *("metadata", "modalities", "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
     *("safety_identifier", "user"),
+}
+HONOURED_BY_LLAMACPP = {
+    *("frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "messages", "model", "n"),
+    *("parallel_tool_calls", "presence_penalty", "reasoning_effort", "response_format", "seed", "stop"),
+    *("stream_options", "temperature", "tool_choice", "tools", "top_logprobs", "top_p"),
 }
 # Everything that vLLM listens on which is for clients, or harmless: a new path fails here until somebody has decided.
 FOR_CLIENTS = (
@@ -91,7 +99,7 @@ async def test_an_adapter_comes_and_goes_while_the_engine_runs_or_is_said_not_to
 ) -> None:
     adapter = adapter_of(write_adapter(tmp_path / "lora"))
     told = await wanting.want(adapter)
-    if served.engine != "vllm":
+    if not served.behaves("adapters are loaded and unloaded while it runs"):
         assert [(each.name, each.loaded) for each in told] == [(PIRATE, False)]
         assert "takes no adapters" in told[0].error
         return
@@ -133,17 +141,21 @@ async def test_what_changes_the_engine_is_out_of_clients_reach(served: Served) -
 
 
 async def test_an_engine_tells_how_busy_it_is_or_nothing(served: Served, wanting: Wanting) -> None:
-    loads, key = Loads({"vllm": VllmGauges()}, SystemClock()), WorkloadKey(WorkloadId("dep-1"), 0)
+    loads, key = Loads(GAUGES, SystemClock()), WorkloadKey(WorkloadId("dep-1"), 0)
     await served.chat(max_tokens=5)
     await loads.step([(key, wanting.process)])
     load = loads.of(key)
-    if served.engine != "vllm":
+    if served.engine not in GAUGES:
         assert load is None
         return
     assert load is not None
-    assert (load.waiting_requests, load.requests > 0, load.generated_tokens >= 5) == (0, True, True)
-    assert 0 < load.first_token_s / load.first_tokens < 60
-    assert 0 <= load.kv_cache_percent <= 100
+    assert (load.waiting_requests, load.prompt_tokens > 0, load.generated_tokens >= 5) == (0, True, True)
+    if served.behaves("it tells requests, first tokens and how full its cache is"):
+        assert load.requests > 0
+        assert 0 < load.first_token_s / load.first_tokens < 60
+        assert 0 <= load.kv_cache_percent <= 100
+    else:
+        assert (load.requests, load.first_tokens, load.kv_cache_percent) == (0, 0, 0)
     await served.chat(max_tokens=5)
     await loads.step([(key, wanting.process)])
     later = loads.of(key)
@@ -153,11 +165,13 @@ async def test_an_engine_tells_how_busy_it_is_or_nothing(served: Served, wanting
 
 async def test_the_capabilities_cover_every_field_that_openai_has(served: Served) -> None:
     """A field that OpenAI adds, or that a new vLLM drops, fails here until somebody has decided about it."""
+    openai = set(CompletionCreateParamsBase.__annotations__)
+    refused = {each.path.split(".")[0] for each in served.plan.unsupported_fields}
+    if served.engine == "llamacpp":
+        assert openai - LOSSLESS - refused == HONOURED_BY_LLAMACPP - refused
     if served.engine != "vllm":
-        # Its own test compares the fields that its server lists.
+        # What transformers' server lists its own test compares; llama.cpp's lists nothing.
         return
     schemas = (await served.direct.get("/openapi.json")).json()["components"]["schemas"]
     known = set(schemas["ChatCompletionRequest"]["properties"])
-    refused = {each.path.split(".")[0] for each in served.plan.unsupported_fields}
-    openai = set(CompletionCreateParamsBase.__annotations__)
     assert openai - known - LOSSLESS == refused - {"best_of", "reasoning_effort", "tools"}

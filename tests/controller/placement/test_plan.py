@@ -13,7 +13,7 @@ from controller.nodes.devices import GpuDevice
 from controller.nodes.model import Gauges, Node, NodeId, NodeRole, NodeStatus
 from controller.nodes.runtimes import Runtimes
 from controller.placement.fleet import Fleet
-from controller.placement.model import Candidate, Cause, Claim, Demand, Placement, Refusal
+from controller.placement.model import Candidate, Cause, Claim, Demand, Options, Placement, Refusal
 from controller.placement.plan import plan as plan_in
 from mesh.identity import OrgId, UserId
 
@@ -158,6 +158,23 @@ def test_an_image_goes_only_where_a_docker_engine_is_whatever_engines_the_node_h
     cause, words = refused(plan(wish, [Candidate(plain)]))
     assert (cause, "no Docker Engine to run image aiops/custom:1" in words) == (Cause.ENGINE, True)
     assert placed(plan(wish, [Candidate(plain), Candidate(docker)])).node_id == docker.node_id
+
+
+def test_a_gguf_model_goes_where_llama_cpp_is_and_needs_its_weights_and_its_contexts() -> None:
+    quantised = replace(LARGE, dtype="float16", family="llama", quantization="Q4_K_M", chat_template=True)
+    wish = replace(demand(4_000, quantised), framework="llamacpp")
+    cause, words = refused(plan(wish, [Candidate(node())]))
+    assert (cause, "no engine for llamacpp" in words) == (Cause.ENGINE, True)
+    here = replace(node(free=12_000), engines=("llamacpp",))
+    # 32 layers of 8 heads of 128 take 128 KiB a token: 1 GiB for the whole context.
+    assert placed(plan(wish, [Candidate(here)])).memory_mb == 4_800 + 1_024 + 300
+    four = replace(wish, options=Options(context=2_048, concurrency=8))
+    assert placed(plan(four, [Candidate(here)])).memory_mb == 4_800 + 2_048 + 300
+    cause, words = refused(plan(wish, [Candidate(replace(here, gauges=replace(here.gauges, ram_free=5_800)))]))
+    assert (cause, "a context of" in words) == (Cause.MEMORY, True)
+    on_card = replace(node(gpus=[gpu()]), engines=("vllm", "llamacpp"))
+    placement = placed(plan(wish, [Candidate(on_card)]))
+    assert (placement.engine, placement.gpu_devices) == ("llamacpp", ("0",))
 
 
 def test_a_port_belongs_to_one_deployment_of_a_node() -> None:

@@ -65,6 +65,8 @@ def test_the_context_is_shared_unless_a_number_of_answers_is_asked_for(spec: Eng
     chosen = replace(spec, options=EngineOptions(context_tokens=256, max_concurrency=3))
     assert (option(chosen, "--ctx-size"), option(chosen, "--parallel")) == ("768", "3")
     assert "--kv-unified" not in ENGINE.plan(chosen).argv
+    with pytest.raises(EngineOptionError, match="512 tokens"):
+        ENGINE.plan(replace(spec, options=EngineOptions(context_tokens=513)))
 
 
 def test_all_layers_are_on_the_cards_or_none_is(spec: EngineSpec) -> None:
@@ -112,6 +114,7 @@ def test_what_the_template_does_not_read_is_named(spec: EngineSpec) -> None:
         ("error loading model: unknown model architecture: 'odd'", FailureReason.NOT_A_MODEL),
         ("gguf_init_from_file_impl: invalid magic characters: 'GGML'", FailureReason.NOT_A_MODEL),
         ("llama_model_load: error loading model: missing tensor 'token_embd.weight'", FailureReason.NOT_A_MODEL),
+        ("gguf_init_from_file: failed to open GGUF file 'm.gguf' (Permission denied)", FailureReason.ENGINE_FAILED),
         ("srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1", FailureReason.PORT_IN_USE),
         ("exec: /opt/llama-server: No such file or directory: '/opt/x/bin/python'", FailureReason.ENGINE_UNAVAILABLE),
         ("nothing that is known", FailureReason.ENGINE_FAILED),
