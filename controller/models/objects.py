@@ -33,10 +33,13 @@ _ATTEMPTS = 3
 # reached over TLS; options given here take the place of those in the environment.
 _CLIENT: "ClientConfig" = {"connect_timeout": "5s", "timeout": "60s", "allow_http": True}
 _RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
-# How S3, and what speaks its protocol, says what is wrong.
+# How S3, what speaks its protocol, and Azure say what is wrong.
 _CODE = re.compile(r"<Code>([^<]+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")
 _ADVICE = {
+    "AuthenticationFailed": "correct AZURE_STORAGE_ACCOUNT_KEY",
+    "AuthorizationFailure": "correct AZURE_STORAGE_ACCOUNT_KEY",
+    "ContainerNotFound": "create the container, or correct AIOPS_STORAGE_URL",
     "NoSuchBucket": "create the bucket, or correct AIOPS_STORAGE_URL",
     "AccessDenied": "let these credentials read, write, list and delete there",
     "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY",
@@ -174,7 +177,7 @@ def _cause(error: Exception) -> str:
     if code is None:
         return text.partition("\n")[0]
     advice = _ADVICE.get(code[1], "")
-    said = message[1] if message else "refused"
+    said = message[1].partition("\n")[0] if message else "refused"
     return f"{said} ({code[1]}){f'; {advice}' if advice else ''}"
 
 
