@@ -112,6 +112,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     ROUTE_CHANGED: _Reason.ValueType  # 602
     NO_ROUTE: _Reason.ValueType  # 603
     ROUTING_RULES_CHANGED: _Reason.ValueType  # 604
+    CREDENTIAL_NOT_FOUND: _Reason.ValueType  # 605
+    CREDENTIAL_EXISTS: _Reason.ValueType  # 606
+    CREDENTIAL_IN_USE: _Reason.ValueType  # 607
     DEAD_LETTER_NOT_FOUND: _Reason.ValueType  # 500
     """Events."""
 
@@ -207,6 +210,9 @@ ROUTE_NAME_TAKEN: Reason.ValueType  # 601
 ROUTE_CHANGED: Reason.ValueType  # 602
 NO_ROUTE: Reason.ValueType  # 603
 ROUTING_RULES_CHANGED: Reason.ValueType  # 604
+CREDENTIAL_NOT_FOUND: Reason.ValueType  # 605
+CREDENTIAL_EXISTS: Reason.ValueType  # 606
+CREDENTIAL_IN_USE: Reason.ValueType  # 607
 DEAD_LETTER_NOT_FOUND: Reason.ValueType  # 500
 """Events."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
