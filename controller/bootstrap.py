@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from alembic import command
 from alembic.config import Config
 
+from controller.credentials.rpc import CredentialServicer, ProviderSecretServicer
+from controller.credentials.service import Credentials
 from controller.deployments.adapters import Adapters
 from controller.deployments.drain import Drainer
 from controller.deployments.failover import LOOK_EVERY, Failover
@@ -194,6 +196,7 @@ def _fleet(kernel: Kernel) -> None:
     reconciler = Reconciler(unit_of_work, hints, kernel.clock)
     storage = ObstoreObjects(settings.storage_url)
     distribution = Distribution(unit_of_work, workloads, storage, settings.signed_lifetime)
+    credentials = Credentials(unit_of_work, ensure_seal(settings.pki), hints)
     enrolment = Enrolment(unit_of_work, ensure_authority(settings.pki), _endpoints(settings))
     kernel.servicers += [
         NodeServicer(Nodes(unit_of_work, enrolment, workloads, hints)),
@@ -205,9 +208,11 @@ def _fleet(kernel: Kernel) -> None:
         NodeLogServicer(registry),
         ReplicaServicer(RoutingFeed(unit_of_work, hints)),
         ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
-        RouteServicer(Routes(unit_of_work, hints)),
+        RouteServicer(Routes(unit_of_work, hints, private_providers=settings.private_providers)),
         RoutingRulesServicer(RoutingRules(unit_of_work)),
         RoutingAlertServicer(Alerts(unit_of_work)),
+        CredentialServicer(credentials),
+        ProviderSecretServicer(credentials),
     ]
     kernel.repeat("the view of the fleet", unit_of_work.fleet.keep_up, KEEP_UP)
     kernel.repeat("measured peaks", workloads.peaks.keep, PEAKS_KEPT)

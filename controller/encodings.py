@@ -1,5 +1,6 @@
 """How every room's events are told."""
 
+from controller.credentials import convert as credentials
 from controller.deployments import convert as deployments
 from controller.events import Encodings
 from controller.iam import convert as iam
@@ -19,6 +20,7 @@ EVENTS: Encodings = {
     **downloads.EVENTS,
     **deployments.EVENTS,
     **replica_sets.EVENTS,
+    **credentials.EVENTS,
     **routing.EVENTS,
     **routing_rules.EVENTS,
     **system.EVENTS,

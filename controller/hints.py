@@ -10,6 +10,7 @@ _REPLICAS = "replicas"
 _FLEET = "fleet"
 _SETS = "sets"
 _ROUTES = "routes"
+_CREDENTIALS = "credentials"
 
 
 class Hints:
@@ -41,6 +42,16 @@ class Hints:
     def routes_changed(self) -> None:
         """A route was made, changed or deleted."""
         self._wake((_ROUTES, ""))
+
+    def credentials_changed(self) -> None:
+        """A credential was made, rotated or deleted."""
+        self._wake((_CREDENTIALS, ""))
+
+    @contextmanager
+    def watching_credentials(self) -> Iterator[Wake]:
+        """A wake of the watcher's own for credentials."""
+        with self._watching((_CREDENTIALS, "")) as wake:
+            yield wake
 
     @contextmanager
     def watching_node(self, node_id: str) -> Iterator[Wake]:

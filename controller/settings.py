@@ -44,6 +44,8 @@ class Settings:
     # When at least so many nodes and more than such a share of them fall silent together, none is declared lost.
     mass_least: int
     mass_percent: int
+    # Whether routes may lead to providers in the platform's own network.
+    private_providers: bool
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -75,4 +77,5 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         failpoints=failpoints(environment),
         mass_least=whole(environment, "AIOPS_MASS_LOSS_NODES", 3),
         mass_percent=whole(environment, "AIOPS_MASS_LOSS_PERCENT", 50),
+        private_providers=environment.get("AIOPS_PRIVATE_PROVIDERS", "off") == "on",
     )

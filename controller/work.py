@@ -6,6 +6,7 @@ from functools import cached_property
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controller.credentials.store import SqlCredentialStore
 from controller.deployments.fleet import FleetView
 from controller.deployments.store import SqlDeploymentStore
 from controller.distribution.store import SqlPeerStore
@@ -116,6 +117,10 @@ class Work:
     @cached_property
     def routes(self) -> SqlRouteStore:
         return SqlRouteStore(self._connection)
+
+    @cached_property
+    def credentials(self) -> SqlCredentialStore:
+        return SqlCredentialStore(self._connection)
 
     @cached_property
     def routing_rules(self) -> SqlRulesStore:

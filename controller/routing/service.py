@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
+from controller.credentials.model import CredentialNotFoundError
+from controller.credentials.service import CredentialStore
 from controller.deployments.stores import Work as DeploymentWork
 from controller.hints import Hints
 from controller.routing.model import (
@@ -16,8 +18,9 @@ from controller.routing.model import (
     Visibility,
     Wish,
 )
+from controller.routing.providers import check_providers
 from controller.routing.rules import Rules
-from mesh.errors import PermissionDeniedError
+from mesh.errors import FieldViolation, InvalidRequestError, PermissionDeniedError
 from mesh.identity import Caller, OrgId, new_id
 from mesh.sql.idempotency import digest_of
 from mesh.sql.paging import Page, PageRequest
@@ -44,6 +47,8 @@ class Work(DeploymentWork, Protocol):
     @property
     def routes(self) -> RouteStore: ...
     @property
+    def credentials(self) -> CredentialStore: ...
+    @property
     def routing_rules(self) -> RulesStore: ...
 
 
@@ -57,9 +62,10 @@ class UnitOfWork(Protocol):
 class Routes:
     """Models as organisations show them to their clients."""
 
-    def __init__(self, unit_of_work: UnitOfWork, hints: Hints) -> None:
+    def __init__(self, unit_of_work: UnitOfWork, hints: Hints, *, private_providers: bool = False) -> None:
         self._unit_of_work = unit_of_work
         self._hints = hints
+        self._private_providers = private_providers
 
     async def get(self, caller: Caller, reference: str) -> Route:
         """One route, by its id or its name. RouteNotFoundError also for one of another organisation."""
@@ -74,6 +80,7 @@ class Routes:
     async def create(self, caller: Caller, wish: Wish, request_id: str) -> Route:
         """A new route. The same `request_id` again answers the same one. RouteNameTakenError."""
         wish.check()
+        check_providers(wish, private=self._private_providers)
         _may_show(caller, wish)
         route_id = RouteId(new_id("route"))
         async with self._unit_of_work(caller) as work:
@@ -81,6 +88,7 @@ class Routes:
             booked = await work.requests.claim(caller.org_id, "CreateRoute", request_id, asked, route_id)
             if booked != route_id:
                 return await work.routes.get(booked, caller)
+            await _check_credentials(work, caller, wish)
             now = await work.nodes.now()
             made = Route(route_id, caller.org_id, caller.user_id, now, now, wish)
             await work.routes.add(made)
@@ -93,6 +101,7 @@ class Routes:
 
         def changed(before: Route, now: datetime) -> Route:
             after = before.change(change(before.wish), now)
+            check_providers(after.wish, private=self._private_providers)
             _may_show(caller, after.wish)
             return after
 
@@ -113,10 +122,27 @@ class Routes:
                 return before
             if before.deleted_at is not None:
                 raise RouteNotFoundError(reference)
+            await _check_credentials(work, caller, after.wish)
             await work.routes.save(after)
             await work.commit(RouteChanged(after, now))
         self._hints.routes_changed()
         return after
+
+
+async def _check_credentials(work: Work, caller: Caller, wish: Wish) -> None:
+    for number, target in enumerate(wish.targets):
+        if target.credential_id and not await _is_there(work, caller, target.credential_id):
+            path = f"route.targets[{number}].credential_id"
+            raise InvalidRequestError(FieldViolation(path, f"there is no credential {target.credential_id}"))
+
+
+async def _is_there(work: Work, caller: Caller, credential_id: str) -> bool:
+    try:
+        # Locked, so that it is not deleted before the route is there; by its id, which a name never is.
+        found = await work.credentials.get(credential_id, caller, lock=True)
+    except CredentialNotFoundError:
+        return False
+    return found.credential_id == credential_id
 
 
 def _may_show(caller: Caller, wish: Wish) -> None:

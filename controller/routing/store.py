@@ -81,6 +81,11 @@ class SqlRouteStore:
         query = select(routes).where(_KEPT).order_by(routes.c.route_id)
         return tuple(_route(row) for row in (await self._connection.execute(query)).all())
 
+    async def using(self, credential_id: str) -> tuple[str, ...]:
+        """The names of routes with a target that needs the credential."""
+        needed = routes.c.wish.contains({"targets": [{"credential_id": credential_id}]})
+        return tuple(await self._connection.scalars(select(routes.c.name).where(_KEPT, needed).order_by(routes.c.name)))
+
     async def add(self, route: Route) -> None:
         """A new row. RouteNameTakenError."""
         await self._connection.execute(insert(routes).values(_row(route)))

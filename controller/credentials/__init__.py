@@ -1,0 +1,1 @@
+"""Credentials: what the platform shows to providers outside."""
