@@ -5,6 +5,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from datetime import timedelta
 
 import grpc
+from aiops.credentials.v1 import credential_service_pb2, credential_service_pb2_grpc
 from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc
 from aiops.routing.v1 import routing_service_pb2, routing_service_pb2_grpc
 
@@ -22,6 +23,7 @@ from gateway.tunnels import relay
 from gateway.tunnels.doorway import controller_clusters, node_listener
 from gateway.watch.alerts import Alerts
 from gateway.watch.feed import Feed
+from gateway.watch.secrets import publish_secrets
 from gateway.watch.trust import publish_trust
 from gateway.web.pages import pages
 from gateway.xds.cache import CLUSTERS, LISTENERS, Cache, resource
@@ -82,6 +84,7 @@ def _feeds(
     return [
         ("routing table", _routing(routers, tls, publisher).step, Wake()),
         ("token trust", _trust(controllers, tls, cache).step, Wake()),
+        ("provider secrets", _secrets(controllers, tls, cache).step, Wake()),
         ("alerts", alerts.step, alerts.wake),
         ("sweep", sweep, Wake()),
     ]
@@ -111,6 +114,18 @@ def _trust(controllers: Addresses, tls: ClientTls, cache: Cache) -> Feed[auth_se
         return stub.WatchTokenTrust(auth_service_pb2.WatchTokenTrustRequest())
 
     return Feed("token trust", lambda: follow(controllers, tls, watch), lambda state: publish_trust(cache, state))
+
+
+def _secrets(
+    controllers: Addresses, tls: ClientTls, cache: Cache
+) -> Feed[credential_service_pb2.WatchProviderSecretsResponse]:
+    def watch(controller: grpc.aio.Channel) -> AsyncIterable[credential_service_pb2.WatchProviderSecretsResponse]:
+        stub = credential_service_pb2_grpc.ProviderSecretServiceStub(controller)
+        return stub.WatchProviderSecrets(credential_service_pb2.WatchProviderSecretsRequest())
+
+    return Feed(
+        "provider secrets", lambda: follow(controllers, tls, watch), lambda state: publish_secrets(cache, state)
+    )
 
 
 async def _repeat(

@@ -159,18 +159,35 @@ def _outside(name: str, external: External) -> cluster_pb2.Cluster:
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
-        "typed_extension_protocol_options": {PROTOCOL: _protocol()},
+        "typed_extension_protocol_options": {PROTOCOL: _protocol(external.credential_id)},
     }
     if external.tls:
         content["transport_socket"] = {"name": TLS, "typed_config": _tls(external)}
     return message(cluster_pb2.Cluster, content)
 
 
-def _protocol() -> dict[str, object]:
+def _protocol(credential_id: str) -> dict[str, object]:
+    """HTTP/1.1, with the credential put in at the last moment: no route, header or dump has it before."""
+    codec = typed("envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec")
+    filters = [{"name": "envoy.filters.http.upstream_codec", "typed_config": codec}]
+    if credential_id:
+        filters.insert(0, {"name": "envoy.filters.http.credential_injector", "typed_config": _shown(credential_id)})
     return typed(
         PROTOCOL,
         common_http_protocol_options={"idle_timeout": "30s"},
         explicit_http_config={"http_protocol_options": {}},
+        http_filters=filters,
+    )
+
+
+def _shown(credential_id: str) -> dict[str, object]:
+    secret = {"name": credential_id, "sds_config": {"ads": {}, "resource_api_version": "V3"}}
+    generic = typed("envoy.extensions.http.injected_credentials.generic.v3.Generic", credential=secret)
+    credential = {"name": "envoy.http.injected_credentials.generic", "typed_config": generic}
+    return typed(
+        "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
+        overwrite=True,
+        credential=credential,
     )
 
 

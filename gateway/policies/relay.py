@@ -19,6 +19,8 @@ from gateway.policies.table import PolicyRoute, PolicyTarget
 
 # Only this listener sets it: clients' x-aiops- headers stay out.
 WANTED = "x-aiops-wanted"
+# What is between clients and the platform alone.
+_OURS = ("x-aiops-call", "x-forwarded-for", "x-forwarded-proto", "x-request-id", "cookie")
 
 
 def relay_listener() -> listener_pb2.Listener:
@@ -72,7 +74,7 @@ def _route(policy: PolicyRoute, target: PolicyTarget) -> route_components_pb2.Ro
         route.match.prefix = "/v1/"
         route.route.prefix_rewrite = f"{outside.path}/"
         route.route.host_rewrite_literal = _host(outside.host, outside.port, tls=outside.tls)
-        route.request_headers_to_remove.extend(["x-aiops-call", "x-forwarded-for", "x-request-id", "cookie"])
+        route.request_headers_to_remove.extend(_OURS)
     route.request_headers_to_remove.append(WANTED)
     context = body_context(target.model, rename=target.model)
     if context is not None:

@@ -15,10 +15,11 @@ CLUSTERS = PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 LISTENERS = PREFIX + "envoy.config.listener.v3.Listener"
 ROUTES = PREFIX + "envoy.config.route.v3.RouteConfiguration"
+SECRETS = PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 FILTERS = PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 
 # Make before break: what is referred to is sent, and accepted, before what refers to it.
-ORDER = (CLUSTERS, ENDPOINTS, FILTERS, LISTENERS, ROUTES)
+ORDER = (SECRETS, CLUSTERS, ENDPOINTS, FILTERS, LISTENERS, ROUTES)
 
 
 @dataclass(frozen=True, slots=True)

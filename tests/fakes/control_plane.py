@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from aiops.credentials.v1 import credential_service_pb2, credential_service_pb2_grpc
 from aiops.deployments.v1 import deployment_service_pb2, deployment_service_pb2_grpc
 from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc, user_pb2
 from aiops.models.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
@@ -55,6 +56,7 @@ class ControlPlane:
     """The feeds, and where the servers listen."""
 
     trust: Feed[auth_service_pb2.WatchTokenTrustResponse] = field(default_factory=Feed)
+    secrets: Feed[credential_service_pb2.WatchProviderSecretsResponse] = field(default_factory=Feed)
     table: Feed[routing_service_pb2.RoutingTable] = field(default_factory=Feed)
     metadata: list[dict[str, str]] = field(default_factory=list)
     uploaded: int = 0
@@ -72,6 +74,17 @@ class _Trust(auth_service_pb2_grpc.TokenTrustServiceServicer):
         self, request: Any, context: Any
     ) -> AsyncIterator[auth_service_pb2.WatchTokenTrustResponse]:
         async for state in self._plane.trust.states():
+            yield state
+
+
+class _Secrets(credential_service_pb2_grpc.ProviderSecretServiceServicer):
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    async def WatchProviderSecrets(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[credential_service_pb2.WatchProviderSecretsResponse]:
+        async for state in self._plane.secrets.states():
             yield state
 
 
@@ -150,6 +163,7 @@ async def controller(plane: ControlPlane, pki: Path, verifier: TokenVerifier) ->
     servicers = [
         _Trust(plane),
         _Alerts(plane),
+        _Secrets(plane),
         _Models(plane),  # type: ignore[abstract]
         _Nodes(),  # type: ignore[abstract]
         _Deployments(),  # type: ignore[abstract]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -95,10 +96,10 @@ class Engine:
 
 
 @asynccontextmanager
-async def running_engine(name: str) -> AsyncIterator[Engine]:
+async def running_engine(name: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[Engine]:
     """An engine on a free port of the loopback."""
     engine = Engine(name)
-    server = await asyncio.start_server(engine.serve, "127.0.0.1", 0, limit=64 * 1024 * 1024)
+    server = await asyncio.start_server(engine.serve, "127.0.0.1", 0, limit=64 * 1024 * 1024, ssl=tls)
     engine.port = server.sockets[0].getsockname()[1]
     try:
         yield engine

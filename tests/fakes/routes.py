@@ -33,11 +33,18 @@ def target(*engines: Engine, model: str = "", weight: int = 0, name: str = "") -
 
 
 def outside(
-    port: int, *, name: str = "outside", model: str = "far", weight: int = 1, tls: bool = False, **fields: str
+    port: int,
+    *,
+    name: str = "outside",
+    model: str = "far",
+    weight: int = 1,
+    tls: bool = False,
+    ca_pem: str = "",
+    credential_id: str = "",
 ) -> routing.PolicyTarget:
-    """A provider at a port of the loopback; `fields` are those of External."""
+    """A provider at a port of the loopback."""
     base_url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/proxy/v1"
-    external = routing.External(**{"base_url": base_url, **fields})
+    external = routing.External(base_url=base_url, ca_pem=ca_pem, credential_id=credential_id)
     return routing.PolicyTarget(name=name, weight=weight, model=model, external=external)
 
 
