@@ -42,10 +42,11 @@ async def providers(edge: Edge) -> AsyncIterator[dict[str, Engine]]:
             engine.release.set()
         ca = authority(edge.home)
         key = "credential-1"
+        trusted = outside(far.port, tls=True, ca_pem=ca, credential_id=key)
         await edge.show(**{"credential-1": SECRET})
         await edge.route(
             policies=[
-                policy("far-away", outside(far.port, tls=True, ca_pem=ca, credential_id=key)),
+                policy("far-away", trusted),
                 policy("distrusted", outside(far.port, tls=True, credential_id=key)),
                 policy("open", outside(plain.port)),
                 policy("unknown-key", outside(plain.port, credential_id="credential-unknown")),
