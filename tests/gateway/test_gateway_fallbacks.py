@@ -38,7 +38,7 @@ class Load:
             last = [who for _, who, _ in self.answers[start:]][-times:]
             return len(last) == times and set(last) == {name}
 
-        await eventually(moved, 20, every=timedelta(milliseconds=5))
+        await eventually(moved, 40, every=timedelta(milliseconds=5))
 
 
 @asynccontextmanager
@@ -91,7 +91,7 @@ async def first(edge: Edge, second: Engine) -> AsyncIterator[EngineProcess]:
                 )
             ]
         )
-        await edge.until_chat(200, "pair")
+        await edge.until_chat(200, "pair", seconds=30)
         yield dies
 
 
@@ -124,7 +124,7 @@ async def test_a_stream_that_is_cut_ends_as_cut_and_is_never_continued_by_anothe
             async with edge.client.stream("POST", "/v1/chat/completions", json=body, headers=edge.bearer()) as answer:
                 return answer.status_code == 200
 
-        await eventually(begins, 10)
+        await eventually(begins, 30)
         asked, lines = len(second.seen), list[str]()
         async with edge.client.stream("POST", "/v1/chat/completions", json=body, headers=edge.bearer()) as answer:
             with pytest.raises(httpx.RemoteProtocolError):
@@ -148,7 +148,7 @@ async def test_a_target_that_does_not_begin_to_answer_in_time_is_given_up(edge: 
             failure_threshold=1000,
         )
         await edge.route(policies=[chain])
-        await edge.until_chat(200, "slow-first")
+        await edge.until_chat(200, "slow-first", seconds=30)
         answer = await edge.chat("slow-first", "hold")
         assert (answer.status_code, answer.headers["x-aiops-degraded"]) == (200, "true")
         # A stream that has begun may take longer than its first byte.

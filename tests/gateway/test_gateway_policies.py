@@ -40,8 +40,8 @@ async def engines(edge: Edge) -> AsyncIterator[dict[str, Engine]]:
                 policy("tiny-for-all", target(c, weight=1), org="org-platform", universe=True),
             ],
         )
-        await edge.until_chat(200, "everybodys")
-        await edge.until_chat(200, "alias")
+        await edge.until_chat(200, "everybodys", seconds=30)
+        await edge.until_chat(200, "alias", seconds=30)
         yield found
 
 
@@ -136,9 +136,9 @@ async def test_what_envoy_refuses_is_told_to_the_controller_and_the_rest_serves_
     async def told() -> bool:
         return any(subject.endswith("Cluster") for subject, _ in edge.plane.refusals)
 
-    await edge.until(told, seconds=10)
+    await edge.until(told, seconds=30)
     assert (await edge.chat("alias")).json()["served_by"] == "a"
     assert (await edge.chat("bad")).status_code in (404, 503)
     # A mended table is taken.
     await edge.route(policies=[*good, policy("mended", target(engines["b"], weight=1))])
-    await edge.until_chat(200, "mended")
+    await edge.until_chat(200, "mended", seconds=30)

@@ -61,7 +61,7 @@ async def providers(edge: Edge) -> AsyncIterator[dict[str, Engine]]:
                 ),
             ]
         )
-        await edge.until_chat(200, "far-away")
+        await edge.until_chat(200, "far-away", seconds=30)
         yield {"far": far, "plain": plain, "own": own}
 
 
@@ -115,7 +115,7 @@ async def test_a_rotated_credential_is_shown_from_then_on(edge: Edge, providers:
         await edge.chat("far-away")
         return providers["far"].seen[-1].headers["authorization"] == f"Bearer {ROTATED}"
 
-    await edge.until(shown)
+    await edge.until(shown, seconds=30)
     await edge.show(**{"credential-1": SECRET})
 
 

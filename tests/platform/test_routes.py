@@ -22,7 +22,7 @@ async def test_a_route_is_made_chosen_called_and_taken_away(served: Served, rest
     async def answers() -> bool:
         return (await rest.post("/v1/chat/completions", json=question("helper/1"))).status_code == 200
 
-    await eventually(answers, 10)
+    await eventually(answers, 30)
     rules = served.platform.aiops_json("routes", "rules", "set", "--rule", "chat=assistant", "--default", served.model)
     assert rules["rules"][0]["model"] == "assistant"
     try:
@@ -36,7 +36,7 @@ async def test_a_route_is_made_chosen_called_and_taken_away(served: Served, rest
     async def is_gone() -> bool:
         return (await rest.post("/v1/chat/completions", json=question("assistant"))).status_code == 404
 
-    await eventually(is_gone, 10)
+    await eventually(is_gone, 30)
 
 
 def _call(served: Served) -> None:

@@ -30,7 +30,7 @@ async def lead_to(rooms: Rooms, by: Metadata = EDITOR, **fields: Any) -> route_p
 
 
 async def told(call: Any) -> dict[str, str]:
-    message = await asyncio.wait_for(call.read(), 10)
+    message = await asyncio.wait_for(call.read(), 30)
     return {each.credential_id: each.secret for each in message.secrets}
 
 

@@ -33,7 +33,7 @@ async def update(rooms: Rooms, *paths: str, version: int = 0, **fields: Any) -> 
 
 async def told_routes(call: Any) -> list[route_pb2.Route]:
     """The routes of the stream's next message."""
-    return list((await asyncio.wait_for(call.read(), 10)).routes)
+    return list((await asyncio.wait_for(call.read(), 30)).routes)
 
 
 async def test_a_route_is_kept_as_it_is_wished_for(rooms: Rooms) -> None:
