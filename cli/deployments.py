@@ -203,7 +203,8 @@ def _until_settled(session: "Session", deployment: "Deployment") -> "Deployment"
 def _progress(deployment: "Deployment") -> str:
     waits = f"waits for node {deployment.node_id or 'to be chosen'} to take it up"
     doing = deployment.phase or deployment.status_reason or waits
-    why = f": {deployment.error_message}" if deployment.error_message else ""
+    said = deployment.error_message or deployment.phase_detail
+    why = f": {said}" if said else ""
     return f"{deployment.deployment_id} {doing} {deployment.progress} %{why}"
 
 

@@ -74,6 +74,7 @@ def deployment_to_proto(deployment: Deployment) -> pb.Deployment:
         is_deleted=deployment.deleted_at is not None,
         phase=observed.phase,
         progress=observed.progress,
+        phase_detail=observed.detail,
         engine=observed.engine,
         log_tail=observed.log_tail,
         epoch=deployment.epoch,

@@ -80,12 +80,14 @@ class LogsUnavailableError(DomainError):
 class Observation:
     """What the node last said. `session_epoch` is the session that it was told in.
 
-    `told_progress`, `told_at` and `container_event` are those of the last events, so that none is told twice.
+    `told_progress`, `told_detail`, `told_at` and `container_event` are those of the last events, so that none is told
+    twice.
     """
 
     session_epoch: int = 0
     phase: str = ""
     progress: int = 0
+    detail: str = ""
     health_status: HealthStatus = HealthStatus.UNKNOWN
     container_id: str = ""
     engine: str = ""
@@ -104,6 +106,7 @@ class Observation:
     measured_at: datetime | None = None
     next_attempt_at: datetime | None = None
     told_progress: int = 0
+    told_detail: str = ""
     told_at: datetime | None = None
     container_event: str = ""
     adapters: tuple[AdapterReport, ...] = ()

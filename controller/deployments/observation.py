@@ -97,6 +97,7 @@ def told(
             container_id=after.observed.container_id,
             error=after.observed.error_message,
             at=now,
+            detail=after.observed.detail,
         )
     if after.status is not before.status:
         yield DeploymentStatusChanged(after, now)
@@ -116,7 +117,8 @@ def remember_told(before: Observation, after: Deployment, now: datetime) -> Depl
     """The deployment that remembers what of its progress is told by now."""
     if not _is_worth_telling(before, after.observed, now):
         return after
-    return replace(after, observed=replace(after.observed, told_progress=after.observed.progress, told_at=now))
+    seen = after.observed
+    return replace(after, observed=replace(seen, told_progress=seen.progress, told_detail=seen.detail, told_at=now))
 
 
 def _is_under_way(before: Deployment, status: DeploymentStatus) -> bool:
@@ -160,6 +162,7 @@ def _observed(before: Deployment, report: WorkloadReport, now: datetime) -> Obse
         session_epoch=max(seen.session_epoch, report.session_epoch),
         phase=phase,
         progress=100 if runs else max(report.progress, seen.progress if same_phase else 0),
+        detail=report.detail,
         health_status=report.health if runs else HealthStatus.UNKNOWN,
         container_id=report.container_id or (seen.container_id if runs else ""),
         engine=report.engine or seen.engine,
@@ -206,7 +209,7 @@ def _container_event(report: WorkloadReport) -> str:
 def _is_worth_telling(before: Observation, after: Observation, now: datetime) -> bool:
     if (after.phase, after.error_message, after.restarts) != (before.phase, before.error_message, before.restarts):
         return True
-    if after.progress == after.told_progress or not after.phase:
+    if (after.progress, after.detail) == (after.told_progress, after.told_detail) or not after.phase:
         return False
     overdue = after.told_at is None or now - after.told_at >= TOLD_INTERVAL
     return after.progress >= after.told_progress + TOLD_STEP or overdue

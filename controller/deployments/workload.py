@@ -192,5 +192,7 @@ class WorkloadReport:
     exit_code: int | None = None
     # Seconds until an engine that failed is started again; 0 when it does not wait for that.
     next_attempt_s: float = 0.0
+    # For people: more of what is under way.
+    detail: str = ""
     revision: int = 0
     adapters: tuple[AdapterReport, ...] = ()

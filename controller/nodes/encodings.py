@@ -171,6 +171,7 @@ def _progressed(event: DeploymentProgressed) -> pb.NodeDeploymentProgress:
         timestamp=unix_ms(event.at),
         node_id=event.node_id,
         deployment_id=event.deployment_id,
+        detail=event.detail,
     )
 
 

@@ -135,6 +135,7 @@ class DeploymentProgressed:
     container_id: str
     error: str
     at: datetime
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,7 @@ def report_from_proto(node_id: NodeId, session_epoch: int, message: pb.WorkloadS
         event=event,
         exit_code=message.exit_code if event in _ENDINGS else None,
         next_attempt_s=min(max(0.0, _number(message.next_attempt_seconds)), LONGEST_PAUSE_S),
+        detail=_text(message.detail),
         revision=_count(message.revision),
         adapters=tuple(
             AdapterReport(_text(each.name), each.loaded, _text(each.error)) for each in message.adapters[:MOST_NAMES]

@@ -113,6 +113,7 @@ def status_to_proto(status: WorkloadStatus, sequence: int = 0) -> pb.WorkloadSta
         exit_code=status.exit_code,
         next_attempt_seconds=status.next_attempt.total_seconds(),
         revision=status.revision,
+        detail=status.detail,
         adapters=[pb.AdapterStatus(name=each.name, loaded=each.loaded, error=each.error) for each in status.adapters],
     )
 

@@ -18,7 +18,7 @@ from node_agent.workloads.model import (
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What changed. `process` is the one told of where it is not the record's any more.
+    """What changed. `process` is the one told of where it is not the record's any more; `detail` is for people.
 
     `next_attempt` is how long until the engine is started again, 0 when that is not what it waits for.
     """
@@ -31,6 +31,7 @@ class News:
     failure: Failure | None = None
     exit_code: int = 0
     next_attempt: timedelta = timedelta()
+    detail: str = ""
 
 
 class Condition:
@@ -39,21 +40,21 @@ class Condition:
     def __init__(self, record: Record, report: Report) -> None:
         self._report = report
         self._state, self._progress, self._health = _first_state(record), 0, Health.UNKNOWN
+        self._detail = ""
 
     def tell(self, record: Record, revision: int, news: News) -> None:
         """Tells the controller, unless it knows. An end is always told."""
-        now = (news.state, news.progress, news.health)
-        known = now == (self._state, self._progress, self._health) and news.event is Event.NONE
-        self._state, self._progress, self._health = now
+        now = (news.state, news.progress, news.health, news.detail)
+        known = now == (self._state, self._progress, self._health, self._detail) and news.event is Event.NONE
+        self._state, self._progress, self._health, self._detail = now
         if not known or news.state in {State.STOPPED, State.FAILED}:
             self._report(self._status(record, revision, news))
 
     def status(self, record: Record, revision: int) -> WorkloadStatus:
         """What there is to say now, without an event."""
         failure = record.failure
-        news = News(
-            self._state, self._progress, self._health, failure=failure, exit_code=failure.exit_code if failure else 0
-        )
+        code = failure.exit_code if failure else 0
+        news = News(self._state, self._progress, self._health, failure=failure, exit_code=code, detail=self._detail)
         return self._status(record, revision, news)
 
     def container(self, record: Record) -> Container:
@@ -77,6 +78,7 @@ class Condition:
             next_attempt=news.next_attempt,
             revision=revision,
             adapters=record.adapters,
+            detail=news.detail,
         )
 
 

@@ -22,6 +22,7 @@ from node_agent.runtime.output import log_size, read_tail, trim_log
 from node_agent.runtime.ports import claim_port
 from node_agent.workloads.commands import check_command, check_environment
 from node_agent.workloads.containers import INSIDE, Bounds, contain, devices_inside, hand_over, seen_from_outside
+from node_agent.workloads.downloads import Downloads
 from node_agent.workloads.installed import InstalledEngines
 from node_agent.workloads.model import (
     EngineFacts,
@@ -36,7 +37,8 @@ from node_agent.workloads.model import (
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[State, int], None]
+# Told what it does, the percent, and in words what is worth knowing of it.
+Tell = Callable[[State, int, str], None]
 _TAIL_BYTES = 8 * 1024
 _LOG = "engine.log"
 _KEPT_LOGS = 50
@@ -89,12 +91,12 @@ class Launcher:
             raise ModelMissingError(
                 f"model {spec.model_id} has no files any more; import it again", model_id=spec.model_id
             )
-        tell(State.DOWNLOADING, 0)
-        label = await self._obtain_image(spec, lambda percent: tell(State.DOWNLOADING, percent))
-        await self._cache.obtain(spec.artifact, lambda percent: tell(State.DOWNLOADING, percent), spec.model_id)
-        tell(State.EXTRACTING, 0)
+        downloads = Downloads(lambda percent, detail: tell(State.DOWNLOADING, percent, detail))
+        label = await self._obtain_image(spec, downloads)
+        await self._cache.obtain(spec.artifact, downloads.model, spec.model_id)
+        tell(State.EXTRACTING, 0, "")
         model_dir = await self._cache.lay_out(spec.artifact)
-        tell(State.STARTING, 0)
+        tell(State.STARTING, 0, "")
         reading = await self._machine.read()
         engine = await self._engine(spec, label, reading)
         ports = self._claim_ports(spec, 1 + len(engine.more_ports))
@@ -215,13 +217,13 @@ class Launcher:
         self.reserve_ports(spec.key, tuple(claimed))
         return tuple(claimed)
 
-    async def _obtain_image(self, spec: WorkloadSpec, tell: Callable[[int], None]) -> str:
+    async def _obtain_image(self, spec: WorkloadSpec, downloads: Downloads) -> str:
         """Has the workload's image here; which engine it says that it holds."""
         if not spec.image:
             return ""
         if self._site.images is None:
             raise LaunchError(f"this node runs no containers, so it cannot run image {spec.image}")
-        return (await self._site.images.obtain(spec.image, tell)).get(ENGINE_LABEL, "")
+        return (await self._site.images.obtain(spec.image, downloads.image)).get(ENGINE_LABEL, "")
 
     async def _engine(self, spec: WorkloadSpec, label: str, reading: Reading) -> Engine:
         if spec.image:

@@ -247,6 +247,7 @@ class WorkloadStatus:
     next_attempt: timedelta = timedelta()
     revision: int = 0
     adapters: tuple[AdapterStatus, ...] = ()
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,8 +289,8 @@ class Replica:
         self._around.runtime.forget(process.instance)
         self.record = replace(self.record, process=None)
 
-    def _tell_phase(self, state: State, progress: int) -> None:
-        self._tell(News(state, progress))
+    def _tell_phase(self, state: State, progress: int, detail: str = "") -> None:
+        self._tell(News(state, progress, detail=detail))
 
     def _tell(self, news: News) -> None:
         self._condition.tell(self.record, self._revision, news)

@@ -1,28 +1,26 @@
 """Images: which may run here, how they get here, and when those that nobody needs any more go."""
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from docker import APIClient
 from docker.errors import APIError, ImageNotFound, NotFound
-from docker.utils import parse_repository_tag
 
 from mesh.clock import Clock
 from mesh.errors import DomainError, Kind
+from mesh.loops import Backoff
 from node_agent.runtime.docker.engine import DockerEngine, EngineAwayError
+from node_agent.runtime.docker.pull import Arrival, Progress, PullCutError, pull
 
 log = logging.getLogger(__name__)
 
 ENGINE_LABEL = "io.aiops.engine"
-
-Progress = Callable[[int], None]
 
 
 class ImageNotAllowedError(DomainError):
@@ -31,18 +29,17 @@ class ImageNotAllowedError(DomainError):
     kind, reason = Kind.PRECONDITION, "IMAGE_NOT_ALLOWED"
 
 
-class ImagePullError(DomainError):
-    """The image is not here and cannot be brought."""
-
-    kind, reason = Kind.UNAVAILABLE, "IMAGE_PULL_FAILED"
-
-
 @dataclass(frozen=True, slots=True)
 class ImageRules:
-    """`allowed` are names or patterns with `*` and `?`; without any, none is. Pulled images stay `keep` unused."""
+    """`allowed` are names or patterns with `*` and `?`; without any, none is. Pulled images stay `keep` unused.
+
+    A pull that fails by what may pass is tried so many times, with such pauses.
+    """
 
     allowed: tuple[str, ...] = ()
     keep: timedelta = timedelta(days=7)
+    tries: int = 4
+    pause: Backoff = field(default_factory=lambda: Backoff(timedelta(seconds=2), timedelta(minutes=1)))
 
     def check(self, image: str) -> None:
         """Raises ImageNotAllowedError, naming the setting."""
@@ -60,21 +57,24 @@ class Images:
 
     def __init__(self, engine: DockerEngine, shelf: Path, rules: ImageRules, clock: Clock) -> None:
         self._engine, self._shelf, self._rules, self._clock = engine, shelf, rules, clock
-        self._pulling: dict[str, asyncio.Lock] = {}
+        self._pulls: dict[str, _Pull] = {}
 
     async def obtain(self, image: str, progress: Progress) -> Mapping[str, str]:
-        """Has the image here, pulled with its percent told where it is missing; answers its labels.
+        """Has the image here, pulled where it is missing, with its arrival told; answers its labels.
 
         Waits while Docker Engine is away. Raises ImageNotAllowedError, ImagePullError.
         """
         self._rules.check(image)
-        async with self._pulling.setdefault(image, asyncio.Lock()):
-            while True:
-                await self._engine.until_present()
+        while True:
+            await self._engine.until_present()
+            with contextlib.suppress(EngineAwayError):
                 try:
-                    return await self._labels(image, progress)
-                except EngineAwayError:
-                    continue
+                    labels = await self._labels(image)
+                    if image in self._used():
+                        self._use(image)
+                    return labels
+                except ImageNotFound:
+                    await self._join(image, progress)
 
     async def has_health(self, image: str) -> bool:
         """Whether the image brings a health check of its own."""
@@ -87,33 +87,46 @@ class Images:
         for image, used_at in self._used().items():
             if image in wanted:
                 self._use(image)
-            elif now - used_at > self._rules.keep:
+            elif now - used_at > self._rules.keep and self._used().get(image) == used_at:
                 await self._remove(image)
 
-    async def _labels(self, image: str, progress: Progress) -> Mapping[str, str]:
-        try:
-            inspected = await self._engine.call(lambda client: client.inspect_image(image))
-        except ImageNotFound:
-            await self._pull(image, progress)
-            inspected = await self._engine.call(lambda client: client.inspect_image(image))
+    async def _labels(self, image: str) -> Mapping[str, str]:
+        inspected = await self._engine.call(lambda client: client.inspect_image(image))
         return dict(inspected["Config"].get("Labels") or {})
 
-    async def _pull(self, image: str, progress: Progress) -> None:
-        log.info("pulling image %s", image)
-        loop, pull = asyncio.get_running_loop(), _Pull()
-
-        def each(message: dict[str, Any]) -> None:
-            percent = pull.heard(message)
-            loop.call_soon_threadsafe(progress, percent)
-
-        repository, tag = parse_repository_tag(image)
+    async def _join(self, image: str, progress: Progress) -> None:
+        """Waits for the one pull of the image, which goes on as long as anybody waits for it."""
+        shared = self._pulls.get(image)
+        if shared is None or shared.task.done():
+            shared = self._pulls[image] = _Pull()
+            shared.task = asyncio.ensure_future(self._pull(image, shared.tell))
         try:
-            await self._engine.stream(lambda client: _pulling(client, repository, tag or "latest"), each)
-        except APIError as error:
-            raise _refused(image, str(error.explanation)) from error
-        if pull.error:
-            raise _refused(image, pull.error)
-        self._use(image)
+            with shared.heard_by(progress):
+                await asyncio.shield(shared.task)
+        finally:
+            if not shared.listeners and self._pulls.get(image) is shared:
+                del self._pulls[image]
+                shared.task.cancel()
+                await asyncio.gather(shared.task, return_exceptions=True)
+
+    async def _pull(self, image: str, tell: Progress) -> None:
+        """Pulls, again after a pause where that may help. Raises ImagePullError, EngineAwayError."""
+        loop = asyncio.get_running_loop()
+        for failures in range(1, self._rules.tries + 1):
+            log.info("pulling image %s", image)
+            try:
+                await pull(self._engine, image, lambda arrival: _hand(loop, tell, arrival))
+            except PullCutError as error:
+                if failures == self._rules.tries:
+                    raise
+                pause = self._rules.pause.pause(failures)
+                again = f"tried again in {pause.total_seconds():.0f} s ({failures} of {self._rules.tries})"
+                log.warning("%s; %s", error.message, again)
+                tell(Arrival(trouble=f"{error.message}; {again}"))
+                await asyncio.sleep(pause.total_seconds())
+            else:
+                self._use(image)
+                return
 
     async def _remove(self, image: str) -> None:
         try:
@@ -145,54 +158,30 @@ class Images:
             log.warning("cannot remember which images were pulled: %s", error)
 
 
-@dataclass(slots=True)
 class _Pull:
-    """What the Engine tells of a pull, layer by layer."""
+    """A pull that is under way, for as many as want the image. Those who come later hear at once how far it is."""
 
-    error: str = ""
-    total: dict[str, int] = field(default_factory=dict)
-    arrived: dict[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.task: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.listeners: list[Progress] = []
+        self._last = Arrival()
 
-    def heard(self, message: Mapping[str, Any]) -> int:
-        """The percent that has arrived of the layers whose size is known, at most 99 before the end."""
-        self.error = message.get("error") or self.error
-        layer, detail = message.get("id", ""), message.get("progressDetail") or {}
-        if message.get("status") == "Downloading" and detail.get("total"):
-            self.total[layer], self.arrived[layer] = detail["total"], detail["current"]
-        if message.get("status") in {"Download complete", "Pull complete"} and layer in self.total:
-            self.arrived[layer] = self.total[layer]
-        total = sum(self.total.values())
-        return min(99, sum(self.arrived.values()) * 100 // total) if total else 0
+    def tell(self, arrival: Arrival) -> None:
+        self._last = arrival
+        for listener in self.listeners:
+            listener(arrival)
 
-
-def _pulling(client: APIClient, repository: str, tag: str) -> Any:
-    return client.pull(repository, tag=tag, stream=True, decode=True)
-
-
-# What registries and the Engine say, the more telling first, and what it means.
-_REFUSALS = (
-    (("toomanyrequests", "rate limit"), "the registry limits how often this address may pull; wait, or sign in to it"),
-    (
-        ("unauthorized", "denied", "no basic auth", "authentication required"),
-        "the registry does not let this node pull it, or has no such image; sign the node in with `docker login`, "
-        "or check the name",
-    ),
-    (("not found", "manifest unknown", "unknown"), "the registry has no image of that name and tag; check both"),
-    (("no space left",), "the node's disk is full; free space where Docker keeps its images"),
-    (("no matching manifest",), "the image exists, but not for this node's processor"),
-    (
-        ("connection refused", "no such host", "timeout", "no route", "unreachable", "dial tcp", "i/o timeout", "eof"),
-        "the registry cannot be reached from this node; check its name and the network, or load the image on the node "
-        "with `docker load`",
-    ),
-    (("certificate", "http response to https"), "the registry's TLS certificate is not trusted by this node's Docker"),
-)
+    @contextlib.contextmanager
+    def heard_by(self, listener: Progress) -> Iterator[None]:
+        self.listeners.append(listener)
+        listener(self._last)
+        try:
+            yield
+        finally:
+            self.listeners.remove(listener)
 
 
-def _refused(image: str, words: str) -> ImagePullError:
-    lowered = words.lower()
-    meaning = next(
-        (meaning for signs, meaning in _REFUSALS if any(sign in lowered for sign in signs)),
-        "pull it by hand to see why",
-    )
-    return ImagePullError(f"image {image} cannot be pulled: {meaning} (Docker said: {words.strip()})", image=image)
+def _hand(loop: asyncio.AbstractEventLoop, tell: Progress, arrival: Arrival) -> None:
+    """From the reading thread to the loop."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(tell, arrival)

@@ -36,6 +36,16 @@ async def deployed(rooms: Rooms) -> deployment_pb2.Deployment:
     return await rooms.deploy(request_id="req-1")
 
 
+async def test_how_far_an_image_is_and_why_it_pauses_is_told_in_words_until_it_runs(rooms: Rooms) -> None:
+    deployment = await deployed(rooms)
+    words = "image: 3.0 of 6.0 MB, 1 of 2 layers"
+    seen = await rooms.report(deployment, state=WorkloadState.DOWNLOADING, progress=25, detail=words)
+    assert (seen.progress, seen.phase_detail) == (25, words)
+    assert [each["detail"] for each in await rooms.events("system.node.deploymentProgress")] == [words]
+    seen = await rooms.report(deployment, state=WorkloadState.STARTING)
+    assert seen.phase_detail == ""
+
+
 async def test_a_deployment_goes_from_download_to_running_and_tells_of_it(rooms: Rooms) -> None:
     deployment = await deployed(rooms)
     for state, progress in [

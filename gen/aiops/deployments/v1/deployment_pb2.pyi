@@ -149,6 +149,7 @@ class Deployment(_message.Message):
     ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
     MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    PHASE_DETAIL_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     model_id: _builtins.str
@@ -199,6 +200,8 @@ class Deployment(_message.Message):
     template_revision: _builtins.int
     model_revision: _builtins.str
     """The digest of the model's revision that it serves."""
+    phase_detail: _builtins.str
+    """The phase in words: bytes and layers of an image that is pulled, or why that pauses. Empty when there is nothing to say."""
     @_builtins.property
     def last_request_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -277,10 +280,11 @@ class Deployment(_message.Message):
         engine_options: _engine_pb2.EngineOptions | None = ...,
         adapters: _abc.Iterable[Global___Adapter] | None = ...,
         model_revision: _builtins.str = ...,
+        phase_detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "engine_options", b"engine_options", "last_request_at", b"last_request_at", "next_attempt_at", b"next_attempt_at", "owner", b"owner", "stopped_at", b"stopped_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "adapters", b"adapters", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "context_tokens", b"context_tokens", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "engine_options", b"engine_options", "epoch", b"epoch", "error_message", b"error_message", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "max_concurrency", b"max_concurrency", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "model_revision", b"model_revision", "next_attempt_at", b"next_attempt_at", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "port", b"port", "priority", b"priority", "progress", b"progress", "replica_set_id", b"replica_set_id", "request_count", b"request_count", "required_labels", b"required_labels", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "template_revision", b"template_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_deployed_at", b"_deployed_at", "_last_request_at", b"_last_request_at", "_next_attempt_at", b"_next_attempt_at", "_stopped_at", b"_stopped_at", "adapters", b"adapters", "avg_latency_ms", b"avg_latency_ms", "changed_at", b"changed_at", "container_id", b"container_id", "container_name", b"container_name", "context_tokens", b"context_tokens", "created_at", b"created_at", "deleted_at", b"deleted_at", "deployed_at", b"deployed_at", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "endpoint", b"endpoint", "engine", b"engine", "engine_options", b"engine_options", "epoch", b"epoch", "error_message", b"error_message", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "health_status", b"health_status", "image", b"image", "instance_id", b"instance_id", "is_deleted", b"is_deleted", "last_request_at", b"last_request_at", "log_tail", b"log_tail", "max_concurrency", b"max_concurrency", "memory_allocated", b"memory_allocated", "model_id", b"model_id", "model_name", b"model_name", "model_revision", b"model_revision", "next_attempt_at", b"next_attempt_at", "node_id", b"node_id", "owner", b"owner", "phase", b"phase", "phase_detail", b"phase_detail", "port", b"port", "priority", b"priority", "progress", b"progress", "replica_set_id", b"replica_set_id", "request_count", b"request_count", "required_labels", b"required_labels", "restarts", b"restarts", "status", b"status", "status_reason", b"status_reason", "stopped_at", b"stopped_at", "template_revision", b"template_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015

@@ -591,6 +591,7 @@ class NodeDeploymentProgress(_message.Message):
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     request_id: _builtins.str
     job_id: _builtins.str
@@ -604,6 +605,8 @@ class NodeDeploymentProgress(_message.Message):
     """Unix milliseconds."""
     node_id: _builtins.str
     deployment_id: _builtins.str
+    detail: _builtins.str
+    """The progress in words, such as the bytes and layers of an image."""
     def __init__(
         self,
         *,
@@ -617,10 +620,11 @@ class NodeDeploymentProgress(_message.Message):
         timestamp: _builtins.float = ...,
         node_id: _builtins.str = ...,
         deployment_id: _builtins.str = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "container_id", b"container_id", "deployment_id", b"deployment_id", "error", b"error", "job_id", b"job_id", "node_id", b"node_id", "progress", b"progress", "request_id", b"request_id", "status", b"status", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "container_id", b"container_id", "deployment_id", b"deployment_id", "detail", b"detail", "error", b"error", "job_id", b"job_id", "node_id", b"node_id", "progress", b"progress", "request_id", b"request_id", "status", b"status", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
     _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015

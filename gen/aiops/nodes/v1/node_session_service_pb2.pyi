@@ -905,6 +905,7 @@ class WorkloadStatus(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_SECONDS_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     workload_id: _builtins.str
     replica: _builtins.int
     epoch: _builtins.int
@@ -934,6 +935,8 @@ class WorkloadStatus(_message.Message):
     """Desired-state revision this status answers."""
     next_attempt_seconds: _builtins.float
     """Seconds until the engine that failed is started again; 0 when it does not wait for that."""
+    detail: _builtins.str
+    """For people: how far an image is, and why its pull pauses."""
     @_builtins.property
     def facts(self) -> Global___EngineFacts:
         """How the gateway reaches the engine."""
@@ -968,10 +971,11 @@ class WorkloadStatus(_message.Message):
         revision: _builtins.int = ...,
         next_attempt_seconds: _builtins.float = ...,
         adapters: _abc.Iterable[Global___AdapterStatus] | None = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "container", b"container", "container_id", b"container_id", "engine", b"engine", "epoch", b"epoch", "error", b"error", "error_reason", b"error_reason", "event", b"event", "exit_code", b"exit_code", "facts", b"facts", "health", b"health", "log_tail", b"log_tail", "next_attempt_seconds", b"next_attempt_seconds", "port", b"port", "progress", b"progress", "replica", b"replica", "revision", b"revision", "runtime", b"runtime", "sequence", b"sequence", "state", b"state", "workload_id", b"workload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "container", b"container", "container_id", b"container_id", "detail", b"detail", "engine", b"engine", "epoch", b"epoch", "error", b"error", "error_reason", b"error_reason", "event", b"event", "exit_code", b"exit_code", "facts", b"facts", "health", b"health", "log_tail", b"log_tail", "next_attempt_seconds", b"next_attempt_seconds", "port", b"port", "progress", b"progress", "replica", b"replica", "revision", b"revision", "runtime", b"runtime", "sequence", b"sequence", "state", b"state", "workload_id", b"workload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
