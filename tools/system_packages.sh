@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the tests use and the machine lacks. Without root it says what is missing.
 set -euo pipefail
-declare -A package_of=([gcc]=gcc [node]=nodejs [npm]=npm [ip]=iproute2 [iptables]=iptables [dockerd]=docker.io [debootstrap]=debootstrap)
+declare -A package_of=([gcc]=gcc [node]=nodejs [npm]=npm [ip]=iproute2 [iptables]=iptables [dockerd]=docker.io [debootstrap]=debootstrap [docker-registry]=docker-registry)
 missing=()
 for program in "${!package_of[@]}"; do
   command -v "$program" >/dev/null || missing+=("${package_of[$program]}")

@@ -13,7 +13,9 @@ from docker.errors import APIError
 
 from node_agent.runtime.docker.container import OWNER
 from tests.fakes.controller import FakeController
+from tests.fakes.narrow import narrow
 from tests.fixtures.docker_engine import IMAGE_TIMEOUT_S, docker_daemon, import_base
+from tests.fixtures.image_registry import BIG, ImageRegistry, only_in
 from tests.fixtures.images import build_custom
 from tests.fixtures.node_agent import AgentProcess
 
@@ -130,6 +132,31 @@ async def test_an_image_that_cannot_be_pulled_fails_in_plain_words(
     failed = await controller.until_status("dep-1", "failed", 60)
     assert failed.error_reason == "IMAGE_PULL_FAILED"
     assert "the registry cannot be reached from this node" in failed.error
+
+
+async def test_a_pull_is_told_in_percent_bytes_and_layers_and_then_the_model_is_fetched(
+    contained: AgentProcess,
+    controller: FakeController,
+    custom: Workload,
+    docker_client: APIClient,
+    image_registry: ImageRegistry,
+    noise: str,
+) -> None:
+    contained.environment["AIOPS_IMAGES_ALLOWED"] = "127.0.0.1:*/noise:*"
+    await contained.end()
+    await contained.start()
+    await controller.until(lambda it: len(it.hellos) == 2)
+    with only_in(image_registry, docker_client, noise):
+        async with narrow(image_registry.address, BIG // 2) as relay:
+            controller.want(custom(image=f"{relay.address}/noise:1"))
+            await controller.until(lambda it: [each for each in it.statuses if "of 2 layers" in each.detail], 60)
+            relay.widen()
+            # It is an image of nothing that runs.
+            failed = await controller.until_status("dep-1", "failed", 60)
+    told = [each for each in controller.statuses if "of 2 layers" in each.detail]
+    assert {each.state for each in told} == {pb.WorkloadStatus.downloading}
+    assert all(each.progress <= 50 and each.detail.startswith("image: ") for each in told)
+    assert "/big" in failed.error
 
 
 async def test_a_command_of_ones_own_runs_without_a_container_only_where_it_may(

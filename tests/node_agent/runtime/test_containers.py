@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from docker import APIClient
 
+from node_agent.runtime.docker.container import Limits, creation
 from node_agent.runtime.model import LaunchError
 from tests.fakes.eventually import eventually
 from tests.fixtures.docker_engine import IMAGE_TIMEOUT_S
@@ -126,3 +127,25 @@ async def test_the_engine_asks_for_health_where_the_plan_names_a_url(
         return code == 0
 
     await eventually(well, 20)
+
+
+async def test_a_card_is_asked_of_the_engine_by_its_own_name(
+    docker_bench: DockerBench, docker_client: APIClient
+) -> None:
+    launch = docker_bench.launch("obey")
+    assert launch.containment is not None
+    cards = ("GPU-0b5f8a2e-0000-0000-0000-000000000001", "MIG-0b5f8a2e-0000-0000-0000-000000000002")
+    launch = replace(launch, containment=replace(launch.containment, gpus=cards))
+    limits = Limits(f"{USER}:{USER}")
+    made = docker_client.create_container(**creation(docker_client, docker_bench.owner, launch, limits, False))["Id"]
+    seen = docker_client.inspect_container(made)["HostConfig"]
+    docker_client.remove_container(made)
+    [request] = seen["DeviceRequests"]
+    assert (request["DeviceIDs"], request["Capabilities"], request["Count"]) == (list(cards), [["gpu"]], 0)
+    assert (seen["Privileged"], seen["CapDrop"], seen["Devices"]) == (False, ["ALL"], None)
+    if "nvidia" in docker_client.info()["Runtimes"]:
+        return  # then it is refused for cards that are not there, in the toolkit's own words
+    with pytest.raises(LaunchError, match="NVIDIA container toolkit") as refused:
+        await docker_bench.runtime.start(launch)
+    assert refused.value.reason == "GPU_DEVICE_NOT_FOUND"
+    assert not docker_bench.left()
