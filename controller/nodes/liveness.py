@@ -119,7 +119,7 @@ class Liveness:
             lost = await work.nodes.lost(now)
             if not sure:
                 return ()
-            guard = self._guard(len(lost), await work.nodes.count_leased(), now) if lost else None
+            guard = await self._guard(work, now) if lost else None
             changed = await work.nodes.guard(guard)
             if guard is not None:
                 lost = ()
@@ -137,9 +137,12 @@ class Liveness:
             self._hints.fleet_changed()
         return tuple(node.node_id for node in lost)
 
-    def _guard(self, lost: int, leased: int, now: datetime) -> FleetGuard | None:
-        alarming = lost >= self.rules.mass_least and lost * 100 > leased * self.rules.mass_percent
-        return FleetGuard(lost, leased, now) if alarming else None
+    async def _guard(self, work: Work, now: datetime) -> FleetGuard | None:
+        # Heartbeats are spread over time, and so are the ends of leases: whoever has been silent for half of one when
+        # the first lease ends fell silent with it.
+        silent, leased = await work.nodes.count_leased(now + self.rules.lease / 2)
+        alarming = silent >= self.rules.mass_least and silent * 100 > leased * self.rules.mass_percent
+        return FleetGuard(silent, leased, now) if alarming else None
 
 
 async def _kept(work: Work, node_id: NodeId, *, lock: bool = True) -> Node:

@@ -210,11 +210,12 @@ class SqlNodeStore:
         query = select(nodes).where(_KEPT, nodes.c.lease_expires_at < now).with_for_update(skip_locked=True)
         return tuple(_node(row) for row in (await self._connection.execute(query)).mappings())
 
-    async def count_leased(self) -> int:
-        """How many nodes hold a lease, run out or not."""
-        query = select(func.count()).where(_KEPT, nodes.c.lease_expires_at.is_not(None))
-        count: int = (await self._connection.execute(query)).scalar_one()
-        return count
+    async def count_leased(self, ending_before: datetime) -> tuple[int, int]:
+        """How many leases end before a moment, and how many there are, run out or not."""
+        ending = func.count().filter(nodes.c.lease_expires_at < ending_before)
+        query = select(ending, func.count()).where(_KEPT, nodes.c.lease_expires_at.is_not(None))
+        row = (await self._connection.execute(query)).one()
+        return row[0], row[1]
 
     async def guard(self, guard: FleetGuard | None) -> bool:
         """Remembers whether the guard is held; answers whether that is new, to one of several controllers only."""

@@ -105,6 +105,19 @@ async def test_when_most_of_the_fleet_falls_silent_together_nobody_is_taken_away
     assert [each["held"] for each in await fleet.told("system.fleet.guard")] == [True, False]
 
 
+async def test_leases_that_end_one_after_another_are_still_lost_together(fleet: Fleet) -> None:
+    machines = [await fleet.machine(f"gpu-{number}") for number in range(4)]
+    async with present(fleet, *machines):
+        await watch(fleet)
+        await fleet.pass_time(LEASE + timedelta(seconds=1), for_node=machines[0].node_id)
+        for machine in machines[1:3]:
+            await fleet.pass_time(LEASE - timedelta(seconds=5), for_node=machine.node_id)
+        await fleet.reaper.step()
+        assert not await fleet.told("system.node.offline")
+        (held,) = await fleet.told("system.fleet.guard")
+        assert (held["held"], held["silent"], held["leased"]) == (True, 3, 4)
+
+
 async def test_both_nodes_of_a_small_fleet_can_go(fleet: Fleet) -> None:
     machines = [await fleet.machine(f"gpu-{number}") for number in range(2)]
     async with present(fleet, *machines):
