@@ -34,6 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.errors import DomainError, Kind
 from mesh.events.cloudevents import Envelope
+from mesh.sql.presence import is_present
 from mesh.sql.tables import metadata, moment
 
 __all__ = ["Backlog", "Claimed", "Envelope", "EventTooLargeError", "Outbox", "append", "outbox"]
@@ -125,13 +126,16 @@ class Outbox:
     async def claim(self, relay: str, lease: timedelta, limit: int) -> Claimed:
         """Takes the oldest events whose keys no other relay holds; nothing when another relay is claiming right now.
 
-        What it holds itself it takes again: that it asks says that it could not settle what it had.
+        What a relay claimed that is not there any more is free. What it holds itself it takes again: that it asks says
+        that it could not settle what it had.
         """
         found = await self._connection.execute(_TRY_CLAIM_LOCK, {"limit": str(IDLE_LIMIT_MS), "lock": CLAIM_LOCK})
         if not found.one()[1]:
             return Claimed((), full=False)
         waiting = outbox.c.published_at.is_(None)
-        others = and_(waiting, outbox.c.claimed_until > func.now(), outbox.c.claimed_by != relay)
+        others = and_(
+            waiting, outbox.c.claimed_until > func.now(), outbox.c.claimed_by != relay, is_present(outbox.c.claimed_by)
+        )
         held = select(outbox.c.topic, outbox.c.key).where(others)
         free = and_(waiting, tuple_(outbox.c.topic, outbox.c.key).not_in(held))
         oldest = select(outbox.c.id).where(free).order_by(outbox.c.id).limit(limit)

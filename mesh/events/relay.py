@@ -13,6 +13,7 @@ from mesh.failpoints import failpoint
 from mesh.identity import SYSTEM, new_id
 from mesh.loops import Backoff, Wake, attempt, run_loop
 from mesh.sql.database import Database
+from mesh.sql.presence import Presence
 from mesh.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Relay:
         self._clock = clock or SystemClock()
         self._settings = settings or RelaySettings()
         self._name = new_id("relay")
+        self._presence = Presence(database, self._name)
         self._failures = 0
         self._looked_at = float("-inf")
         self._published = telemetry.meter.create_counter(
@@ -66,10 +68,13 @@ class Relay:
     async def run(self) -> None:
         """Relays until cancelled, then gives back what it holds."""
         try:
-            await run_loop("outbox relay", self.step, wake=self._wake, interval=self._settings.poll, backoff=BACKOFF)
+            await run_loop(
+                "outbox relay", self._step_visibly, wake=self._wake, interval=self._settings.poll, backoff=BACKOFF
+            )
         finally:
             await self._publisher.close()
             await attempt(self._release())
+            await self._presence.end()
 
     async def step(self) -> timedelta | None:
         """Publishes one batch. Answers how long to wait before the next; None for the usual poll."""
@@ -87,6 +92,11 @@ class Relay:
             return BACKOFF.pause(self._failures)
         self._failures = 0
         return timedelta(0) if claimed.full else None
+
+    async def _step_visibly(self) -> timedelta | None:
+        # What a relay claimed that is not there any more is anybody's.
+        await self._presence.keep()
+        return await self.step()
 
     async def _release(self) -> None:
         async with self._database.writing(SYSTEM) as connection:
