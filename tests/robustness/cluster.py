@@ -111,7 +111,7 @@ class Cluster:
             self.machines[machine].forward(self.controller_address, self.machines[machine].address)
 
     def heal(self) -> None:
-        """Everybody runs as usual, and what a dead relay held is free, as it is when its lease ends."""
+        """Everybody runs as usual."""
         for machine in self.machines:
             self.lead(machine, "ctl-1")
         self.members["ctl-2"].stop()
@@ -124,7 +124,6 @@ class Cluster:
         for member in self.members.values():
             if member.alive:
                 member.until_healthy()
-        self.postgres.psql("\\c aiops\nUPDATE outbox SET claimed_until = now() WHERE claimed_until > now();\n")
 
     def engines(self) -> dict[int, str]:
         """The marks of this cluster's engine processes by pid: `home#workload/replica/epoch/engine/port`."""

@@ -10,10 +10,10 @@ from tests.robustness.distortion import distortion
 from tests.robustness.plants import planted
 from tests.robustness.scenario import Expectations
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 JUMPS_S = (300.0, -300.0, 0.0)
-PAUSE_S, RETURN_S = 15.0, 20.0
+PAUSE_S, RETURN_S = 15.0, 40.0
 CAUGHT = 8
 
 

@@ -15,9 +15,9 @@ from tests.robustness.conftest import Scenarios
 from tests.robustness.distortion import distortion
 from tests.robustness.scenario import Load
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
-START_S, FAIL_S, RECOVERY_S = 20.0, 30.0, 10.0
+START_S, FAIL_S, RECOVERY_S = 40.0, 40.0, 20.0
 BLOCK = bytes(64 * 1024)
 
 

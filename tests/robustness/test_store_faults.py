@@ -15,7 +15,7 @@ from tests.robustness.database import slow_way
 from tests.robustness.scenario import Load
 from tests.robustness.standby import SYNCHRONOUS, standby
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 RECOVERY_S = 5.0
 # What every answer of a slow database takes longer, and who wants to read what is locked.
