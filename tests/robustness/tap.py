@@ -13,7 +13,9 @@ from aiokafka.errors import KafkaError
 
 from mesh.loops import Backoff, run_loop
 
-TOPICS = tuple(f"aiops.{area}.v1" for area in ("deployments", "nodes", "models", "system", "iam"))
+# Every room's events, also of those that come later; not what consumers keep for themselves.
+TOPICS = r"aiops\.[a-z_]+\.v1$"
+NEW_TOPICS_MS = 1_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ async def listening(servers: str) -> AsyncIterator[Tap]:
 
 
 async def _listen(servers: str, tap: Tap) -> None:
-    consumer = AIOKafkaConsumer(*TOPICS, bootstrap_servers=servers, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=servers, auto_offset_reset="earliest", metadata_max_age_ms=NEW_TOPICS_MS
+    )
+    consumer.subscribe(pattern=TOPICS)
     async with consumer:
         async for record in consumer:
             headers = {name: raw.decode() for name, raw in record.headers}
