@@ -41,7 +41,7 @@ def deploy(
     node: placing.Node = "",
     gpu: placing.Gpu = "",
     port: placing.Port = 0,
-    context_tokens: Annotated[int, typer.Option("--context", help="Tokens of one request.", min=0)] = 0,
+    context_tokens: placing.ContextTokens = 0,
     concurrency: placing.Concurrency = 0,
     gpus: placing.Gpus = 0,
     label: placing.Label = None,
@@ -52,14 +52,12 @@ def deploy(
     health_path: placing.HealthPath = "",
     inference_path: placing.InferencePath = "",
     env: placing.Variable = None,
-    adapters: Annotated[int, typer.Option(min=0, max=64, help="LoRA adapters that may be loaded at once.")] = 0,
-    tool_parser: Annotated[str, typer.Option(help="The engine's parser of tool calls; the template's own else.")] = "",
-    engine_option: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE, or NAME, of those that the engine lets a deployment choose.")
-    ] = None,
-    replicas: Annotated[
-        int, typer.Option(min=0, max=1000, help="Keep so many running, as a replica set, wherever there is room.")
-    ] = 0,
+    revision: placing.Revision = "",
+    adapters: placing.Adapters = 0,
+    adapter: placing.Adapter = None,
+    tool_parser: placing.ToolParser = "",
+    engine_option: placing.EngineOption = None,
+    replicas: placing.Replicas = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say where it would go, and why.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it runs, with 1 when it fails.")] = False,
     output: Output = Format.TABLE,
@@ -67,20 +65,22 @@ def deploy(
     """Run one more instance of a model, or keep so many replicas of it running."""
     session = connect(context)
     labels, others = tuple(label or ()), tuple(not_label or ())
-    asked = placing.Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority, image)
+    place = (node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority)
+    asked = placing.Asked(model, *place, image, revision)
     own = placing.own_fields(command, health_path, inference_path, env or ())
+    own["engine_options"] = _engine_options(adapters or len(adapter or ()), tool_parser, engine_option or ())
     if replicas:
         if node or gpu or port or dry_run:
             raise CliError("--replicas chooses nodes, devices and ports itself", Exit.USAGE, next_step="leave them out")
-        if adapters or tool_parser or engine_option:
-            raise CliError("replica sets take no engine options", Exit.USAGE, next_step="leave out --replicas")
-        replica_sets.create(session, model, replicas, asked.fields(session) | own, wait=wait, output=output)
+        fields = asked.fields(session) | own | {"adapters": adapter}
+        replica_sets.create(session, model, replicas, fields, wait=wait, output=output)
         return
+    if adapter:
+        raise CliError("--adapter is for --replicas", Exit.USAGE, next_step="deploy, then `aiops adapters load`")
     if dry_run:
         placing.show_plan(session, asked, output)
         return
-    options = _engine_options(adapters, tool_parser, engine_option or ())
-    deployment = _create(session, asked, own, options)
+    deployment = _create(session, asked, own)
     if wait:
         deployment = _until_settled(session, deployment)
     show_one(deployment, COLUMNS, output)
@@ -166,15 +166,13 @@ def _engine_options(adapters: int, tool_parser: str, options: Iterable[str]) -> 
     return EngineOptions(max_adapters=adapters, tool_parser=tool_parser, extra=extra)
 
 
-def _create(session: "Session", asked: placing.Asked, own: Mapping[str, Any], options: "EngineOptions") -> "Deployment":
+def _create(session: "Session", asked: placing.Asked, own: Mapping[str, Any]) -> "Deployment":
     import uuid
 
     from aiops.deployments.v1.deployment_service_pb2 import CreateDeploymentRequest
     from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 
-    request = CreateDeploymentRequest(
-        **asked.fields(session), **own, request_id=uuid.uuid4().hex, engine_options=options
-    )
+    request = CreateDeploymentRequest(**asked.fields(session), **own, request_id=uuid.uuid4().hex)
     return session.call(session.stub(DeploymentServiceStub).CreateDeployment, request).deployment
 
 

@@ -31,6 +31,19 @@ Image = Annotated[str, typer.Option(help="Run it in a container of this image, o
 Command = Annotated[str, typer.Option(help="What a custom model runs; {port} and {model_dir} are filled in.")]
 HealthPath = Annotated[str, typer.Option(help="Where a custom model says that it is up: /health when missing.")]
 InferencePath = Annotated[str, typer.Option(help="Where a custom model infers: /v1/inference when missing.")]
+Revision = Annotated[str, typer.Option("--model-revision", help="Number or digest; the current one when missing.")]
+ContextTokens = Annotated[int, typer.Option("--context", help="Tokens of one request.", min=0)]
+Adapters = Annotated[int, typer.Option(min=0, max=64, help="LoRA adapters that may be loaded at once.")]
+Adapter = Annotated[
+    list[str] | None, typer.Option(help="LoRA adapter, a model id or name, that each replica has; can be repeated.")
+]
+ToolParser = Annotated[str, typer.Option(help="The engine's parser of tool calls; the template's own else.")]
+EngineOption = Annotated[
+    list[str] | None, typer.Option(help="NAME=VALUE, or NAME, of those that the engine lets a deployment choose.")
+]
+Replicas = Annotated[
+    int, typer.Option(min=0, max=1000, help="Keep so many running, as a replica set, wherever there is room.")
+]
 Variable = Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE of the engine's environment.")]
 
 
@@ -49,6 +62,7 @@ class Asked:
     not_label: tuple[str, ...] = ()
     priority: int = 0
     image: str = ""
+    revision: str = ""
 
     def fields(self, session: "Session") -> dict[str, Any]:
         """The fields that requests to plan and to create have in common."""
@@ -64,6 +78,7 @@ class Asked:
             "forbidden_labels": labels_of(self.not_label),
             "priority": self.priority,
             "image": self.image,
+            "model_revision": self.revision,
         }
 
 
@@ -90,18 +105,20 @@ def plan(
     node: Node = "",
     gpu: Gpu = "",
     port: Port = 0,
-    context_tokens: Annotated[int, typer.Option("--context", help="Tokens of one request.", min=0)] = 0,
+    context_tokens: ContextTokens = 0,
     concurrency: Concurrency = 0,
     gpus: Gpus = 0,
     label: Label = None,
     not_label: NotLabel = None,
     priority: Priority = 0,
     image: Image = "",
+    revision: Revision = "",
     output: Output = Format.TABLE,
 ) -> None:
     """Say where an instance of a model would go, who would have to make room, and why not elsewhere."""
     labels, others = tuple(label or ()), tuple(not_label or ())
-    asked = Asked(model, node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority, image)
+    place = (node, gpu, port, context_tokens, concurrency, gpus, labels, others, priority)
+    asked = Asked(model, *place, image, revision)
     show_plan(connect(context), asked, output)
 
 

@@ -30,6 +30,10 @@ Image = Annotated[str, typer.Option(help="Container image; left to the node when
 Environment = Annotated[
     list[str] | None, typer.Option("--env", help="NAME=VALUE for the engine, instead of all before; can be repeated.")
 ]
+Revision = Annotated[str, typer.Option("--model-revision", help="Number or digest of the model's revision.")]
+Adapter = Annotated[
+    list[str] | None, typer.Option(help="LoRA adapter of each replica, instead of all before; can be repeated.")
+]
 COLUMNS = {
     "set": lambda found: found.replica_set_id,
     "name": lambda found: found.name,
@@ -99,10 +103,12 @@ def start_rollout(
     replica_set: SetArgument,
     image: Image = "",
     environment: Environment = None,
+    revision: Revision = "",
+    adapter: Adapter = None,
     wait: Wait = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Make every replica anew, with the model's files of now; what is not given stays as it is."""
+    """Make every replica anew, of the model's current revision or the one named; what is not given stays as it is."""
     from aiops.deployments.v1 import replica_set_service_pb2 as pb
     from google.protobuf.field_mask_pb2 import FieldMask
     from google.protobuf.json_format import ParseDict
@@ -111,6 +117,9 @@ def start_rollout(
     template = pb.ReplicaTemplateWish()
     ParseDict(as_dict(_get(session, replica_set).template), template, ignore_unknown_fields=True)
     template.image = image or template.image
+    template.model_revision = revision
+    if adapter:
+        template.adapters[:] = adapter
     if environment:
         template.environment.clear()
         template.environment.update(variables(environment))

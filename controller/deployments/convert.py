@@ -174,6 +174,7 @@ def wish_from_proto(request: service_pb.CreateDeploymentRequest | service_pb.Pla
         request.port,
         options=options_from_proto(request),
         engine_options=engine_options_from_proto(request.engine_options),
+        model_revision=request.model_revision,
         **_own(request),
     )
 
@@ -212,12 +213,7 @@ def _own(request: service_pb.CreateDeploymentRequest | service_pb.PlanDeployment
     """The image, and what only matters once it runs."""
     if isinstance(request, service_pb.PlanDeploymentRequest):
         return {"image": request.image}
-    return {
-        "image": request.image,
-        "environment": dict(request.environment),
-        "program": program_from_proto(request),
-        "model_revision": request.model_revision,
-    }
+    return {"image": request.image, "environment": dict(request.environment), "program": program_from_proto(request)}
 
 
 def _adapters(deployment: Deployment) -> Iterator[pb.Adapter]:

@@ -50,8 +50,10 @@ async def test_a_rollout_scaling_and_a_drained_node_refuse_nobody(fleet: Platfor
         rest.headers["authorization"] = f"Bearer {token}"
         async with chatting(rest, MODEL) as chats:
             await chats.more(5)
-            rolled = await aiops(fleet, "rollout", "start", MODEL, "--env", "GENERATION=2", "--wait")
+            wish = ("--env", "GENERATION=2", "--model-revision", "1")
+            rolled = await aiops(fleet, "rollout", "start", MODEL, *wish, "--wait")
             assert (rolled["stableRevision"], rolled["updatedReplicas"]) == (2, 2)
+            assert rolled["template"]["modelRevisionNumber"] == 1
             assert (await aiops(fleet, "scale", MODEL, "3", "--wait"))["readyReplicas"] == 3
             emptied, *others = await nodes_of(fleet)
             assert len({emptied, *others}) == 3

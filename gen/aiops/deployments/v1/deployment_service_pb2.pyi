@@ -371,6 +371,7 @@ class PlanDeploymentRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Model id, or the model's name."""
     node_id: _builtins.str
@@ -386,6 +387,8 @@ class PlanDeploymentRequest(_message.Message):
     """-1000 to 1000. A higher priority may evict a lower one where there is no other room, never an equal one."""
     image: _builtins.str
     """A container image that holds the engine; empty means the node's own engine, or the image that its settings name."""
+    model_revision: _builtins.str
+    """Number or digest of the model's revision; empty means the one that is current now."""
     @_builtins.property
     def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels that a node must have; the value "*" takes any."""
@@ -411,10 +414,11 @@ class PlanDeploymentRequest(_message.Message):
         priority: _builtins.int = ...,
         engine_options: _engine_pb2.EngineOptions | None = ...,
         image: _builtins.str = ...,
+        model_revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine_options", b"engine_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "engine_options", b"engine_options", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "image", b"image", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "node_id", b"node_id", "port", b"port", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "engine_options", b"engine_options", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "image", b"image", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "model_revision", b"model_revision", "node_id", b"node_id", "port", b"port", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
