@@ -37,6 +37,15 @@ COLUMNS = {
     "parameters": lambda model: f"{model.metadata.parameters:,.0f}" if model.metadata.parameters else "unknown",
     "created": lambda model: f"{model.created_at.ToDatetime():%Y-%m-%d %H:%M}",
 }
+DETAILS = {
+    "format": lambda model: model.Format.Name(model.model_format),
+    "architecture": lambda model: model.metadata.architecture,
+    "quantization": lambda model: model.metadata.quantization,
+    "context": lambda model: (
+        f"{model.metadata.context_length:,} tokens" if model.metadata.context_length else "unknown"
+    ),
+    "license": lambda model: model.metadata.license,
+}
 REVISION_COLUMNS = {
     "revision": lambda revision: revision.number,
     "current": lambda revision: "yes" if revision.current else "",
@@ -74,7 +83,7 @@ def get_model(context: typer.Context, model: ModelArgument, output: Output = For
 
     session = connect(context)
     answer = session.call(session.stub(ModelServiceStub).GetModel, GetModelRequest(model_id=model))
-    show_one(answer.model, COLUMNS, output)
+    show_one(answer.model, {**COLUMNS, **DETAILS}, output)
 
 
 @app.command()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.exits import CliError
+from cli.models import framework_of, model_files
 from stack.demo.platform import demo_model
 from tests.fixtures.engines import ENGINE_TIMEOUT_S
 from tests.fixtures.platform import Platform
@@ -47,6 +49,20 @@ def test_a_model_and_its_files_are_shown(platform: Platform, imported: str) -> N
     paths = {file["path"] for file in platform.aiops_json("models", "files", imported)}
     assert "config.json" in paths
     assert "parameters" in platform.aiops("models", "get", imported).stdout
+
+
+def test_what_serves_a_model_is_known_by_its_files(tmp_path: Path) -> None:
+    (tmp_path / "m-00001-of-00002.gguf").touch()
+    assert framework_of(tmp_path) == "llamacpp"
+    with pytest.raises(CliError, match=r"m-00002-of-00002\.gguf is not there"):
+        model_files(tmp_path / "m-00001-of-00002.gguf")
+    (tmp_path / "m-00002-of-00002.gguf").touch()
+    names = [path.name for path in model_files(tmp_path / "m-00002-of-00002.gguf")]
+    assert names == ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    (tmp_path / "model.safetensors").touch()
+    assert framework_of(tmp_path) == "vllm"
+    (tmp_path / "model.onnx").touch()
+    assert framework_of(tmp_path) == "triton"
 
 
 def test_a_directory_that_is_no_model_is_refused(platform: Platform, tmp_path: Path) -> None:

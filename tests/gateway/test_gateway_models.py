@@ -181,6 +181,9 @@ async def test_values_that_change_nothing_are_let_through(edge: Edge, engines: d
         "temperature": 0.5,
     }
     assert (await edge.chat("picky", **harmless, stream_options={"include_usage": True})).status_code == 200
+    # A field of an object is not there where the object is none.
+    for other in ("include_usage", None, ["include_usage"]):
+        assert (await edge.chat("picky", stream_options=other)).status_code == 200
 
 
 async def test_no_spelling_gets_a_refused_field_past_the_edge(edge: Edge, engines: dict[str, Engine]) -> None:
