@@ -14,6 +14,7 @@ from docker.errors import APIError
 from node_agent.runtime.docker.container import OWNER
 from tests.fakes.controller import FakeController
 from tests.fakes.narrow import narrow
+from tests.fakes.nvml.build import build_nvml
 from tests.fixtures.docker_engine import IMAGE_TIMEOUT_S, docker_daemon, import_base
 from tests.fixtures.image_registry import BIG, ImageRegistry, only_in
 from tests.fixtures.images import build_custom
@@ -132,6 +133,22 @@ async def test_an_image_that_cannot_be_pulled_fails_in_plain_words(
     failed = await controller.until_status("dep-1", "failed", 60)
     assert failed.error_reason == "IMAGE_PULL_FAILED"
     assert "the registry cannot be reached from this node" in failed.error
+
+
+async def test_a_card_that_docker_cannot_hand_over_is_told_as_that(
+    contained: AgentProcess, controller: FakeController, custom: Workload, tmp_path: Path
+) -> None:
+    (script := tmp_path / "nvml.txt").touch()
+    library = tmp_path / "library"
+    library.mkdir()
+    contained.environment |= {"LD_LIBRARY_PATH": str(build_nvml(library)), "FAKE_NVML": str(script)}
+    await contained.end()
+    await contained.start()
+    await controller.until(lambda it: len(it.hellos) == 2)
+    controller.want(custom(gpu_devices=["1"]))
+    failed = await controller.until_status("dep-1", "failed", 60)
+    assert failed.error_reason == "GPU_DEVICE_NOT_FOUND"
+    assert "NVIDIA container toolkit" in failed.error
 
 
 async def test_a_pull_is_told_in_percent_bytes_and_layers_and_then_the_model_is_fetched(
