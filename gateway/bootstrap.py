@@ -1,8 +1,11 @@
 """Wires the gateway."""
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 from aiops.credentials.v1 import credential_service_pb2, credential_service_pb2_grpc
@@ -21,6 +24,8 @@ from gateway.policies.table import policies_from_proto
 from gateway.settings import Settings
 from gateway.tunnels import relay
 from gateway.tunnels.doorway import controller_clusters, node_listener
+from gateway.usage.forward import Forwarder
+from gateway.usage.journal import Journal, path_in
 from gateway.watch.alerts import Alerts
 from gateway.watch.feed import Feed
 from gateway.watch.secrets import publish_secrets
@@ -31,11 +36,14 @@ from gateway.xds.metrics import Metrics
 from gateway.xds.rpc import DiscoveryServicer
 from gateway.xds.server import serve
 from mesh.clock import SystemClock
+from mesh.events.kafka import Kafka
+from mesh.events.publisher import KafkaPublisher
 from mesh.loops import Wake, run_loop
 from mesh.rpc.addresses import Addresses, follow
 from mesh.rpc.channel import ClientTls
-from mesh.telemetry import start_telemetry
+from mesh.telemetry import Telemetry, start_telemetry
 
+log = logging.getLogger(__name__)
 SWEEP = timedelta(seconds=1)
 
 
@@ -46,15 +54,45 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
     publisher = _publisher(cache, settings)
     try:
         alerts = Alerts(Addresses(settings.controller_mesh), _tls(settings))
-        async with serve(settings.xds, DiscoveryServicer(cache, Metrics(telemetry.meter), alerts.refused)):
-            await _repeat(_feeds(cache, publisher, alerts, settings), stopping)
+        async with (
+            _usage(settings, telemetry) as forwarder,
+            serve(settings.xds, DiscoveryServicer(cache, Metrics(telemetry.meter), alerts.refused)),
+        ):
+            feeds = _feeds(cache, publisher, alerts, settings)
+            await _repeat([*feeds, ("usage", forwarder.step, Wake())], stopping)
     finally:
         telemetry.shutdown()
 
 
+@asynccontextmanager
+async def _usage(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Forwarder]:
+    def open_journal() -> Journal:
+        return Journal(settings.usage_directory, most_bytes=settings.usage_most_bytes)
+
+    forwarder = Forwarder(open_journal, KafkaPublisher(Kafka(settings.kafka)), telemetry.meter)
+    try:
+        yield forwarder
+    finally:
+        await forwarder.close()
+
+
+def _journal(settings: Settings) -> Path | None:
+    """Where Envoy is to write what requests used: nowhere when it could not, since it would then not serve at all."""
+    path = path_in(settings.usage_directory)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        log.error("what requests use is not counted, AIOPS_USAGE_DIRECTORY cannot be written: %s", error)
+        return None
+    return path
+
+
 def _publisher(cache: Cache, settings: Settings) -> Publisher:
     cache.put(CLUSTERS, {API: resource(api_cluster(settings.controller_api))})
-    listener = public_listener(settings.bind, settings.port, settings.tls_certificate, settings.tls_key)
+    listener = public_listener(
+        settings.bind, settings.port, settings.tls_certificate, settings.tls_key, _journal(settings)
+    )
     cache.put(LISTENERS, {NAME: resource(listener), RELAY: resource(relay_listener())})
     if settings.node_port:
         _open_tunnels(cache, settings)

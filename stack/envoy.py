@@ -9,6 +9,8 @@ from stack.installed import package_directory
 from stack.probes import http_get, listens
 
 CONCURRENCY = 2
+# How long a line of the access log may be in Envoy's memory alone.
+FLUSH_LOG_MS = 200
 DRAIN_S = 5
 
 
@@ -24,6 +26,7 @@ class Envoy:
         """Envoy in the foreground; without hot restart it needs no shared memory, no socket and no base id."""
         program = package_directory("envoy") / "_bin" / "envoy"
         options = ["--disable-hot-restart", "--concurrency", str(CONCURRENCY), "--log-level", "warning"]
+        options += ["--file-flush-interval-msec", str(FLUSH_LOG_MS)]
         drain = ["--drain-time-s", str(DRAIN_S), "--drain-strategy", "immediate"]
         return [str(program), "--config-path", str(self.bootstrap), *options, *drain]
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 
+from gateway.edge import counting
 from gateway.edge.contracts import INFERENCE_SERVICE, descriptor_set, public_methods
 from gateway.edge.fields import field_tables
 from gateway.edge.messages import typed
@@ -29,7 +30,7 @@ TRANSCODER = "aiops.transcoder"
 ENGINE_STATUS = "aiops.engine_status"
 
 # Filters that only some routes pass; a route names those it wants.
-CHAT = (MODEL_NAME, MODEL_KEY, BODY, OPENAI_ERRORS)
+CHAT = (MODEL_NAME, MODEL_KEY, BODY, OPENAI_ERRORS, *counting.COUNTING)
 GRPC_CHAT = (GRPC_CODES, GRPC_TO_JSON, ENGINE_ERRORS, *CHAT, ENGINE_STATUS)
 READS = (UNWRAP, TRANSCODER)
 WRITES = (FIELDS, UNWRAP, TRANSCODER)
@@ -46,6 +47,7 @@ def chain() -> list[dict[str, object]]:
         {"name": "envoy.filters.http.grpc_web", "typed_config": typed(HTTP + "grpc_web.v3.GrpcWeb")},
         _discovered(JWT, HTTP + "jwt_authn.v3.JwtAuthentication"),
         _discovered(REVOCATIONS, HTTP + "rbac.v3.RBAC"),
+        _optional(counting.CALLER, counting.caller()),
         _optional(GRPC_CODES, _grpc_codes()),
         _optional(GRPC_TO_JSON, _grpc_to_json()),
         _optional(ENGINE_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("engine_errors.lua"))),
@@ -63,6 +65,9 @@ def chain() -> list[dict[str, object]]:
         _optional(UNWRAP, typed(HTTP + "lua.v3.Lua", source_codes={UNWRAP: _source("unwrap.lua")})),
         _optional(TRANSCODER, _transcoder()),
         _optional(ENGINE_STATUS, _engine_status()),
+        # Last, so that answers are read as the engine gave them.
+        _optional(counting.COUNTS, counting.counts()),
+        _optional(counting.STREAM_COUNTS, counting.stream_counts()),
         {"name": "envoy.filters.http.router", "typed_config": typed(HTTP + "router.v3.Router")},
     ]
 

@@ -1,8 +1,11 @@
 """The public listener: one port for HTTP/1.1, HTTP/2, gRPC and gRPC-Web, with the settings of an edge."""
 
+from pathlib import Path
+
 from envoy.config.listener.v3 import listener_pb2
 
 from gateway.edge import filters
+from gateway.edge.counting import access_log
 from gateway.edge.errors import local_replies
 from gateway.edge.messages import message, typed
 
@@ -10,9 +13,14 @@ NAME = "public"
 BUFFER_LIMIT = 32 * 1024
 
 
-def public_listener(bind: str, port: int, certificate: str = "", key: str = "") -> listener_pb2.Listener:
-    """The listener of the one public port; with a certificate (PEM files that Envoy reads) it speaks TLS alone."""
-    network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _connection_manager()}
+def public_listener(
+    bind: str, port: int, certificate: str = "", key: str = "", journal: Path | None = None
+) -> listener_pb2.Listener:
+    """The listener of the one public port; with a certificate (PEM files that Envoy reads) it speaks TLS alone.
+
+    What requests used is written to the journal, if there is one.
+    """
+    network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": _connection_manager(journal)}
     chain = {"filters": [network]} | ({"transport_socket": _tls(certificate, key)} if certificate else {})
     content = {
         "name": NAME,
@@ -23,15 +31,17 @@ def public_listener(bind: str, port: int, certificate: str = "", key: str = "") 
     return message(listener_pb2.Listener, content)
 
 
-def _connection_manager() -> dict[str, object]:
+def _connection_manager(journal: Path | None) -> dict[str, object]:
     return typed(
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=NAME,
         rds={"route_config_name": NAME, "config_source": {"ads": {}, "resource_api_version": "V3"}},
         http_filters=filters.chain(),
         local_reply_config=local_replies(),
+        access_log=[access_log(journal)] if journal else [],
         early_header_mutation_extensions=[_early_headers()],
         server_name="aiops",
+        always_set_request_id_in_response=True,
         use_remote_address=True,
         internal_address_config={},
         normalize_path=True,

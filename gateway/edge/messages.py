@@ -16,6 +16,7 @@ EXTENSIONS = tuple(
     import_module(f"envoy.{name}_pb2")
     for name in (
         "extensions.access_loggers.filters.cel.v3.cel",
+        "extensions.access_loggers.file.v3.file",
         "extensions.bootstrap.internal_listener.v3.internal_listener",
         "extensions.bootstrap.reverse_tunnel.upstream_socket_interface.v3.upstream_reverse_connection_socket_interface",
         "extensions.clusters.aggregate.v3.cluster",
@@ -48,6 +49,8 @@ EXTENSIONS = tuple(
         "type.matcher.v3.http_inputs",
     )
 )
+# What has no Python class at all goes by its JSON names.
+TYPED_STRUCT = import_module("xds.type.v3.typed_struct_pb2")
 declare()
 
 

@@ -27,6 +27,8 @@ def token_verification(keys: Iterable[dict[str, str]]) -> config_pb2.JwtAuthenti
         "claim_to_headers": [
             {"header_name": "x-aiops-org", "claim_name": "org"},
             {"header_name": TOKEN_ID, "claim_name": "jti"},
+            {"header_name": "x-aiops-user", "claim_name": "sub"},
+            {"header_name": "x-aiops-token-type", "claim_name": "typ"},
         ],
         "clear_route_cache": True,
     }

@@ -8,6 +8,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
+from gateway.edge.counting import NOTES
 from gateway.edge.messages import message, packed, typed
 from gateway.edge.upstreams import KEEPALIVE, PROTOCOL
 from gateway.models.table import ModelRoute, Target
@@ -61,6 +62,7 @@ def _endpoint(target: Target) -> endpoint_components_pb2.LbEndpoint:
         address.address, address.port_value = target.address, target.port
     built.load_balancing_weight.value = target.weight
     built.metadata.filter_metadata[SUBSET].update({INSTANCE: target.instance_id})
+    built.metadata.filter_metadata[NOTES].update({"deployment": target.deployment_id})
     return built
 
 

@@ -9,6 +9,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from google.protobuf import any_pb2, duration_pb2
 from xds.core.v3 import extension_pb2
 
+from gateway.edge.counting import CLAIMS
 from gateway.edge.filters import BODY
 from gateway.edge.listener import NAME
 from gateway.edge.messages import message, typed
@@ -16,7 +17,7 @@ from gateway.models import open_inference
 from gateway.models.answers import model_description, model_list, private_path, unknown_model, wrong_protocol
 from gateway.models.clusters import INSTANCE, SUBSET
 from gateway.models.context import body_context
-from gateway.models.lookup import KEY, MODEL, ORG, Lookup, action, empty_lookup
+from gateway.models.lookup import KEY, MODEL, Lookup, action, empty_lookup
 from gateway.models.table import Listed, ModelRoute, Target
 from gateway.policies.routes import policy_route
 from gateway.policies.table import PolicyRoute
@@ -184,7 +185,7 @@ def _configuration(cors: Sequence[str]) -> dict[str, object]:
         "name": NAME,
         "domains": ["*"],
         "retry_policy": RETRY,
-        "request_headers_to_remove": [ORG, MODEL, KEY, "x-aiops-token-id"],
+        "request_headers_to_remove": [MODEL, KEY, *CLAIMS.values()],
         "response_headers_to_remove": ["x-aiops-engine-status", UNREACHED],
         "typed_per_filter_config": {"envoy.filters.http.cors": _cors(cors)},
     }

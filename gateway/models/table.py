@@ -28,6 +28,7 @@ class Target:
     # The replica's name in its node's tunnel, where that is how it is reached; `address` means nothing then.
     tunnel: str = ""
     grpc_port: int = 0
+    deployment_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ def _target(message: pb.Target) -> Target:
         tunnel=replica_name(message.node_id, message.deployment_id, message.port) if message.tunnel else "",
         private_paths=tuple(path for path in message.private_paths if PATH.fullmatch(path)),
         grpc_port=message.grpc_port if message.grpc_port < 65536 else 0,
+        deployment_id=message.deployment_id,
     )
 
 

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 
+from gateway.edge.counting import ANSWERED, NOTES
 from gateway.edge.filters import BODY, body_filter
 from gateway.edge.messages import message, typed
+from gateway.models.clusters import SUBSET
 from gateway.models.context import body_context
 from gateway.models.lookup import BODY_LIMIT, action, tree
 from gateway.policies.clusters import RELAY, clusters, direct, relayed
@@ -76,10 +78,18 @@ def _route(policy: PolicyRoute, target: PolicyTarget) -> route_components_pb2.Ro
         route.route.host_rewrite_literal = _host(outside.host, outside.port, tls=outside.tls)
         route.request_headers_to_remove.extend(_OURS)
     route.request_headers_to_remove.append(WANTED)
+    _tell_who_answers(route)
     context = body_context(target.model, rename=target.model)
     if context is not None:
         route.typed_per_filter_config[BODY].CopyFrom(context)
     return route
+
+
+def _tell_who_answers(route: route_components_pb2.Route) -> None:
+    """The outer listener, which counts, sees only this one behind its endpoint."""
+    for key, namespace in (("deployment", NOTES), ("instance", SUBSET)):
+        option = route.response_headers_to_add.add(append_action="OVERWRITE_IF_EXISTS_OR_ADD")
+        option.header.key, option.header.value = ANSWERED[key], f"%UPSTREAM_METADATA({namespace}:{key})%"
 
 
 def _host(name: str, port: int, *, tls: bool) -> str:

@@ -61,6 +61,9 @@ class Engine:
                 }
             }
             _write(writer, 400, error)
+        elif str(text).startswith("vectors "):
+            numbers = [0] * int(str(text).split()[1])
+            _write(writer, 200, {"object": "list", "data": numbers, "usage": {"prompt_tokens": 8, "total_tokens": 8}})
         else:
             if text == "hold":
                 await self.release.wait()
@@ -76,6 +79,9 @@ class Engine:
             chunk["choices"] = [{"index": 0, "delta": {"content": word}, "finish_reason": None}]
             _chunk(writer, f"data: {json.dumps(chunk)}\n\n".encode())
             await writer.drain()
+        if (asked.get("stream_options") or {}).get("include_usage"):
+            counts = {"prompt_tokens": len(words) + 1, "completion_tokens": len(words)}
+            _chunk(writer, f"data: {json.dumps({'id': 'c', 'choices': [], 'usage': counts})}\n\n".encode())
         _chunk(writer, b"data: [DONE]\n\n")
         writer.write(b"0\r\n\r\n")
 
