@@ -75,7 +75,7 @@ async def run_loop(
         await hint.wait(interval if pause is None else pause)
 
 
-async def attempt(work: Awaitable[None]) -> Exception | None:
+async def attempt(work: Awaitable[object]) -> Exception | None:
     """Runs what must not end its loop, whatever it raises; answers the error."""
     try:
         await work

@@ -94,3 +94,30 @@ class Keyset:
         if scope != self._scope or not isinstance(identity, str) or moment.tzinfo is None:
             raise InvalidPageTokenError("page_token was made with other filters; start again without it")
         return moment, identity
+
+
+class Offsets:
+    """Pages of what has no rows of its own, such as sums: a token says how many were shown, under which filters."""
+
+    def __init__(self, *filters: object) -> None:
+        digest = hashlib.sha256(json.dumps([str(each) for each in filters]).encode())
+        self._scope = digest.hexdigest()[:12]
+
+    def start(self, page: PageRequest) -> int:
+        """How many to pass over. Raises InvalidPageTokenError."""
+        if not page.token:
+            return 0
+        try:
+            padded = page.token + "=" * (-len(page.token) % 4)
+            scope, shown = json.loads(base64.urlsafe_b64decode(padded))
+        except (ValueError, TypeError) as error:
+            raise InvalidPageTokenError("page_token is not one this list made; start again without it") from error
+        if scope != self._scope or not isinstance(shown, int) or not 0 <= shown < 2**31:
+            raise InvalidPageTokenError("page_token was made with other filters; start again without it")
+        return shown
+
+    def page(self, items: Sequence[Item], page: PageRequest) -> Page[Item]:
+        """The page that items make of which one more was read than fits."""
+        cursor = json.dumps([self._scope, self.start(page) + page.limit]).encode()
+        token = base64.urlsafe_b64encode(cursor).decode().rstrip("=") if len(items) > page.limit else ""
+        return Page(tuple(items[: page.limit]), token)
