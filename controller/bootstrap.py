@@ -64,8 +64,13 @@ from controller.sessions.service import Sessions as NodeSessions
 from controller.settings import Settings
 from controller.system.rpc import SystemServicer
 from controller.system.service import System
+from controller.usage.convert import TOPIC as USAGE
+from controller.usage.convert import used_from_event
+from controller.usage.rpc import UsageServicer
+from controller.usage.service import UsageLedger
 from controller.work import UnitOfWork
 from mesh.clock import Clock, SystemClock
+from mesh.events.batches import BatchConsumer
 from mesh.events.kafka import Kafka
 from mesh.events.publisher import KafkaPublisher
 from mesh.events.relay import Relay
@@ -85,6 +90,7 @@ from mesh.tokens import TokenVerifier
 NOTICES_AGAIN = timedelta(seconds=1)
 Loop = Callable[[], Awaitable[None]]
 PARALLEL_DOWNLOADS = 2
+LEDGER_HOUSEKEEPING = timedelta(hours=1)
 PEAKS_KEPT = timedelta(minutes=1)
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -269,7 +275,11 @@ def _events(kernel: Kernel) -> None:
         clock=kernel.clock,
         relay=kernel.relay_wake,
     )
-    kernel.loops += [relay.run, consumer.run]
+    ledger = UsageLedger(kernel.unit_of_work, kernel.clock, kernel.settings.usage_kept)
+    told = BatchConsumer("ledger", USAGE, used_from_event, ledger.enter, kafka=kafka, telemetry=kernel.telemetry)
+    kernel.servicers.append(UsageServicer(ledger))
+    kernel.repeat("the ledger's housekeeping", ledger.keep_house, LEDGER_HOUSEKEEPING)
+    kernel.loops += [relay.run, consumer.run, told.run]
 
 
 def _listeners(settings: Settings) -> list[Listener]:

@@ -37,6 +37,8 @@ class Settings:
     admin_password: str = field(repr=False)
     # How long a key signs tokens before a new one does.
     signing_key_age: timedelta
+    # How long the ledger keeps single requests; their sums stay.
+    usage_kept: timedelta
     observability: Observability
     lease: timedelta
     heartbeat: timedelta
@@ -71,6 +73,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         public_node_address=environment.get("AIOPS_PUBLIC_NODE_ADDRESS", ""),
         admin_password=environment.get("AIOPS_ADMIN_PASSWORD", ""),
         signing_key_age=timedelta(days=whole(environment, "AIOPS_SIGNING_KEY_DAYS", 90)),
+        usage_kept=timedelta(days=whole(environment, "AIOPS_USAGE_DAYS", 90)),
         observability=observability(environment),
         lease=timedelta(seconds=whole(environment, "AIOPS_NODE_LEASE_SECONDS", 15)),
         heartbeat=timedelta(seconds=whole(environment, "AIOPS_NODE_HEARTBEAT_SECONDS", 5)),

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controller.credentials.store import SqlCredentialStore
 from controller.deployments.fleet import FleetView
 from controller.deployments.store import SqlDeploymentStore
+from controller.deployments.traffic_store import SqlTrafficStore
 from controller.distribution.store import SqlPeerStore
 from controller.events import Encodings, envelopes
 from controller.iam.session_store import SqlLoginFailureStore, SqlSessionStore, SqlTokenTrustStore
@@ -24,6 +25,7 @@ from controller.replica_sets.store import SqlReplicaSetStore
 from controller.routing.rules_store import SqlRulesStore
 from controller.routing.store import SqlRouteStore
 from controller.system.store import SqlSystemStore
+from controller.usage.store import SqlLedger
 from mesh.clock import Clock
 from mesh.events import outbox
 from mesh.failpoints import failpoint
@@ -111,6 +113,10 @@ class Work:
         return SqlDeploymentStore(self._connection)
 
     @cached_property
+    def traffic(self) -> SqlTrafficStore:
+        return SqlTrafficStore(self._connection)
+
+    @cached_property
     def replica_sets(self) -> SqlReplicaSetStore:
         return SqlReplicaSetStore(self._connection)
 
@@ -129,6 +135,10 @@ class Work:
     @cached_property
     def peaks(self) -> SqlPeakStore:
         return SqlPeakStore(self._connection)
+
+    @cached_property
+    def ledger(self) -> SqlLedger:
+        return SqlLedger(self._connection)
 
     @cached_property
     def system(self) -> SqlSystemStore:

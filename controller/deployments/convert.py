@@ -21,6 +21,7 @@ from controller.deployments.model import (
     Replica,
     Usage,
 )
+from controller.deployments.traffic import NONE, Traffic
 from controller.deployments.wish import Wish
 from controller.deployments.workload import EngineOptions, HealthStatus, Program
 from controller.events import Encoding, Encodings
@@ -30,6 +31,7 @@ from mesh.clock import unix_ms
 from mesh.errors import FieldViolation, InvalidRequestError
 
 TOPIC = "aiops.deployments.v1"
+MOST_COUNTED = 2**32 - 1
 _STATUSES = {
     DeploymentStatus.DEPLOYING: pb.Deployment.deploying,
     DeploymentStatus.RUNNING: pb.Deployment.running,
@@ -44,8 +46,8 @@ _HEALTH = {
 _STATUSES_READ = {number: status for status, number in _STATUSES.items()}
 
 
-def deployment_to_proto(deployment: Deployment) -> pb.Deployment:
-    """A deployment with what its node last said."""
+def deployment_to_proto(deployment: Deployment, traffic: Traffic = NONE) -> pb.Deployment:
+    """A deployment with what its node last said, and the requests that it answered."""
     observed = deployment.observed
     return pb.Deployment(
         deployment_id=deployment.deployment_id,
@@ -64,6 +66,9 @@ def deployment_to_proto(deployment: Deployment) -> pb.Deployment:
         status=_STATUSES[deployment.status],
         health_status=_HEALTH[observed.health_status],
         error_message=observed.error_message,
+        request_count=min(traffic.requests, MOST_COUNTED),
+        avg_latency_ms=traffic.avg_latency_ms,
+        last_request_at=_optional(traffic.last_request_at),
         deployed_by=deployment.user_id,
         deployed_at=_optional(deployment.deployed_at),
         stopped_at=_optional(deployment.stopped_at),
@@ -119,10 +124,12 @@ def placement_to_proto(placement: Placement) -> pb.Placement:
     )
 
 
-def usage_to_proto(usage: Usage) -> pb.DeploymentMetrics:
+def usage_to_proto(usage: Usage, traffic: Traffic = NONE) -> pb.DeploymentMetrics:
     """What a deployment uses."""
     return pb.DeploymentMetrics(
         deployment_id=usage.deployment_id,
+        request_count=min(traffic.requests, MOST_COUNTED),
+        avg_latency_ms=traffic.avg_latency_ms,
         memory_mb=usage.memory_mb,
         cpu_percent=usage.cpu_percent,
         restarts=usage.restarts,

@@ -16,6 +16,7 @@ from controller.deployments.convert import (
 from controller.deployments.logs import Logs
 from controller.deployments.model import DeploymentId
 from controller.deployments.service import Deployments
+from controller.deployments.traffic import NONE
 from mesh.rpc.context import Context, caller
 from mesh.sql.paging import PageRequest
 
@@ -31,13 +32,15 @@ class DeploymentServicer(DeploymentServiceServicer):
     async def ListDeployments(self, request: pb.ListDeploymentsRequest, context: Context) -> pb.ListDeploymentsResponse:
         asked, status = PageRequest(request.page_size, request.page_token), status_from_proto(request.status)
         page = await self._deployments.page(caller(context), asked, status, request.model_id, request.node_id)
-        return pb.ListDeploymentsResponse(
-            deployments=map(deployment_to_proto, page.items), next_page_token=page.next_token
-        )
+        traffic = await self._deployments.traffic(caller(context), [each.deployment_id for each in page.items])
+        shown = [deployment_to_proto(each, traffic.get(each.deployment_id, NONE)) for each in page.items]
+        return pb.ListDeploymentsResponse(deployments=shown, next_page_token=page.next_token)
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Context) -> pb.GetDeploymentResponse:
         deployment = await self._deployments.get(caller(context), DeploymentId(request.deployment_id))
-        return pb.GetDeploymentResponse(deployment=deployment_to_proto(deployment))
+        traffic = await self._deployments.traffic(caller(context), [deployment.deployment_id])
+        shown = deployment_to_proto(deployment, traffic.get(deployment.deployment_id, NONE))
+        return pb.GetDeploymentResponse(deployment=shown)
 
     async def CreateDeployment(
         self, request: pb.CreateDeploymentRequest, context: Context
@@ -80,4 +83,5 @@ class DeploymentServicer(DeploymentServiceServicer):
         self, request: pb.GetDeploymentMetricsRequest, context: Context
     ) -> pb.GetDeploymentMetricsResponse:
         usage = await self._deployments.usage(caller(context), DeploymentId(request.deployment_id))
-        return pb.GetDeploymentMetricsResponse(metrics=usage_to_proto(usage))
+        traffic = await self._deployments.traffic(caller(context), [usage.deployment_id])
+        return pb.GetDeploymentMetricsResponse(metrics=usage_to_proto(usage, traffic.get(usage.deployment_id, NONE)))

@@ -1,7 +1,7 @@
 """What is done with deployments."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -20,6 +20,7 @@ from controller.deployments.model import (
 )
 from controller.deployments.places import find_place, plan_for, revised
 from controller.deployments.stores import UnitOfWork, Work
+from controller.deployments.traffic import Traffic
 from controller.deployments.wish import Wish
 from controller.hints import Hints
 from controller.models.model import Model
@@ -88,6 +89,11 @@ class Deployments:
         self._hints.fleet_changed()
         self._hints.node_changed(after.node_id)
         return after
+
+    async def traffic(self, caller: Caller, ids: Collection[DeploymentId]) -> Mapping[DeploymentId, Traffic]:
+        """How many requests deployments answered; those that had none are missing."""
+        async with self._unit_of_work.reading(caller) as work:
+            return await work.traffic.of(ids)
 
     async def usage(self, caller: Caller, deployment_id: DeploymentId) -> Usage:
         """What the deployment uses, as its node last said."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from controller.deployments.fleet import FleetView
 from controller.deployments.holding import Holding
 from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus, Replica
+from controller.deployments.traffic import TrafficStore
 from controller.models.model import Model, ModelFile, ModelId
 from controller.models.revision import Revision
 from controller.models.service import ChunkStore
@@ -83,6 +84,8 @@ class Work(Protocol):
     def nodes(self) -> Nodes: ...
     @property
     def peaks(self) -> Peaks: ...
+    @property
+    def traffic(self) -> TrafficStore: ...
     @property
     def fleet(self) -> FleetView: ...
     @property

@@ -1,0 +1,1 @@
+"""The ledger: what inference requests used, one row each, and their sums."""
