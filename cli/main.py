@@ -21,6 +21,7 @@ from cli import (
     routes,
     routing,
     stack,
+    usage,
 )
 from cli.exits import CliError, Exit
 from cli.settings import read
@@ -64,6 +65,8 @@ app.command()(placing.plan)
 app.command()(replica_sets.scale)
 app.command()(deployments.logs)
 app.command()(chat.chat)
+app.command()(usage.usage)
+app.command()(usage.requests)
 for name, module in programs.SERVICES.items():
     app.command(name, help=f"Run the {module} alone, by its settings.")(programs.runner(module))
 
