@@ -90,13 +90,19 @@ def deployment_to_proto(deployment: Deployment, traffic: Traffic = NONE) -> pb.D
         replica_set_id=deployment.replica_set_id,
         template_revision=deployment.template_revision,
         next_attempt_at=_optional(observed.next_attempt_at),
-        context_tokens=deployment.options.context,
-        max_concurrency=deployment.options.concurrency,
-        gpu_count=deployment.options.gpu_count,
-        required_labels=dict(deployment.options.required_labels),
-        forbidden_labels=dict(deployment.options.forbidden_labels),
-        priority=deployment.options.priority,
+        **_asked(deployment.options),
     )
+
+
+def _asked(options: Options) -> dict[str, Any]:
+    return {
+        "context_tokens": options.context,
+        "max_concurrency": options.concurrency,
+        "gpu_count": options.gpu_count,
+        "required_labels": dict(options.required_labels),
+        "forbidden_labels": dict(options.forbidden_labels),
+        "priority": options.priority,
+    }
 
 
 def plan_to_proto(planned: Placement | Refusal) -> service_pb.PlanDeploymentResponse:
