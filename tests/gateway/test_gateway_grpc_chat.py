@@ -10,6 +10,7 @@ from aiops.inference.v1 import inference_service_pb2_grpc
 from aiops.routing.v1 import routing_service_pb2 as routing
 
 from tests.fakes.engine_http import Engine, running_engine
+from tests.fakes.routes import policy, target
 from tests.fixtures.edge import Edge, model_route
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -19,7 +20,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def engine(edge: Edge) -> AsyncIterator[Engine]:
     async with running_engine("a") as running:
         running.release.set()
-        await edge.route(model_route(running, refused=[routing.RefusedField(path="seed", harmless_values=["null"])]))
+        ignores = [routing.RefusedField(path="seed", harmless_values=["null"])]
+        named = policy("alias", target(Engine("gone", port=1), weight=1), target(running), fallbacks="a")
+        await edge.route(model_route(running, refused=ignores), policies=[named])
         await edge.until_chat(200)
         yield running
 
@@ -50,6 +53,12 @@ async def test_a_chat_is_answered_by_the_engine(edge: Edge, engine: Engine) -> N
     assert b'"max_tokens":5' in engine.seen[-1].body
 
 
+async def test_a_chat_goes_where_a_route_leads(edge: Edge, engine: Engine) -> None:
+    answer = await chat(edge, "hello", model="alias")
+    assert answer.choices[0].message.content == "a: hello"
+    assert b'"model":"a-model"' in engine.seen[-1].body
+
+
 async def test_a_long_chat_passes_whole(edge: Edge, engine: Engine) -> None:
     await chat(edge, "x" * 700_000)
     assert len(engine.seen[-1].body) > 700_000
@@ -58,7 +67,7 @@ async def test_a_long_chat_passes_whole(edge: Edge, engine: Engine) -> None:
 async def test_refusals_are_status_codes_with_a_message_for_people(edge: Edge, engine: Engine) -> None:
     unknown = await failure(edge, model="huge")
     assert unknown.code() is grpc.StatusCode.NOT_FOUND
-    assert unknown.details() == "there is no such model; deployed are: tiny"
+    assert unknown.details() == "there is no such model; deployed are: alias, tiny"
     missing = await failure(edge, model="")
     assert missing.code() is grpc.StatusCode.INVALID_ARGUMENT
     ignored = await failure(edge, seed=7)

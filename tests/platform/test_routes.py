@@ -1,10 +1,13 @@
 """A name of one's own in front of a model: made on the command line, chosen by a rule, called by a program."""
 
 import asyncio
+import json
+from pathlib import Path
 
 import httpx
 import pytest
 
+from cli.exits import Exit
 from client.router import Router, RouterError
 from tests.fakes.eventually import eventually
 from tests.fixtures.engines import ENGINE_TIMEOUT_S
@@ -48,3 +51,21 @@ def _call(served: Served) -> None:
         with pytest.raises(RouterError) as refused:
             router.invoke_model("no-such-model", {"messages": []})
         assert (refused.value.status, refused.value.reason) == (404, "model_not_found")
+
+
+def test_a_providers_key_goes_in_through_a_pipe_and_a_route_in_a_file_uses_it(served: Served, tmp_path: Path) -> None:
+    platform = served.platform
+    made = platform.aiops("credentials", "create", "far-key", "-o", "json", stdin="sk-key-of-a-provider\n")
+    assert made.returncode == 0, made.stderr
+    credential_id = json.loads(made.stdout)["credentialId"]
+    assert "sk-key-of-a-provider" not in made.stdout + made.stderr
+    file = tmp_path / "far.json"
+    target = {"provider": "openai", "model": "gpt-4o", "credential_id": credential_id, "weight": 1}
+    file.write_text(json.dumps({"targets": [target]}))
+    route = platform.aiops_json("routes", "create", "far", "-f", str(file))
+    assert route["targets"][0]["credentialId"] == credential_id
+    assert platform.aiops("credentials", "delete", "far-key").returncode == Exit.CONFLICT
+    assert platform.aiops_json("routes", "update", "far", "--alias", "away")["version"] == 2
+    platform.aiops_json("routes", "delete", "far")
+    assert [each["name"] for each in platform.aiops_json("credentials", "ls")] == ["far-key"]
+    platform.aiops_json("credentials", "delete", "far-key")
