@@ -9,6 +9,7 @@ Last line: agents command_p99_ms storm_s controller_mb routes_apply_s plan_p99_m
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -81,6 +82,8 @@ class Fleet:
 
 async def main() -> None:
     """Measures and prints."""
+    # A pause of the agents' process would pass for one of the controller's.
+    gc.set_threshold(100_000, 50, 50)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agents", type=int, default=1_000)
     parser.add_argument("--steady", type=float, default=30, help="seconds to look at a fleet that only heartbeats")

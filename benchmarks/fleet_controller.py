@@ -41,7 +41,9 @@ class Controller:
     def start(self) -> None:
         """Starts it; it may still be on its way when this returns."""
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+            # As where it is installed: its second start finds everything compiled.
+            "PYTHONPYCACHEPREFIX": str(self.home / "compiled"),
             "PYTHONPATH": f"{ROOT}:{ROOT / 'gen'}",
             "AIOPS_HOME": str(self.home),
             "AIOPS_DATABASE_URL": self.database,
