@@ -1,6 +1,7 @@
 """The life of a service process: logging, the event loop, and an orderly end on SIGTERM or SIGINT."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -11,6 +12,11 @@ import uvloop
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
+# Counting references frees nearly all that a service makes. With Python's own thresholds (700, 10, 10) the collector
+# walked through everything every few seconds, for 0.1 to 0.5 s with 1,000 sessions open, and found next to nothing.
+_COLLECT_AFTER = (20_000, 20, 20)
+
+
 def run_service(name: str, main: Callable[[asyncio.Event], Awaitable[None]], *, log_level: str = "INFO") -> int:
     """Runs `main(stopping)` until it returns; SIGTERM and SIGINT set `stopping`. Answers the exit status.
 
@@ -18,6 +24,7 @@ def run_service(name: str, main: Callable[[asyncio.Event], Awaitable[None]], *, 
     """
     logging.basicConfig(level=log_level.upper(), format=_FORMAT, stream=sys.stderr)
     logging.getLogger(name).info("%s starts", name)
+    gc.set_threshold(*_COLLECT_AFTER)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_until_stopped(main))
     logging.getLogger(name).info("%s ended", name)
