@@ -18,11 +18,11 @@ from mesh.sharing import SharedReads
 from mesh.sql.snapshot import Snapshot
 
 # Between plans the view is kept near the present, so that the next plan has little to catch up with.
-KEEP_UP = timedelta(seconds=2)
+KEEP_UP = timedelta(milliseconds=500)
 # A look at everything from time to time costs little and mends whatever it is.
 _WHOLE_AFTER = timedelta(minutes=10)
 # Taking in many rows pauses so often for everyone else.
-_AT_ONCE = 200
+_AT_ONCE = 50
 
 
 class Nodes(Protocol):
@@ -90,8 +90,9 @@ class FleetView:
             self._put(node_id)
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
-        if since is None:
-            # A fleet in memory is many small objects; the collector need not look through them for each plan.
+        if self._seen is None:
+            # A fleet in memory is many small objects, and the collector need not look through them for each plan.
+            # Once only: what ends later must still be found.
             gc.freeze()
         self._seen = seen
 

@@ -27,6 +27,14 @@ class GpuDevice:
     mps: bool = False
 
     @property
+    def capacity(self) -> tuple[object, ...]:
+        """All but what changes with every reading and decides nothing."""
+        return (
+            *(self.device_id, self.memory_total, self.memory_free, self.error),
+            *(self.parent_device_id, self.mig_profile, self.mig, self.exclusive, self.mps),
+        )
+
+    @property
     def usable(self) -> bool:
         """Whether an engine can be started on it."""
         return not self.error and not self.mig

@@ -38,6 +38,9 @@ class Fleet:
 
     def put(self, candidate: Candidate) -> None:
         """The node as it is now, instead of what was known of it."""
+        known = self._seats.get(candidate.node.node_id)
+        if known is not None and known.still(candidate):
+            return
         self.remove(candidate.node.node_id)
         seat = Seat(candidate)
         self._seats[seat.node_id] = seat

@@ -82,6 +82,13 @@ class Seat:
     def claims(self) -> tuple[Claim, ...]:
         return self.candidate.claims
 
+    def still(self, candidate: Candidate) -> bool:
+        """Takes in the node as it is now, when nothing that plans compare has changed; whether that is so."""
+        if candidate.claims != self.claims or _compared(candidate.node) != _compared(self.node):
+            return False
+        self.candidate = candidate
+        return True
+
     def room_for(self, size: int) -> int:
         """What there is on each of so many cards, or of RAM for 0."""
         if size == 1:
@@ -108,6 +115,13 @@ class Seat:
         # The node chooses its engine before anything has made room.
         seat.kind = self.kind
         return seat
+
+
+def _compared(node: Node) -> tuple[object, ...]:
+    """What of a node its seat is made of."""
+    gauges = node.gauges
+    ram = () if gauges.gpu_devices else (gauges.ram_free, gauges.ram_total)
+    return (_kind(node), node.labels, ram, [each.capacity for each in gauges.gpu_devices])
 
 
 def device_free(device: GpuDevice, claims: Sequence[Claim]) -> int:
