@@ -57,6 +57,7 @@ from controller.routing.feed import RoutingFeed
 from controller.routing.rpc import ReplicaServicer, RouteServicer, RoutingAlertServicer, RoutingRulesServicer
 from controller.routing.rules_service import RoutingRules
 from controller.routing.service import Routes
+from controller.sessions.admission import Admission
 from controller.sessions.holders import SessionHolders
 from controller.sessions.registry import SessionRegistry
 from controller.sessions.rpc import NodeLogServicer, NodeSessionServicer
@@ -195,7 +196,7 @@ def _registry(kernel: Kernel) -> None:
 
 def _fleet(kernel: Kernel) -> None:
     unit_of_work, hints, settings = kernel.unit_of_work, kernel.hints, kernel.settings
-    workloads, registry = Workloads(unit_of_work, hints), SessionRegistry()
+    workloads, registry, admission = Workloads(unit_of_work, hints), SessionRegistry(), Admission(kernel.clock)
     liveness = Liveness(unit_of_work, hints, _rules(settings), settings.peer_address)
     holders = SessionHolders(unit_of_work, registry, settings.peer_address, lambda: _peer_tls(settings))
     failover = Failover(unit_of_work, hints, kernel.clock)
@@ -207,7 +208,9 @@ def _fleet(kernel: Kernel) -> None:
     kernel.servicers += [
         NodeServicer(Nodes(unit_of_work, enrolment, workloads, hints)),
         NodeEnrollmentServicer(enrolment),
-        NodeSessionServicer(NodeSessions(liveness, workloads, distribution), registry, enrolment, hints, kernel.clock),
+        NodeSessionServicer(
+            NodeSessions(liveness, workloads, distribution, admission), registry, enrolment, hints, kernel.clock
+        ),
         DeploymentServicer(
             Deployments(unit_of_work, hints), Adapters(unit_of_work, hints), Logs(unit_of_work, holders)
         ),
@@ -222,7 +225,7 @@ def _fleet(kernel: Kernel) -> None:
     ]
     kernel.repeat("the view of the fleet", unit_of_work.fleet.keep_up, KEEP_UP)
     kernel.repeat("measured peaks", workloads.peaks.keep, PEAKS_KEPT)
-    kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock).step, LONGEST_PAUSE)
+    kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock, admission.crowded).step, LONGEST_PAUSE)
     drainer = Drainer(unit_of_work, hints, kernel.clock)
     kernel.loops += [lambda: _watch("failover", failover), lambda: _watch("replica sets", reconciler)]
     kernel.loops.append(lambda: _watch("drain", drainer))

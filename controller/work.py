@@ -19,6 +19,7 @@ from controller.models.chunk_store import SqlChunkStore
 from controller.models.download_store import SqlDownloadStore
 from controller.models.revision_store import SqlRevisionStore
 from controller.models.store import SqlModelStore
+from controller.nodes.standing_store import SqlStandingStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
 from controller.placement.store import SqlPeakStore
 from controller.replica_sets.store import SqlReplicaSetStore
@@ -79,6 +80,10 @@ class Work:
     @cached_property
     def nodes(self) -> SqlNodeStore:
         return SqlNodeStore(self._connection)
+
+    @cached_property
+    def standings(self) -> SqlStandingStore:
+        return SqlStandingStore(self._connection)
 
     @cached_property
     def join_tokens(self) -> SqlJoinTokenStore:

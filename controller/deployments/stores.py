@@ -13,6 +13,7 @@ from controller.models.model import Model, ModelFile, ModelId
 from controller.models.revision import Revision
 from controller.models.service import ChunkStore
 from controller.nodes.model import Container, Node, NodeId
+from controller.nodes.standing import Standing
 from controller.placement.model import Peak, PeakKey
 from mesh.identity import Caller, OrgId
 from mesh.sql.idempotency import RequestIds
@@ -62,6 +63,12 @@ class Nodes(Protocol):
     async def containers(self, node_id: NodeId, page: PageRequest) -> Page[Container]: ...
 
 
+class Standings(Protocol):
+    """What decides whether a node's session may act."""
+
+    async def get(self, node_id: NodeId, *, lock: bool = False) -> Standing | None: ...
+
+
 class Peaks(Protocol):
     """What models were measured to need."""
 
@@ -82,6 +89,8 @@ class Work(Protocol):
     def revisions(self) -> Revisions: ...
     @property
     def nodes(self) -> Nodes: ...
+    @property
+    def standings(self) -> Standings: ...
     @property
     def peaks(self) -> Peaks: ...
     @property

@@ -21,6 +21,7 @@ from controller.hints import Hints
 from controller.models.model import Chunks, Model, ModelFile, ModelId, ModelNotFoundError
 from controller.nodes.drain import Leaving
 from controller.nodes.model import Container, NodeId, SessionSupersededError
+from controller.nodes.standing import present
 from mesh.failpoints import failpoint
 from mesh.identity import SYSTEM, Caller
 
@@ -45,7 +46,7 @@ class Workloads:
         """What changed after revision `since`; everything without one, or when the node knows more than there is."""
         async with self._unit_of_work.reading(SYSTEM) as work:
             # The revision first: what changes meanwhile is told once more with the next one.
-            revision = (await work.nodes.get(node_id, SYSTEM)).desired_revision
+            revision = present(await work.standings.get(node_id), node_id).desired_revision
             if since is None or since > revision:
                 whole = await _workloads(work, await work.deployments.on_node(node_id))
                 return DesiredChange(revision, True, 0, whole)
@@ -73,8 +74,8 @@ class Workloads:
             except DeploymentNotFoundError:
                 return
             # Read under the deployment's lock: what a newer session said before us is then seen to be newer.
-            node = await work.nodes.get(report.node_id, SYSTEM)
-            if 0 < report.session_epoch < node.session_epoch:
+            standing = present(await work.standings.get(report.node_id), report.node_id)
+            if 0 < report.session_epoch < standing.session_epoch:
                 raise SessionSupersededError(report.node_id)
             if before.node_id != report.node_id:
                 return
@@ -96,12 +97,16 @@ class Workloads:
 
         SessionSupersededError when there is a newer session.
         """
+        async with self._unit_of_work.reading(SYSTEM) as work:
+            # In a storm most nodes have nothing, and no transaction is needed to see that.
+            if not await work.deployments.on_node(node_id):
+                return
         async with self._unit_of_work(SYSTEM) as work:
             held, events = await work.deployments.on_node(node_id, lock=True), list[object]()
             if not held:
                 return
             now = await work.nodes.now()
-            if (await work.nodes.get(node_id, SYSTEM)).session_epoch > session_epoch:
+            if present(await work.standings.get(node_id), node_id).session_epoch > session_epoch:
                 raise SessionSupersededError(node_id)
             for before in held:
                 after = unheard_of(before, session_epoch, now)

@@ -7,16 +7,18 @@ from typing import Protocol
 
 from controller.distribution.model import ADDRESS_LIFETIME, Address, FileNotNamedError, Peer
 from controller.models.model import ModelFile, ModelId
-from controller.nodes.model import Node, NodeId
+from controller.nodes.model import NodeId
+from controller.nodes.standing import Standing, present
 from mesh.identity import SYSTEM, Caller
 
 
-class NodeStore(Protocol):
-    async def get(self, node_id: NodeId, caller: Caller, *, lock: bool = False) -> Node: ...
+class Standings(Protocol):
+    async def get(self, node_id: NodeId, *, lock: bool = False) -> Standing | None: ...
 
 
 class PeerStore(Protocol):
-    async def announce(self, node_id: NodeId, org_id: str, address: str) -> bool: ...
+    async def address(self, node_id: NodeId) -> str: ...
+    async def announce(self, node_id: NodeId, org_id: str, address: str) -> None: ...
     async def peers(self, node_id: NodeId, model_id: ModelId) -> Sequence[Peer]: ...
 
 
@@ -24,7 +26,7 @@ class Work(Protocol):
     """One transaction, or one reading connection, with the stores on it."""
 
     @property
-    def nodes(self) -> NodeStore: ...
+    def standings(self) -> Standings: ...
     @property
     def peers(self) -> PeerStore: ...
     async def commit(self, *events: object) -> None: ...
@@ -67,9 +69,12 @@ class Distribution:
         """The node offers files at `host:port`, or none when empty."""
         if self._announced.get(node_id) == address:
             return
-        async with self._unit_of_work(SYSTEM) as work:
-            node = await work.nodes.get(node_id, SYSTEM)
-            if await work.peers.announce(node_id, node.org_id, address):
+        async with self._unit_of_work.reading(SYSTEM) as work:
+            known = await work.peers.address(node_id)
+        if known != address:
+            async with self._unit_of_work(SYSTEM) as work:
+                node = present(await work.standings.get(node_id), node_id)
+                await work.peers.announce(node_id, node.org_id, address)
                 await work.commit()
         self._announced[node_id] = address
 

@@ -30,15 +30,17 @@ class SqlPeerStore:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def announce(self, node_id: NodeId, org_id: str, address: str) -> bool:
-        """Keeps where the node offers files; whether that is new."""
+    async def address(self, node_id: NodeId) -> str:
+        """Where the node offers files; empty when it does not."""
+        query = select(node_peers.c.address).where(node_peers.c.node_id == node_id)
+        return (await self._connection.execute(query)).scalar_one_or_none() or ""
+
+    async def announce(self, node_id: NodeId, org_id: str, address: str) -> None:
+        """Keeps where the node offers files."""
         row = insert(node_peers).values(node_id=node_id, org_id=org_id, address=address)
-        query = row.on_conflict_do_update(
-            index_elements=[node_peers.c.node_id],
-            set_={"address": row.excluded.address},
-            where=node_peers.c.address != row.excluded.address,
-        )
-        return (await self._connection.execute(query.returning(node_peers.c.node_id))).first() is not None
+        key = [node_peers.c.node_id]
+        query = row.on_conflict_do_update(index_elements=key, set_={"address": row.excluded.address})
+        await self._connection.execute(query)
 
     async def peers(self, node_id: NodeId, model_id: ModelId) -> Sequence[Peer]:
         """Other nodes of the organisation that are there and run or deploy the model; some, when there are many."""

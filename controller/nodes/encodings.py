@@ -43,10 +43,10 @@ def _registered(event: NodeRegistered) -> pb.NodeRegister:
 
 
 def _reading_taken(event: NodeReadingTaken) -> pb.NodeHeartbeat:
-    gauges = event.node.gauges
+    gauges = event.gauges
     return pb.NodeHeartbeat(
         type="system.node.heartbeat",
-        node_id=event.node.node_id,
+        node_id=event.node_id,
         timestamp=unix_ms(event.at),
         metrics=pb.NodeHeartbeat.Metrics(
             gpu_devices=[
@@ -197,7 +197,7 @@ def _by_node_id(event: Any) -> str:
 
 EVENTS: Encodings = {
     NodeRegistered: Encoding("system.node.register", TOPIC, _of_node, _registered),
-    NodeReadingTaken: Encoding("system.node.heartbeat", TOPIC, _of_node, _reading_taken),
+    NodeReadingTaken: Encoding("system.node.heartbeat", TOPIC, _by_node_id, _reading_taken),
     NodeDisconnected: Encoding("system.node.disconnect", TOPIC, _by_node_id, _disconnected),
     NodeCameOnline: Encoding("system.node.online", TOPIC, _of_node, _came_online),
     NodeWentOffline: Encoding("system.node.offline", TOPIC, _of_node, _went_offline),

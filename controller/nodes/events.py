@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from controller.nodes.model import FleetGuard, Node, NodeId
+from controller.nodes.model import FleetGuard, Gauges, Node, NodeId
 from mesh.identity import OrgId, UserId
 
 
@@ -20,7 +20,8 @@ class NodeRegistered:
 class NodeReadingTaken:
     """The gauges of a node, told at a bounded rate."""
 
-    node: Node
+    node_id: NodeId
+    gauges: Gauges
     at: datetime
 
 

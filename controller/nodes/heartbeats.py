@@ -5,16 +5,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from controller.nodes.events import NodeReadingTaken
-from controller.nodes.model import (
-    Container,
-    Gauges,
-    Node,
-    NodeId,
-    NodeRemovedError,
-    SessionExpiredError,
-    SessionSupersededError,
-)
+from controller.nodes.model import Container, Gauges, NodeId
 from controller.nodes.service import UnitOfWork
+from controller.nodes.standing import Renewal, Standing, present
+from mesh.errors import DomainError
 from mesh.identity import SYSTEM
 from mesh.sharing import SharedWrites
 
@@ -40,10 +34,10 @@ class Heartbeats:
     def __init__(self, unit_of_work: UnitOfWork, lease: timedelta) -> None:
         self._unit_of_work = unit_of_work
         self._lease = lease
-        self._writes = SharedWrites[Beat, Node](self._write, company_s=COMPANY_S)
+        self._writes = SharedWrites[Beat, Standing](self._write, company_s=COMPANY_S)
         self._containers: dict[NodeId, tuple[int, tuple[Container, ...]]] = {}
 
-    async def take(self, beat: Beat) -> Node:
+    async def take(self, beat: Beat) -> Standing:
         """The node with a new lease.
 
         SessionSupersededError, NodeRemovedError, and SessionExpiredError when the lease had run out before.
@@ -54,33 +48,27 @@ class Heartbeats:
         """The node's session is over here."""
         self._containers.pop(node_id, None)
 
-    async def _write(self, beats: Sequence[Beat]) -> Sequence[Node | Exception]:
-        outcomes, events, written = list[Node | Exception](), list[NodeReadingTaken](), list[Beat]()
+    async def _write(self, beats: Sequence[Beat]) -> Sequence[Standing | Exception]:
+        outcomes, renewals = list[Standing | Exception](), dict[NodeId, Renewal]()
+        events, running = list[NodeReadingTaken](), dict[NodeId, Beat]()
         async with self._unit_of_work(SYSTEM) as work:
-            present = await work.nodes.get_all({beat.node_id for beat in beats})
-            now, beaten = await work.nodes.now(), dict[NodeId, Node]()
+            there = await work.standings.lock_all([beat.node_id for beat in beats])
+            now = await work.nodes.now()
             for beat in beats:
-                refusal = _refusal(beat, present.get(beat.node_id))
-                if refusal is not None:
+                try:
+                    after = present(there.get(beat.node_id), beat.node_id).renew(beat.session_epoch, now + self._lease)
+                except DomainError as refusal:
                     outcomes.append(refusal)
                     continue
-                after = present[beat.node_id].heartbeat(beat.gauges, beat.applied_revision, now, now + self._lease)
-                present[beat.node_id] = beaten[beat.node_id] = after
                 outcomes.append(after)
-                events += [NodeReadingTaken(after, now)] if beat.tell else []
+                renewals[beat.node_id] = Renewal(after, beat.gauges, beat.applied_revision)
+                events += [NodeReadingTaken(beat.node_id, beat.gauges, now)] if beat.tell else []
                 if self._containers.get(beat.node_id) != (beat.session_epoch, beat.containers):
-                    await work.nodes.save_containers(after, beat.containers, now)
-                    written.append(beat)
-            await work.nodes.save_readings(beaten.values())
+                    running[beat.node_id] = beat
+            await work.standings.renew(list(renewals.values()), now)
+            said = [(renewals[node_id].standing, beat.containers) for node_id, beat in running.items()]
+            await work.standings.save_containers(said, now)
             await work.commit(*events)
-        for beat in written:
-            self._containers[beat.node_id] = (beat.session_epoch, beat.containers)
+        for node_id, beat in running.items():
+            self._containers[node_id] = (beat.session_epoch, beat.containers)
         return outcomes
-
-
-def _refusal(beat: Beat, node: Node | None) -> Exception | None:
-    if node is None:
-        return NodeRemovedError(beat.node_id)
-    if node.session_epoch != beat.session_epoch:
-        return SessionSupersededError(beat.node_id)
-    return None if node.live else SessionExpiredError(beat.node_id)

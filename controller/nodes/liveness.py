@@ -26,6 +26,7 @@ from controller.nodes.model import (
     SessionSupersededError,
 )
 from controller.nodes.service import UnitOfWork, Work
+from controller.nodes.standing import Standing, present
 from mesh.identity import SYSTEM
 
 log = logging.getLogger(__name__)
@@ -63,24 +64,30 @@ class Liveness:
     async def open_session(self, node_id: NodeId, greeting: Greeting) -> Node:
         """The next session of the node begins; every earlier one has no say any more. NodeRemovedError."""
         async with self._unit_of_work(SYSTEM) as work:
-            before = await _kept(work, node_id)
+            try:
+                before = await work.nodes.get(node_id, SYSTEM, lock=True)
+            except NodeNotFoundError as error:
+                raise NodeRemovedError(node_id) from error
             now = await work.nodes.now()
             after = before.open_session(greeting, now, now + self.rules.lease, self._holder)
             await work.nodes.save(after)
             first = [NodeRegistered(after, now)] if before.session_epoch == 0 else []
             await work.commit(*first, *_returned(before, after, now))
-        self._hints.replicas_changed()
-        self._hints.fleet_changed()
+        # A fleet that comes back as it was is no news: whoever waits would look at all of it for each node.
+        if _serves(before) != _serves(after):
+            self._hints.replicas_changed()
+        if _offers(before) != _offers(after):
+            self._hints.fleet_changed()
         return after
 
-    async def heartbeat(self, beat: Beat) -> Node:
+    async def heartbeat(self, beat: Beat) -> Standing:
         """Renews the lease.
 
         SessionSupersededError, NodeRemovedError, and SessionExpiredError when the lease had run out before.
         """
         return await self._heartbeats.take(beat)
 
-    async def check_session(self, node_id: NodeId, session_epoch: int) -> Node:
+    async def check_session(self, node_id: NodeId, session_epoch: int) -> Standing:
         """The node, when this is still its session. SessionSupersededError, NodeRemovedError."""
         async with self._unit_of_work.reading(SYSTEM) as work:
             return await _held(work, node_id, session_epoch, lock=False)
@@ -94,7 +101,7 @@ class Liveness:
             except (SessionSupersededError, NodeRemovedError):
                 return
             now = await work.nodes.now()
-            await work.nodes.save(before.close_session())
+            await work.standings.disconnect(node_id)
             started_at = before.session_started_at or now
             lasted = now - started_at >= self.rules.lasting
             await work.commit(*([NodeDisconnected(node_id, before.org_id, cause, now)] if lasted else []))
@@ -145,18 +152,22 @@ class Liveness:
         return FleetGuard(silent, leased, now) if alarming else None
 
 
-async def _kept(work: Work, node_id: NodeId, *, lock: bool = True) -> Node:
-    try:
-        return await work.nodes.get(node_id, SYSTEM, lock=lock)
-    except NodeNotFoundError as error:
-        raise NodeRemovedError(node_id) from error
+async def _held(work: Work, node_id: NodeId, session_epoch: int, *, lock: bool = True) -> Standing:
+    standing = present(await work.standings.get(node_id, lock=lock), node_id)
+    standing.check(session_epoch)
+    return standing
 
 
-async def _held(work: Work, node_id: NodeId, session_epoch: int, *, lock: bool = True) -> Node:
-    node = await _kept(work, node_id, lock=lock)
-    if node.session_epoch != session_epoch:
-        raise SessionSupersededError(node_id)
-    return node
+def _serves(node: Node) -> tuple[object, ...]:
+    """What decides whether and how instances on the node receive traffic."""
+    return (node.live, node.address, node.gauges.tunnel is not None)
+
+
+def _offers(node: Node) -> tuple[object, ...]:
+    """What decides what can be placed on the node, but for the memory that is free at the moment."""
+    gauges = node.gauges
+    devices = [(each.device_id, each.memory_total, each.usable, each.single) for each in gauges.gpu_devices]
+    return (node.status, node.engines, node.runtimes, gauges.runtimes, gauges.ram_total, devices)
 
 
 def _told(guard: FleetGuard | None) -> str:

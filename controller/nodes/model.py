@@ -310,7 +310,11 @@ class Node:
     def open_session(self, greeting: Greeting, now: datetime, lease_expires_at: datetime, holder: str = "") -> "Node":
         """The agent connected: the next epoch begins, and every earlier session is over."""
         return replace(
-            self._present(now, lease_expires_at),
+            self,
+            status=NodeStatus.MAINTENANCE if self.in_maintenance else NodeStatus.ONLINE,
+            websocket_connected=True,
+            last_heartbeat=now,
+            lease_expires_at=lease_expires_at,
             session_holder=holder,
             session_epoch=self.session_epoch + 1,
             session_started_at=now,
@@ -325,15 +329,6 @@ class Node:
             gauges=replace(greeting.gauges, measured_at=now),
         )
 
-    def heartbeat(self, gauges: Gauges, applied_revision: int, now: datetime, lease_expires_at: datetime) -> "Node":
-        """The agent is alive and read its gauges."""
-        reading = gauges if gauges.measured_at else replace(gauges, measured_at=now)
-        return replace(self._present(now, lease_expires_at), gauges=reading, applied_revision=applied_revision)
-
-    def close_session(self) -> "Node":
-        """The stream ended; the lease still runs, for the agent may be back in a moment."""
-        return replace(self, websocket_connected=False)
-
     def lose(self) -> "Node":
         """The lease ran out."""
         return replace(self, status=NodeStatus.OFFLINE, websocket_connected=False, lease_expires_at=None)
@@ -341,15 +336,6 @@ class Node:
     def remove(self, now: datetime) -> "Node":
         """Out of the fleet for good."""
         return replace(self.lose(), deleted_at=now, changed_at=now)
-
-    def _present(self, now: datetime, lease_expires_at: datetime) -> "Node":
-        return replace(
-            self,
-            status=NodeStatus.MAINTENANCE if self.in_maintenance else NodeStatus.ONLINE,
-            websocket_connected=True,
-            last_heartbeat=now,
-            lease_expires_at=lease_expires_at,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,12 @@ from controller.nodes.model import (
     Gauges,
     Greeting,
     LogPage,
-    Node,
     NodeId,
     Tunnel,
     check_host,
 )
 from controller.nodes.runtimes import Runtimes
+from controller.nodes.standing import Standing
 from controller.sessions.model import Acknowledgement, Decision, Hello, LogRequest, Opened, Reading
 from mesh.errors import FieldViolation, InvalidRequestError
 
@@ -47,8 +47,7 @@ MOST_CONTAINERS = 1024
 MOST_NAMES = 32
 LONGEST_PAUSE_S = 86_400.0
 _LARGEST = 2**63 - 1
-_MOST_CORES = 65_535
-_MOST_CONNECTIONS = 65_535
+_MOST_CORES = _MOST_CONNECTIONS = 65_535
 
 _STATES = {
     pb.WorkloadStatus.downloading: WorkloadState.DOWNLOADING,
@@ -221,7 +220,7 @@ def log_request_to_proto(request: LogRequest) -> pb.ConnectResponse:
     )
 
 
-def heartbeat_ack_to_proto(node: Node) -> pb.ConnectResponse:
+def heartbeat_ack_to_proto(node: Standing) -> pb.ConnectResponse:
     """The answer to a heartbeat."""
     lease = timestamp(node.lease_expires_at) if node.lease_expires_at else None
     return pb.ConnectResponse(heartbeat_ack=pb.HeartbeatAck(revision=node.desired_revision, lease_expires_at=lease))

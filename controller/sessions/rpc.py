@@ -39,6 +39,8 @@ from mesh.loops import Wake
 from mesh.rpc.context import Context, caller
 
 HELLO_PATIENCE = timedelta(seconds=10)
+# An agent that hears nothing for longer dials again.
+WAITING_AFTER = timedelta(seconds=3)
 # When a session of an agent that says nothing looks at its node without any hint: hints of other controllers do not
 # reach this process. Each heartbeat looks too.
 LOOK_AFTER = timedelta(seconds=10)
@@ -110,7 +112,14 @@ class Conversation:
         hello = await _first(requests)
         # Watching begins before the desired state is read, so that no change falls in between.
         with self._hints.watching_node(self._node_id) as wake:
-            opened = await self._sessions.open(self._node_id, hello)
+            opening = asyncio.ensure_future(self._sessions.open(self._node_id, hello))
+            try:
+                while not (await asyncio.wait({opening}, timeout=WAITING_AFTER.total_seconds()))[0]:
+                    yield pb.ConnectResponse(waiting=pb.Waiting(before=self._sessions.waiting))
+            finally:
+                opening.cancel()
+                await asyncio.gather(opening, return_exceptions=True)
+            opened = opening.result()
             cause = "the connection was lost"
             try:
                 with self._registry.holding(self._node_id, opened.session_epoch, wake) as session:

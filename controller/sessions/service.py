@@ -11,13 +11,14 @@ from controller.distribution.model import Address, Peer
 from controller.models.model import ModelId
 from controller.nodes.heartbeats import Beat
 from controller.nodes.liveness import Liveness, LivenessRules
-from controller.nodes.model import Container, Node, NodeId, NodeMismatchError, SessionSupersededError
+from controller.nodes.model import Container, NodeId, NodeMismatchError, SessionSupersededError
+from controller.nodes.standing import Standing
+from controller.sessions.admission import Admission
 from controller.sessions.model import Acknowledgement, Hello, Opened, Reading, decide
 from mesh.errors import UnavailableError
 from mesh.failpoints import failpoint
 
 # However many agents speak at once, they take turns on few connections; the rest of the pool is for everyone else.
-OPENING_AT_ONCE = 4
 SPEAKING_AT_ONCE = 4
 
 
@@ -60,11 +61,13 @@ class Distribution(Protocol):
 class Sessions:
     """The use cases of a node's session. Each checks, in the transaction that acts, that no newer session is open."""
 
-    def __init__(self, liveness: Liveness, workloads: Workloads, distribution: Distribution) -> None:
+    def __init__(
+        self, liveness: Liveness, workloads: Workloads, distribution: Distribution, admission: Admission
+    ) -> None:
         self._liveness = liveness
         self._workloads = workloads
         self._distribution = distribution
-        self._opening = asyncio.Semaphore(OPENING_AT_ONCE)
+        self._admission = admission
         self._speaking = asyncio.Semaphore(SPEAKING_AT_ONCE)
 
     @property
@@ -72,13 +75,18 @@ class Sessions:
         """The lease and the rhythm of heartbeats."""
         return self._liveness.rules
 
+    @property
+    def waiting(self) -> int:
+        """How many nodes wait for their sessions to open."""
+        return self._admission.waiting
+
     async def open(self, node_id: NodeId, hello: Hello) -> Opened:
         """The next session of the node that the certificate names. NodeMismatchError when the message names another."""
         if hello.node_id != node_id:
             raise NodeMismatchError(
                 f"the certificate is node {node_id}'s, the message says {hello.node_id!r}; join again", node_id=node_id
             )
-        async with self._opening:
+        async with self._admission.turn():
             node = await self._liveness.open_session(node_id, hello.greeting)
             await self._distribution.announce(node_id, hello.peer_address)
             await failpoint("session.opened")
@@ -89,7 +97,7 @@ class Sessions:
             await failpoint("session.told")
         return Opened(node.session_epoch, desired, decide(hello.workloads, desired))
 
-    async def heartbeat(self, node_id: NodeId, session_epoch: int, reading: Reading, *, tell: bool) -> Node:
+    async def heartbeat(self, node_id: NodeId, session_epoch: int, reading: Reading, *, tell: bool) -> Standing:
         """Renews the node's lease and keeps its reading."""
         if reading.session_epoch != session_epoch:
             raise SessionSupersededError(node_id)
@@ -99,7 +107,7 @@ class Sessions:
         self._workloads.measure(reading.containers)
         return node
 
-    async def check(self, node_id: NodeId, session_epoch: int) -> Node:
+    async def check(self, node_id: NodeId, session_epoch: int) -> Standing:
         """The node as it is now. SessionSupersededError, NodeRemovedError."""
         async with self._speaking:
             return await self._liveness.check_session(node_id, session_epoch)

@@ -90,8 +90,10 @@ class SessionClient:
 
     async def _hold(self, stream: Stream) -> None:
         await stream.write(pb.ConnectRequest(hello=await self._hello()))
-        async with within(_WELCOME_TIMEOUT_S, "the controller did not say welcome"):
-            first = await stream.read()
+        first = await _first(stream)
+        while isinstance(first, pb.ConnectResponse) and first.HasField("waiting"):
+            log.info("waiting for the session; about %d nodes are before this one", first.waiting.before)
+            first = await _first(stream)
         if not isinstance(first, pb.ConnectResponse) or not first.HasField("welcome"):
             raise SessionEndedError("the controller did not say welcome")
         self._stay_within(timedelta(seconds=first.welcome.lease_seconds))
@@ -125,6 +127,11 @@ class SessionClient:
             peer_address=await presence.peer_address(),
             runtime_report=convert.runtimes_to_proto(runtimes, self._workloads.images()),
         )
+
+
+async def _first(stream: Stream) -> object:
+    async with within(_WELCOME_TIMEOUT_S, "the controller did not say welcome"):
+        return await stream.read()
 
 
 def _describe(group: BaseExceptionGroup[grpc.aio.AioRpcError]) -> str:

@@ -71,8 +71,10 @@ class AgentStream:
         return message
 
     async def welcome(self) -> pb.Welcome:
-        """The first answer."""
-        return (await self.hear()).welcome
+        """The first answer, once it is this node's turn."""
+        while (first := await self.hear()).HasField("waiting"):
+            pass
+        return first.welcome
 
     async def beat(self, welcome: pb.Welcome, **fields: Any) -> pb.HeartbeatAck:
         """A heartbeat and its answer."""

@@ -156,15 +156,16 @@ class FakeController(pb_grpc.NodeSessionServiceServicer, pb_grpc.NodeEnrollmentS
         queue: asyncio.Queue[pb.ConnectResponse] = asyncio.Queue()
         self._outgoing.append(queue)
         self._changed.set()
-        yield pb.ConnectResponse(
-            welcome=pb.Welcome(
-                session_epoch=len(self.hellos),
-                lease_seconds=self.lease_seconds,
-                heartbeat_seconds=1,
-                desired_state=self.desired,
-                decisions=self.decisions,
-            )
+        welcome = pb.Welcome(
+            session_epoch=len(self.hellos),
+            lease_seconds=self.lease_seconds,
+            heartbeat_seconds=1,
+            desired_state=self.desired,
+            decisions=self.decisions,
         )
+        # As a controller with others at its door.
+        yield pb.ConnectResponse(waiting=pb.Waiting(before=1))
+        yield pb.ConnectResponse(welcome=welcome)
         reading = asyncio.ensure_future(self._read(request_iterator, queue))
         try:
             while True:

@@ -28,7 +28,7 @@ NODE = Node(
 )
 EXAMPLES: list[NodeEvent] = [
     events.NodeRegistered(NODE, AT),
-    events.NodeReadingTaken(NODE, AT),
+    events.NodeReadingTaken(NODE_ID, NODE.gauges, AT),
     events.NodeDisconnected(NODE_ID, ORG, "the connection was lost", AT),
     events.NodeCameOnline(NODE, AT),
     events.NodeWentOffline(NODE, "the lease ran out", AT),
@@ -57,7 +57,7 @@ def test_an_event_names_its_type_and_node(event: NodeEvent) -> None:
 
 
 def test_readings_are_numbers_as_the_events_have_them() -> None:
-    (envelope,) = envelopes(EVENTS, [events.NodeReadingTaken(NODE, AT)], AT, "")
+    (envelope,) = envelopes(EVENTS, [events.NodeReadingTaken(NODE_ID, NODE.gauges, AT)], AT, "")
     metrics = json.loads(envelope.value)["metrics"]
     assert metrics["gpuDevices"] == [{"deviceId": "0", "memoryFree": 80000, "utilization": 5, "temperature": 40}]
     assert (metrics["ramFree"], metrics["diskFree"]) == (8000, 9000)

@@ -4,10 +4,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.nodes.model import Gauges, Greeting, Node, NodeId, NodeOfflineError, NodeStatus
+from controller.nodes.model import (
+    Gauges,
+    Greeting,
+    Node,
+    NodeId,
+    NodeOfflineError,
+    NodeStatus,
+    SessionExpiredError,
+    SessionSupersededError,
+)
+from controller.nodes.standing import Standing
 from mesh.identity import OrgId, UserId
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -25,8 +36,6 @@ def enter(node: Node) -> Node:
 
 STEPS: dict[str, Callable[[Node], Node]] = {
     "open": lambda node: node.open_session(GREETING, AT, AT + LEASE),
-    "beat": lambda node: node.heartbeat(Gauges(), 1, AT, AT + LEASE) if node.session_epoch else node,
-    "close": lambda node: node.close_session(),
     "lose": lambda node: node.lose(),
     "enter": enter,
     "exit": lambda node: node.exit_maintenance(AT),
@@ -54,3 +63,15 @@ def test_an_operators_address_wins() -> None:
     node = NODE.open_session(GREETING, AT, AT + LEASE)
     assert node.address == "10.0.0.1"
     assert replace(node, vpn_ip="10.8.0.2").address == "10.8.0.2"
+
+
+@pytest.mark.parametrize("in_maintenance", [False, True])
+def test_a_heartbeat_renews_the_lease_of_the_present_session_alone(in_maintenance: bool) -> None:
+    status = NodeStatus.MAINTENANCE if in_maintenance else NodeStatus.ONLINE
+    standing = Standing(NODE.node_id, NODE.org_id, status, in_maintenance, 2, AT, AT, 0)
+    assert standing.renew(2, AT + LEASE) == replace(standing, lease_expires_at=AT + LEASE)
+    for epoch in (1, 3):
+        with pytest.raises(SessionSupersededError):
+            standing.renew(epoch, AT + LEASE)
+    with pytest.raises(SessionExpiredError):
+        replace(standing, status=NodeStatus.OFFLINE).renew(2, AT + LEASE)

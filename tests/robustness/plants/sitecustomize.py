@@ -82,8 +82,7 @@ def old_session_removes_the_new(liveness: Any) -> None:
 
     async def close_session(self: Any, node_id: str, session_epoch: int, cause: str) -> None:
         async with self._unit_of_work(liveness.SYSTEM) as work:
-            before = await liveness._kept(work, node_id)
-            await work.nodes.save(before.close_session())
+            await work.standings.disconnect(node_id)
             await work.commit()
 
     liveness.Liveness.close_session = close_session

@@ -243,6 +243,7 @@ class ConnectResponse(_message.Message):
     STATUS_ACK_FIELD_NUMBER: _builtins.int
     HEARTBEAT_ACK_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -255,6 +256,8 @@ class ConnectResponse(_message.Message):
     def heartbeat_ack(self) -> Global___HeartbeatAck: ...
     @_builtins.property
     def peers(self) -> Global___Peers: ...
+    @_builtins.property
+    def waiting(self) -> Global___Waiting: ...
     def __init__(
         self,
         *,
@@ -264,12 +267,13 @@ class ConnectResponse(_message.Message):
         status_ack: Global___StatusAck | None = ...,
         heartbeat_ack: Global___HeartbeatAck | None = ...,
         peers: Global___Peers | None = ...,
+        waiting: Global___Waiting | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["desired_state", b"desired_state", "heartbeat_ack", b"heartbeat_ack", "log_request", b"log_request", "message", b"message", "peers", b"peers", "status_ack", b"status_ack", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["desired_state", b"desired_state", "heartbeat_ack", b"heartbeat_ack", "log_request", b"log_request", "message", b"message", "peers", b"peers", "status_ack", b"status_ack", "waiting", b"waiting", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_state", b"desired_state", "heartbeat_ack", b"heartbeat_ack", "log_request", b"log_request", "message", b"message", "peers", b"peers", "status_ack", b"status_ack", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_state", b"desired_state", "heartbeat_ack", b"heartbeat_ack", "log_request", b"log_request", "message", b"message", "peers", b"peers", "status_ack", b"status_ack", "waiting", b"waiting", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "desired_state", "log_request", "status_ack", "heartbeat_ack", "peers"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "desired_state", "log_request", "status_ack", "heartbeat_ack", "peers", "waiting"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -485,6 +489,28 @@ class Welcome(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class Waiting(_message.Message):
+    """Comes before Welcome while other nodes' sessions open first; the agent goes on waiting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    before: _builtins.int
+    """Sessions that open before this one, about."""
+    def __init__(
+        self,
+        *,
+        before: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Waiting: _TypeAlias = Waiting  # noqa: Y015
 
 @_typing.final
 class AdoptionDecision(_message.Message):
