@@ -116,13 +116,17 @@ class Liveness:
             now = await work.nodes.now()
             await work.commit(CommandAcknowledged(node_id, node.org_id, request_id, status, cause, now))
 
-    async def lose_silent(self, *, sure: bool) -> Sequence[NodeId]:
-        """Takes away the nodes whose lease ran out.
+    async def now(self) -> datetime:
+        """The time by which leases end: the database's."""
+        async with self._unit_of_work.reading(SYSTEM) as work:
+            return await work.nodes.now()
+
+    async def lose_silent(self, now: datetime, *, sure: bool) -> Sequence[NodeId]:
+        """Takes away the nodes whose lease had run out at `now`, a time of the database.
 
         Nobody when so many went silent at once that it must be us, or when we are not `sure` to have listened enough.
         """
         async with self._unit_of_work(SYSTEM) as work:
-            now = await work.nodes.now()
             lost = await work.nodes.lost(now)
             if not sure:
                 return ()

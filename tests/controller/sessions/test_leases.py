@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from aiops.nodes.v1 import node_service_pb2
 
+from controller.nodes.liveness import Liveness
 from controller.nodes.model import NodeStatus
+from controller.nodes.reconcile import LeaseReaper
 from tests.fakes.agent import Machine
 from tests.fixtures.fleet import OWNER, Fleet
 from tests.fixtures.iam import refusal
@@ -84,6 +86,37 @@ async def test_a_controller_that_was_away_for_a_while_starts_listening_anew(flee
         fleet.clock.advance(timedelta(minutes=2))
         await fleet.reaper.step()
         assert (await fleet.node(machine.node_id)).status is NodeStatus.ONLINE
+
+
+class SetForward(Liveness):
+    """Leases by a database whose clock is set forward."""
+
+    ahead = timedelta(0)
+
+    async def now(self) -> datetime:
+        return await super().now() + self.ahead
+
+
+async def test_a_databases_clock_that_is_set_forward_ends_no_lease_of_a_node_that_is_heard(fleet: Fleet) -> None:
+    heard, silent = await fleet.machine("gpu-1"), await fleet.machine("gpu-2")
+    liveness = SetForward(fleet.unit_of_work, fleet.hints, fleet.liveness.rules)
+    reaper = LeaseReaper(liveness, fleet.clock)
+
+    async def watch_for(span: timedelta) -> None:
+        for _ in range(int(span.total_seconds())):
+            await reaper.step()
+            fleet.clock.advance(timedelta(seconds=1))
+
+    async with present(fleet, heard, silent):
+        await watch_for(LEASE + timedelta(seconds=2))
+        liveness.ahead = timedelta(hours=1)
+        await watch_for(LEASE - timedelta(seconds=1))
+        assert not await fleet.told("system.node.offline")
+        # Whoever beats has a lease of the new time by now.
+        await fleet.pass_time(-timedelta(hours=1), for_node=heard.node_id)
+        await watch_for(timedelta(seconds=3))
+    (lost,) = await fleet.told("system.node.offline")
+    assert lost["nodeId"] == silent.node_id
 
 
 async def test_when_most_of_the_fleet_falls_silent_together_nobody_is_taken_away(fleet: Fleet) -> None:
