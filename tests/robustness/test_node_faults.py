@@ -27,6 +27,7 @@ RETURN_S = 40.0
 CAUGHT = 6
 FLAPS = 6
 WEATHER = Weather(delay_ms=20, jitter_ms=60, twice=0.1)
+LOST = 0.02
 START_S, FAIL_S = 40.0, 40.0
 LIMIT_MB = 64
 CGROUPS = Path("/sys/fs/cgroup")
@@ -129,12 +130,13 @@ async def test_f5_a_flapping_link_makes_neither_a_storm_of_sessions_nor_of_event
         assert len(now.told("system.node.offline", before["node_id"])) <= 2
 
 
-async def test_packets_that_come_late_out_of_order_and_twice_end_no_session(scenarios: Scenarios) -> None:
+async def test_packets_that_come_late_out_of_order_twice_or_not_at_all_end_no_session(scenarios: Scenarios) -> None:
     async with scenarios("weather", load=Load(importers=1)) as now, AsyncExitStack() as bad:
         agent = now.choose(now.cluster.nodes)
         sessions = now.sessions()
         for name in (agent.name, "ctl-1", "edge"):
             bad.enter_context(now.cluster.machines[name].in_bad_weather(WEATHER))
+        bad.enter_context(now.cluster.machines[agent.name].losing(LOST))
         await now.go_on(2 * LEASE_S)
         assert now.sessions() == sessions
         assert now.told("system.node.offline") == []
