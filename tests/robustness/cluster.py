@@ -28,7 +28,7 @@ from tests.robustness.network import Machine, Network
 
 ROOT = Path(__file__).parents[2]
 API, MESH, JOIN, ROUTER, XDS, PUBLIC, ADMIN, KAFKA, METRICS = 7080, 7081, 7082, 7083, 7084, 8080, 9901, 9092, 9100
-LEASE_S, HEARTBEAT_S = 6, 1
+LEASE_S, HEARTBEAT_S = 8, 1
 # Engines here are ready at once or never, and a test does not wait for the seventh restart.
 BRISK = {"AIOPS_NODE_START_LIMIT_S": "5", "AIOPS_NODE_RESTART_LIMIT": "2", "AIOPS_NODE_STOP_GRACE_S": "2"}
 # What is full soon: the disk of the last node, and that of the database.

@@ -44,7 +44,7 @@ async def test_f33_a_machine_that_was_paused_for_long_is_merged(scenarios: Scena
 async def test_f33_a_controller_that_was_paused_for_long_takes_nobody_away(scenarios: Scenarios) -> None:
     async with scenarios("f33-controller") as now:
         with now.cluster.controller.frozen():
-            await now.go_on(2 * LEASE_S)
+            await now.go_on(1.5 * LEASE_S)
         for name in now.cluster.node_names:
             await now.until("the node to be there", partial(now.node_is, name, "online"), RETURN_S)
         await now.go_on(LEASE_S)

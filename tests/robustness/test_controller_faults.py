@@ -98,7 +98,7 @@ def shuffled(now: Scenario, steps: list[str]) -> list[str]:
 async def test_f10_a_platform_that_stands_still_for_longer_than_a_lease_evicts_nobody(scenarios: Scenarios) -> None:
     async with scenarios("f10") as now:
         with now.cluster.controller.frozen(), now.cluster.members["postgres"].frozen():
-            await now.go_on(2 * LEASE_S)
+            await now.go_on(1.5 * LEASE_S)
         for name in now.cluster.node_names:
             await now.until("the node to be there", partial(now.node_is, name, "online"), STRIKE_S)
         await now.go_on(LEASE_S)
@@ -160,7 +160,7 @@ async def test_f12_a_paused_controller_has_no_say_when_another_has_taken_over(sc
                 await now.until("all to have moved", lambda: all_newer(now.sessions(), before), 2 * STRIKE_S)
                 await now.until("a write to succeed", now.one_more_acknowledged(), STRIKE_S)
                 await now.go_on(LEASE_S)
-            await now.go_on(2 * LEASE_S)
+            await now.go_on(LEASE_S)
             await now.until("all to be with the second one", partial(all_with, now, second), STRIKE_S)
 
 
