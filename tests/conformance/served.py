@@ -121,8 +121,14 @@ async def serving(engine: str, plan: LaunchPlan, port: int, edge: Edge) -> Async
             for each in plan.unsupported_fields
         ]
         await edge.route(routing.ModelRoute(org_id=ORG, model=NAME, targets=[target], refused_fields=refused))
-        await edge.until_chat(200, NAME, seconds=60)
-        yield Served(engine, plan, port, edge, direct, process)
+        served = Served(engine, plan, port, edge, direct, process)
+
+        async def is_routed() -> bool:
+            # Of one token: what is said without a limit may take a busy machine minutes.
+            return (await served.chat(max_tokens=1)).status_code == 200
+
+        await edge.until(is_routed, seconds=60)
+        yield served
 
 
 @asynccontextmanager
