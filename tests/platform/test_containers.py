@@ -15,8 +15,9 @@ from tests.fixtures.platform import Platform, running_platform
 from tests.platform.outages import pid_of
 from tests.platform.served import START_S, fetched, question
 
-pytestmark = pytest.mark.timeout(IMAGE_TIMEOUT_S)
-SOON_S = 60.0
+# The first time, an image is built and then started.
+pytestmark = pytest.mark.timeout(2 * IMAGE_TIMEOUT_S)
+SOON_S = 120.0
 
 
 @pytest.fixture(scope="module")
