@@ -36,8 +36,9 @@ class LeaseReaper:
         """Looks once; safe to repeat, to skip, and to run in several controllers."""
         lease = self._liveness.rules.lease
         now, database_now = self._clock.monotonic(), await self._liveness.now()
-        unheard = now - self._watched_at > lease.total_seconds() / 3
-        if unheard or self._jumped(database_now, now) or self._crowded(lease):
+        unwatched = now - self._watched_at
+        crowded = self._crowded(timedelta(seconds=unwatched))
+        if unwatched > lease.total_seconds() / 3 or crowded or self._jumped(database_now, now):
             self._watching_since = now
         sure = now - self._watching_since >= lease.total_seconds()
         # Judged by the time that was looked at: what the database's clock does after that look ends no lease.
