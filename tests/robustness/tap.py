@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -11,10 +12,11 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
+from controller.encodings import EVENTS
 from mesh.loops import Backoff, run_loop
 
-# Every room's events, also of those that come later; not what consumers keep for themselves.
-TOPICS = r"aiops\.[a-z_]+\.v1$"
+# Where the outbox is published, whatever of it there is by now; other topics have events of their own.
+TOPICS = "|".join(sorted({f"{re.escape(each.topic)}$" for each in EVENTS.values()}))
 NEW_TOPICS_MS = 1_000
 
 

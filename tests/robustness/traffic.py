@@ -22,6 +22,8 @@ DEADLINE_S = 10.0
 MOST_LIVE = 2
 TRIES = 12
 CLEAR_S = 30.0
+# What a gateway makes of a call that ended on its way: it may have had its effect.
+CANCELLED = 499
 PAUSE = timedelta(milliseconds=300)
 
 
@@ -172,7 +174,7 @@ async def _call(
         return None
     if answer.status_code == 200:
         operation.done("ok")
-    elif answer.status_code < 500:
+    elif answer.status_code < 500 and answer.status_code != CANCELLED:
         operation.done("fail", status=answer.status_code, error=answer.text[:300])
     else:
         operation.done("unknown", status=answer.status_code, error=answer.text[:300])
