@@ -1,7 +1,7 @@
 """The servicer of sessions, and one conversation with an agent from its hello to its end."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
 
@@ -30,17 +30,22 @@ from controller.sessions.convert import (
     status_ack_to_proto,
     welcome_to_proto,
 )
-from controller.sessions.incoming import Requests, incoming
 from controller.sessions.model import Hello
 from controller.sessions.registry import OpenSession, SessionRegistry
 from controller.sessions.service import Sessions
 from mesh.clock import Clock
 from mesh.errors import DeadlineExceededError, FieldViolation, InvalidRequestError
+from mesh.loops import Wake
 from mesh.rpc.context import Context, caller
 
 HELLO_PATIENCE = timedelta(seconds=10)
 # An agent that hears nothing for longer dials again.
 WAITING_AFTER = timedelta(seconds=3)
+# When a session of an agent that says nothing looks at its node without any hint: hints of other controllers do not
+# reach this process. Each heartbeat looks too.
+LOOK_AFTER = timedelta(seconds=10)
+
+Requests = AsyncIterator[pb.ConnectRequest]
 Responses = list[pb.ConnectResponse]
 
 
@@ -89,10 +94,7 @@ class NodeLogServicer(NodeLogServiceServicer):
 
 
 class Conversation:
-    """One agent's stream. Everything is answered in turn, so a slow agent or database holds back only this stream.
-
-    Only heartbeats overtake what waits.
-    """
+    """One agent's stream. Everything is answered in turn, so a slow agent or database holds back only this stream."""
 
     def __init__(
         self, node_id: NodeId, sessions: Sessions, registry: SessionRegistry, hints: Hints, clock: Clock
@@ -123,7 +125,7 @@ class Conversation:
                 with self._registry.holding(self._node_id, opened.session_epoch, wake) as session:
                     self._sent_revision = opened.desired.revision
                     yield welcome_to_proto(opened, self._sessions.rules)
-                    async with aclosing(incoming(requests, wake)) as messages:
+                    async with aclosing(_incoming(requests, wake)) as messages:
                         async for message in messages:
                             for answer in await self._answers(session, message):
                                 yield answer
@@ -197,3 +199,29 @@ async def _first(requests: Requests) -> Hello:
     if message is None or message.WhichOneof("message") != "hello":
         raise InvalidRequestError(FieldViolation("hello", "must be the first message of a session"))
     return hello_from_proto(message.hello)
+
+
+async def _incoming(requests: Requests, wake: Wake) -> AsyncGenerator[pb.ConnectRequest | None]:
+    """Each message as it comes, and None for a hint or when nothing came for so long."""
+    clock = asyncio.get_running_loop()
+    heard_at = clock.time()
+    reading = asyncio.ensure_future(anext(requests, None))
+    hinted = asyncio.ensure_future(wake.wait(LOOK_AFTER))
+    try:
+        while True:
+            await asyncio.wait({reading, hinted}, return_when=asyncio.FIRST_COMPLETED)
+            if hinted.done():
+                was_hint = hinted.result()
+                hinted = asyncio.ensure_future(wake.wait(LOOK_AFTER))
+                if was_hint or clock.time() - heard_at >= LOOK_AFTER.total_seconds():
+                    yield None
+            if reading.done():
+                message, heard_at = reading.result(), clock.time()
+                if message is None:
+                    return
+                reading = asyncio.ensure_future(anext(requests, None))
+                yield message
+    finally:
+        reading.cancel()
+        hinted.cancel()
+        await asyncio.gather(reading, hinted, return_exceptions=True)

@@ -178,10 +178,9 @@ async def test_a_status_is_stored_before_it_is_acknowledged(fleet: Fleet) -> Non
 async def test_an_answer_to_a_command_is_told(fleet: Fleet) -> None:
     machine = await fleet.machine()
     async with machine.session(fleet.mesh) as stream:
-        await stream.welcome()
+        welcome = await stream.welcome()
         await stream.say(command_ack=pb.CommandAck(request_id="request-1", status=pb.CommandAck.accepted))
-        await stream.say(snapshot_request=pb.SnapshotRequest())
-        await stream.hear()
+        await stream.beat(welcome)
     (event,) = await fleet.told("system.node.commandAck")
     assert (event["requestId"], event["nodeId"], event["status"]) == ("request-1", machine.node_id, "accepted")
 
