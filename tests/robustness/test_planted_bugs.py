@@ -167,7 +167,8 @@ async def stays_connected_when_an_old_session_ends(now: Scenario, name: str) -> 
             await first.welcome()
             async with machine.session(f"{controller}:{MESH}", greeting) as second:
                 await second.welcome()
-                first.call.cancel()
+                # It is superseded, and told so when all that its end does is done.
+                await first.call.code()
                 # Neither has a heartbeat: the lease itself ends soon after.
                 with suppress(AssertionError):
                     await now.until("an end that counts", lambda: not is_connected(now, name), LEASE_S * 0.6)
