@@ -138,9 +138,16 @@ async def worse(now: Scenario, bug: str, shown_by: Checker | None = None, **envi
     controller = now.cluster.controller
     await now.start(controller, **planted(controller, bug, **environment))
 
+    # What is on its way while a state is read may look like the bug; the next state has it.
+    before: set[str] = set()
+
     async def shows() -> bool:
         final = await read_final(now.cluster, now.rest, now.since, now.began)
-        return shown_by is None or bool(shown_by(now.history.operations, final))
+        found = set(shown_by(now.history.operations, final)) if shown_by is not None else {bug}
+        lasting = found if shown_by is None else found & before
+        before.clear()
+        before.update(found)
+        return bool(lasting)
 
     await now.until(f"{bug} to show", shows, SHOWS_S)
 

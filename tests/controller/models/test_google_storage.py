@@ -15,7 +15,7 @@ from node_agent.cache.addresses import Signed
 from node_agent.cache.model import ArtifactFile, StorageUnavailableError
 from node_agent.cache.storage import Storage
 from tests.fakes.eventually import eventually
-from tests.fakes.google import GoogleBucket, running_google_bucket
+from tests.fakes.google_storage import GoogleBucket, running_google_bucket
 
 URL = "gs://models/below"
 ACCOUNT = "tests@example.iam.gserviceaccount.com"
