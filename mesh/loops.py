@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -83,3 +84,18 @@ async def attempt(work: Awaitable[object]) -> Exception | None:
         log.debug("an attempt failed", exc_info=True)
         return error
     return None
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Does what must not stay half done; whoever is cancelled meanwhile is cancelled when it is done."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        await asyncio.gather(task, return_exceptions=True)
+        raise asyncio.CancelledError
+    task.result()

@@ -35,7 +35,7 @@ from controller.sessions.registry import OpenSession, SessionRegistry
 from controller.sessions.service import Sessions
 from mesh.clock import Clock
 from mesh.errors import DeadlineExceededError, FieldViolation, InvalidRequestError
-from mesh.loops import Wake
+from mesh.loops import Wake, to_the_end
 from mesh.rpc.context import Context, caller
 
 HELLO_PATIENCE = timedelta(seconds=10)
@@ -131,7 +131,8 @@ class Conversation:
                                 yield answer
                 cause = "the agent ended the session"
             finally:
-                await self._sessions.close(self._node_id, opened.session_epoch, cause)
+                # A client that goes away ends its requests first and is cancelled a moment later.
+                await to_the_end(self._sessions.close(self._node_id, opened.session_epoch, cause))
 
     async def _answers(self, session: OpenSession, message: pb.ConnectRequest | None) -> Responses:
         session.check()
