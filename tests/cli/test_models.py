@@ -93,11 +93,16 @@ def test_an_unknown_model_is_not_found(platform: Platform) -> None:
 
 
 def test_a_dry_run_says_where_and_changes_nothing(platform: Platform, imported: str) -> None:
-    before = platform.aiops_json("deployments", "ls")
+    before = statuses(platform)
     done = platform.aiops("deploy", imported, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "chosen" in done.stdout
-    assert platform.aiops_json("deployments", "ls") == before
+    assert statuses(platform) == before
+
+
+def statuses(platform: Platform) -> dict[str, str]:
+    """Every deployment and how it stands."""
+    return {each["deploymentId"]: each["status"] for each in platform.aiops_json("deployments", "ls")}
 
 
 def test_a_plan_follows_labels_and_says_why_not_elsewhere(platform: Platform, imported: str) -> None:
