@@ -38,8 +38,9 @@ async def test_a_killed_agent_finds_its_engine_again(served: Served, rest: httpx
         await chats.more(20)
     assert chats.failed == []
     assert engine.alive
-    (container,) = (await fetched(rest, f"/nodes/{served.nodes[NODE]}/containers"))["containers"]
-    assert container["containerId"] == replica["containerId"]
+    containers = (await fetched(rest, f"/nodes/{served.nodes[NODE]}/containers"))["containers"]
+    (mine,) = [each for each in containers if each["workloadId"] == replica["deploymentId"]]
+    assert mine["containerId"] == replica["containerId"]
     now = await fetched(rest, f"/deployments/{replica['deploymentId']}")
     assert (now["status"], now["epoch"], now["restarts"]) == ("running", replica["epoch"], replica["restarts"])
     assert "/v1/chat/completions" in (await fetched(rest, f"/deployments/{replica['deploymentId']}/logs"))["logs"]
