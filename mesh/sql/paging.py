@@ -47,8 +47,7 @@ class Keyset:
     def __init__(self, created_at: Column[datetime], identity: Column[str], *filters: object) -> None:
         self._created_at = created_at
         self._identity = identity
-        digest = hashlib.sha256(json.dumps([str(each) for each in filters]).encode())
-        self._scope = digest.hexdigest()[:12]
+        self._scope = _scope_of(filters)
 
     def prepare(self, query: "Select[Row]", *, later: bool) -> "Select[Row]":
         """The query for one page as a statement to keep and to run with `parameters`: building one costs more than
@@ -81,13 +80,11 @@ class Keyset:
 
     def _encode(self, row: Any) -> str:
         mapping = row._mapping
-        cursor = [self._scope, mapping[self._created_at.name].isoformat(), mapping[self._identity.name]]
-        return base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
+        return _token_of(self._scope, mapping[self._created_at.name].isoformat(), mapping[self._identity.name])
 
     def _decode(self, token: str) -> tuple[datetime, str]:
         try:
-            padded = token + "=" * (-len(token) % 4)
-            scope, created_at, identity = json.loads(base64.urlsafe_b64decode(padded))
+            scope, created_at, identity = _cursor_of(token)
             moment = datetime.fromisoformat(created_at)
         except (ValueError, TypeError) as error:
             raise InvalidPageTokenError("page_token is not one this list made; start again without it") from error
@@ -100,16 +97,14 @@ class Offsets:
     """Pages of what has no rows of its own, such as sums: a token says how many were shown, under which filters."""
 
     def __init__(self, *filters: object) -> None:
-        digest = hashlib.sha256(json.dumps([str(each) for each in filters]).encode())
-        self._scope = digest.hexdigest()[:12]
+        self._scope = _scope_of(filters)
 
     def start(self, page: PageRequest) -> int:
         """How many to pass over. Raises InvalidPageTokenError."""
         if not page.token:
             return 0
         try:
-            padded = page.token + "=" * (-len(page.token) % 4)
-            scope, shown = json.loads(base64.urlsafe_b64decode(padded))
+            scope, shown = _cursor_of(page.token)
         except (ValueError, TypeError) as error:
             raise InvalidPageTokenError("page_token is not one this list made; start again without it") from error
         if scope != self._scope or not isinstance(shown, int) or not 0 <= shown < 2**31:
@@ -118,6 +113,19 @@ class Offsets:
 
     def page(self, items: Sequence[Item], page: PageRequest) -> Page[Item]:
         """The page that items make of which one more was read than fits."""
-        cursor = json.dumps([self._scope, self.start(page) + page.limit]).encode()
-        token = base64.urlsafe_b64encode(cursor).decode().rstrip("=") if len(items) > page.limit else ""
+        token = _token_of(self._scope, self.start(page) + page.limit) if len(items) > page.limit else ""
         return Page(tuple(items[: page.limit]), token)
+
+
+def _scope_of(filters: Sequence[object]) -> str:
+    """What binds a token to the filters of its list."""
+    return hashlib.sha256(json.dumps([str(each) for each in filters]).encode()).hexdigest()[:12]
+
+
+def _token_of(*cursor: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
+
+
+def _cursor_of(token: str) -> Any:
+    """What `_token_of` was given. ValueError or TypeError for what is no token."""
+    return json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
