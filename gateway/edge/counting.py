@@ -6,9 +6,8 @@ All of it happens inside Envoy. The notes are dynamic metadata of the namespace 
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.edge.messages import typed
+from gateway.edge.messages import HTTP, PREFIX, typed
 
-HTTP = "envoy.extensions.filters.http."
 CALLER = "aiops.caller"
 COUNTS = "aiops.counts"
 STREAM_COUNTS = "aiops.stream_counts"
@@ -17,6 +16,7 @@ COUNTING = (CALLER, COUNTS, STREAM_COUNTS)
 
 NOTES = "aiops"
 LONGEST_EVENT = 1024 * 1024
+# The filter's own default refuses a charset parameter.
 JSON = {"regex": "(?i)application/json(;.*)?"}
 
 # What is noted, and where answers have it: in OpenAI's chats and completions, and in its responses.
@@ -49,7 +49,7 @@ def counts() -> dict[str, object]:
 def stream_counts() -> dict[str, object]:
     """The filter that notes the tokens of a stream: the last event that has them counts."""
     rules = [{"rule": rule} for place in (("usage",), ("response", "usage")) for rule in _rules(*place)]
-    kind = "type.googleapis.com/envoy.extensions.content_parsers.json.v3.JsonContentParser"
+    kind = PREFIX + "envoy.extensions.content_parsers.json.v3.JsonContentParser"
     parser = {"name": "envoy.content_parsers.json", "typed_config": {"@type": kind, "rules": rules}}
     return untyped(
         HTTP + "sse_to_metadata.v3.SseToMetadata",
@@ -59,7 +59,7 @@ def stream_counts() -> dict[str, object]:
 
 def untyped(kind: str, /, **content: object) -> dict[str, object]:
     """An extension's configuration whose type the official Python classes lack; Envoy reads it by its JSON names."""
-    return typed("xds.type.v3.TypedStruct", type_url=f"type.googleapis.com/{kind}", value=content)
+    return typed("xds.type.v3.TypedStruct", type_url=PREFIX + kind, value=content)
 
 
 def access_log(path: Path) -> dict[str, object]:

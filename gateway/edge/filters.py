@@ -8,10 +8,9 @@ from importlib import resources
 from gateway.edge import counting
 from gateway.edge.contracts import INFERENCE_SERVICE, descriptor_set, public_methods
 from gateway.edge.fields import field_tables
-from gateway.edge.messages import typed
+from gateway.edge.messages import HTTP, typed
 from gateway.edge.open_inference import extraction
 
-HTTP = "envoy.extensions.filters.http."
 JWT = "envoy.filters.http.jwt_authn"
 REVOCATIONS = "aiops.revocations"
 GRPC_CODES = "aiops.grpc_codes"
@@ -117,9 +116,9 @@ def _model_name() -> dict[str, object]:
         "on_error": into(INVALID),
     }
     # The filter's own default refuses a charset parameter.
-    types = {"regex": "(?i)application/json(;.*)?"}
     return typed(
-        HTTP + "json_to_metadata.v3.JsonToMetadata", request_rules={"rules": [rule], "allow_content_types_regex": types}
+        HTTP + "json_to_metadata.v3.JsonToMetadata",
+        request_rules={"rules": [rule], "allow_content_types_regex": counting.JSON},
     )
 
 

@@ -10,6 +10,8 @@ from gateway.edge.declared import declare
 
 M = TypeVar("M", bound=Message)
 PREFIX = "type.googleapis.com/"
+# What the types of HTTP filters begin with.
+HTTP = "envoy.extensions.filters.http."
 
 # Imported so that `@type` finds the messages in them.
 EXTENSIONS = tuple(

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from gateway.edge.contracts import INFERENCE_SERVICE, Binding, Method, public_methods
-from gateway.edge.filters import GRPC_CHAT, HTTP, JWT, READS, REQUEST_LIMIT, UNWRAP, WRITES, enabled
-from gateway.edge.messages import typed
+from gateway.edge.filters import GRPC_CHAT, JWT, READS, REQUEST_LIMIT, UNWRAP, WRITES, enabled
+from gateway.edge.messages import HTTP, typed
 from gateway.edge.upstreams import API
 
 # The longest a unary call may take; services have their own, shorter deadlines.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 
+from gateway.edge.counting import NOTES
 from gateway.edge.messages import message, typed
 from gateway.edge.upstreams import PROTOCOL
 from gateway.models.clusters import has_endpoints_apart, model_cluster, model_endpoints
@@ -19,7 +20,7 @@ from gateway.policies.table import External, PolicyRoute, PolicyTarget, Resilien
 
 # The listener inside Envoy that names the model as a target knows it; see relay.py.
 RELAY = "targets"
-NAMESPACE, TARGET = "aiops", "target"
+TARGET = "target"
 TLS = "envoy.transport_sockets.tls"
 # So many attempts beyond the first may be open at any time, however few requests are: whoever was on a target that
 # went down is tried elsewhere at once.
@@ -240,7 +241,7 @@ def _marked(assignment: endpoint_pb2.ClusterLoadAssignment, target: PolicyTarget
     """Tells of each endpoint which target it belongs to, for the answer's headers."""
     for locality in assignment.endpoints:
         for endpoint in locality.lb_endpoints:
-            endpoint.metadata.filter_metadata[NAMESPACE].update({TARGET: target.name})
+            endpoint.metadata.filter_metadata[NOTES].update({TARGET: target.name})
     return assignment
 
 

@@ -6,13 +6,14 @@ from datetime import timedelta
 from envoy.config.route.v3 import route_components_pb2
 from google.protobuf import any_pb2, duration_pb2
 
+from gateway.edge.counting import NOTES
 from gateway.edge.errors import openai_error
 from gateway.edge.filters import BODY
 from gateway.edge.messages import message, typed
 from gateway.edge.routes import direct as direct_response
 from gateway.models.context import body_context
 from gateway.models.lookup import BODY_LIMIT
-from gateway.policies.clusters import NAMESPACE, TARGET, direct, entrance, way
+from gateway.policies.clusters import TARGET, direct, entrance, way
 from gateway.policies.table import PolicyRoute, PolicyTarget
 
 # Which target answered, and whether it was another one than the request was for.
@@ -49,9 +50,9 @@ def _add(weighted: route_components_pb2.WeightedCluster, policy: PolicyRoute, fi
     context = _context(policy, first)
     if context is not None:
         cluster.typed_per_filter_config[BODY].CopyFrom(context)
-    other = f"xds.upstream_host_metadata.filter_metadata['{NAMESPACE}']['{TARGET}'] != '{first.name}'"
+    other = f"xds.upstream_host_metadata.filter_metadata['{NOTES}']['{TARGET}'] != '{first.name}'"
     for key, value in (
-        (ANSWERED_BY, f"%UPSTREAM_METADATA({NAMESPACE}:{TARGET})%"),
+        (ANSWERED_BY, f"%UPSTREAM_METADATA({NOTES}:{TARGET})%"),
         (DEGRADED, f"%CEL({other} ? 'true' : '')%"),
     ):
         option = cluster.response_headers_to_add.add(append_action="OVERWRITE_IF_EXISTS_OR_ADD")
