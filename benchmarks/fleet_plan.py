@@ -55,7 +55,7 @@ def demands() -> Mapping[str, Demand]:
         "with labels": replace(large, options=Options(required_labels=(("zone", "a"),))),
         "with a port": replace(large, port=9_000),
         "that nothing fits": replace(large, weights_bytes=900_000 * MIB),
-        "that evicts": replace(large, weights_bytes=64_000 * MIB, options=Options(gpu_count=1, priority=5)),
+        "that evicts": replace(large, weights_bytes=52_000 * MIB, options=Options(gpu_count=1, priority=5)),
     }
 
 

@@ -1,7 +1,8 @@
 """The nodes as one index: grouped by what decides about an engine, so that a plan looks at numbers and not at nodes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 from controller.models.model import ModelId
 from controller.nodes.model import NodeId
@@ -46,7 +47,10 @@ class Fleet:
         self._seats[seat.node_id] = seat
         if seat.kind not in self._kinds:
             self._kinds[seat.kind] = Alike(seat.kind)
-        self._kinds[seat.kind].add(seat)
+        alike = self._kinds[seat.kind]
+        # One object for all of a kind is compared in no time.
+        seat.kind = alike.kind
+        alike.add(seat)
         for claim in seat.claims:
             self._of_model[claim.model_id].add(seat.node_id)
             self._priorities[claim.priority] += 1
@@ -80,10 +84,21 @@ class Fleet:
         """The node, if it is known."""
         return self._seats.get(node_id)
 
-    def apart(self, model_id: ModelId, digest: str) -> Collection[NodeId]:
-        """The nodes that differ from all others for a model: they run it, or have its files."""
-        running, caching = self._of_model.get(model_id, set()), self._caching.get(digest, set())
-        return running | caching if caching else running
+    def seats(self, node_ids: Iterable[NodeId]) -> AbstractSet[Seat]:
+        """Those of the nodes that are known."""
+        return {self._seats[each] for each in node_ids if each in self._seats}
+
+    def apart(self, model_id: ModelId, digest: str) -> Sequence[AbstractSet[Seat] | None]:
+        """The nodes in the order in which a model comes to them before all else; None stands for all the others.
+
+        First those that have its files and do not run it, then the others, then those that run it once, twice, ...
+        """
+        running = self.seats(self._of_model.get(model_id, ()))
+        caching = self.seats(self._caching.get(digest, ())) - running
+        times = defaultdict[int, set[Seat]](set)
+        for seat in running:
+            times[seat.replicas(model_id)].add(seat)
+        return [*([caching] if caching else []), None, *(times[each] for each in sorted(times))]
 
     def has_files(self, node_id: NodeId, model_id: ModelId, digest: str) -> bool:
         """Whether the node has the model's files already, as far as is known."""

@@ -2,16 +2,17 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 
-from controller.placement.alike import Alike
+from controller.placement.alike import Alike, Shape, first_of
 from controller.placement.fit import Offer, engine_of, offer_of
 from controller.placement.fleet import Fleet
 from controller.placement.model import (
-    ANY_VALUE,
     Cause,
     Demand,
     Eviction,
@@ -29,6 +30,8 @@ from controller.placement.words import explain, explain_eviction, passed_over, u
 # Of a fleet up to this size a plan explains every node; of a larger one the nearest of each cause.
 EXPLAINED = 20
 _EXAMPLES = 3
+# The best node that has so many megabytes on each of so many cards, of which so many are in use already.
+Best = Callable[[int, int, int, AbstractSet[Seat]], Seat | None]
 
 
 @dataclass(slots=True)
@@ -107,11 +110,11 @@ def _look_at_kind(search: _Search, alike: Alike) -> None:
     except UnfitError as unfit:
         _set_aside(search, unfit.cause, seats)
         return
-    seats = _labelled(search, seats)
+    seats = _labelled(search, alike)
     if demand.avoid:
-        seats = _parted(search, Cause.NOT_ELIGIBLE, seats, [each for each in seats if each.node_id not in demand.avoid])
+        seats = _without(search, Cause.NOT_ELIGIBLE, seats, search.fleet.seats(demand.avoid))
     if demand.port:
-        seats = _parted(search, Cause.PORT, seats, [each for each in seats if demand.port not in each.ports])
+        seats = _without(search, Cause.PORT, seats, alike.on_port(demand.port))
     sizes = parallel_sizes(demand) if kind.gpu else (CPU,)
     if not sizes:
         _set_aside(search, Cause.DEVICE, seats)
@@ -126,20 +129,10 @@ def _look_at_kind(search: _Search, alike: Alike) -> None:
         _look_at_some(search, seats, [(size, need.per_device_mb(size)) for size in sizes])
 
 
-def _look_at_all(search: _Search, alike: Alike, shapes: Sequence[tuple[int, int]]) -> None:
-    """Every node of a kind, by what is kept sorted. `shapes` are numbers of cards, and what is needed on each."""
-    apart = search.fleet.apart(search.demand.model_id, search.demand.digest)
-    if apart:
-        known = [search.fleet.seat(each) for each in apart]
-        _look_again(search, [each for each in known if each is not None and each.kind == alike.kind])
-    for size, mb in shapes:
-        if not alike.count(size, mb):
-            continue
-        ways = (alike.sharing(size, mb, cards) for cards in range(size, -1, -1))
-        first = next((each for seats in ways for each in seats if each.node_id not in apart), None)
-        if first is not None:
-            _look_again(search, [first])
-            break
+def _look_at_all(search: _Search, alike: Alike, shapes: Sequence[Shape]) -> None:
+    """Every node of a kind, by what is kept sorted."""
+    if any(alike.count(*shape) for shape in shapes):
+        _choose(search, alike.seats, shapes, alike.best)
     fitting = alike.count_any(shapes)
     search.fitting += fitting
     search.causes[Cause.MEMORY] += len(alike) - fitting
@@ -150,20 +143,33 @@ def _look_at_all(search: _Search, alike: Alike, shapes: Sequence[tuple[int, int]
         search.near += islice(lacking, _EXAMPLES)
 
 
-def _look_at_some(search: _Search, seats: list[Seat], shapes: Sequence[tuple[int, int]]) -> None:
+def _look_at_some(search: _Search, seats: list[Seat], shapes: Sequence[Shape]) -> None:
     """Nodes that are left after others were sifted out, in the order of preference."""
-    apart = search.fleet.apart(search.demand.model_id, search.demand.digest)
+    short = seats
     for size, mb in shapes:
-        fitting = [each for each in seats if each.room_for(size) >= mb]
-        if not fitting:
-            continue
-        search.fitting += len(fitting)
-        _look_again(search, [each for each in fitting if each.node_id in apart])
-        ways = ((each for each in fitting if each.shared_room(cards) >= mb) for cards in range(size, -1, -1))
-        first = next((each for way in ways for each in way if each.node_id not in apart), None)
-        _look_again(search, [first] if first else [])
-        seats = [] if len(fitting) == len(seats) else _others(seats, fitting)
-    _set_aside(search, Cause.MEMORY, seats)
+        short = [each for each in short if each.room_for(size) < mb]
+    if len(short) < len(seats):
+        search.fitting += len(seats) - len(short)
+        _choose(search, seats, shapes, partial(first_of, seats))
+    _set_aside(search, Cause.MEMORY, short)
+
+
+def _choose(search: _Search, seats: Sequence[Seat], shapes: Sequence[Shape], best: Best) -> None:
+    """Looks closely at the best node among `seats`, which are in the order of preference; `best` finds it among all.
+
+    Nodes that run the model or have its files are looked at apart from the others, for that comes before all else.
+    """
+    apart = search.fleet.apart(search.demand.model_id, search.demand.digest)
+    known = frozenset[Seat]().union(*(each for each in apart if each is not None))
+    for group in apart:
+        mine = seats if group is None else [each for each in seats if each in group]
+        for size, mb in shapes:
+            for cards in range(size, -1, -1):
+                seat = best(size, mb, cards, known) if group is None else first_of(mine, size, mb, cards, frozenset())
+                offer = _try(search, seat) if seat else None
+                if offer is not None:
+                    _keep(search, offer)
+                    return
 
 
 def _look_at_devices(search: _Search, seats: list[Seat], need: Need) -> None:
@@ -178,38 +184,41 @@ def _look_at_devices(search: _Search, seats: list[Seat], need: Need) -> None:
         search, Cause.MEMORY, seats, [each for each in seats if all(each.devices[name] >= mb for name in asked)]
     )
     search.fitting += len(fitting)
-    apart = search.fleet.apart(search.demand.model_id, search.demand.digest)
-    _look_again(search, [each for each in fitting if each.node_id in apart])
-    others = [each for each in fitting if each.node_id not in apart]
-    if others:
-        untouched = set(asked)
-        _look_again(search, [min(others, key=lambda each: (len(untouched - each.held), each.preference))])
+    untouched, apart = set(asked), search.fleet.apart(search.demand.model_id, search.demand.digest)
+    known = frozenset[Seat]().union(*(each for each in apart if each is not None))
+    for group in apart:
+        mine = [each for each in fitting if (each in group if group is not None else each not in known)]
+        offer = (
+            _try(search, min(mine, key=lambda each: (len(untouched - each.held), each.preference))) if mine else None
+        )
+        if offer is not None:
+            _keep(search, offer)
+            return
 
 
-def _labelled(search: _Search, seats: list[Seat]) -> list[Seat]:
-    options = search.demand.options
-    kept = seats
-    for labels, wanted in ((options.required_labels, True), (options.forbidden_labels, False)):
-        pairs = {(name, value) for name, value in labels if value != ANY_VALUE}
-        names = {name for name, value in labels if value == ANY_VALUE}
-        if pairs:
-            kept = [each for each in kept if (pairs <= each.labels if wanted else pairs.isdisjoint(each.labels))]
-        if names:
-            kept = [each for each in kept if (names <= each.label_names if wanted else not names & each.label_names)]
-    return _parted(search, Cause.LABELS, seats, kept)
+def _labelled(search: _Search, alike: Alike) -> list[Seat]:
+    options, seats = search.demand.options, alike.seats
+    if not (options.required_labels or options.forbidden_labels):
+        return seats
+    kept = set(seats)
+    for label in options.required_labels:
+        kept &= alike.labelled(label)
+    for label in options.forbidden_labels:
+        kept -= alike.labelled(label)
+    return _parted(search, Cause.LABELS, seats, [each for each in seats if each in kept])
 
 
 def _parted(search: _Search, cause: Cause, seats: list[Seat], kept: list[Seat]) -> list[Seat]:
     if len(kept) < len(seats):
-        _set_aside(search, cause, _others(seats, kept))
+        taken = set(kept)
+        _set_aside(search, cause, [each for each in seats if each not in taken])
     return kept
 
 
-def _look_again(search: _Search, seats: Sequence[Seat]) -> None:
-    for seat in seats:
-        offer = _try(search, seat)
-        if offer is not None:
-            _keep(search, offer)
+def _without(search: _Search, cause: Cause, seats: list[Seat], unwanted: AbstractSet[Seat]) -> list[Seat]:
+    if not unwanted:
+        return seats
+    return _parted(search, cause, seats, [each for each in seats if each not in unwanted])
 
 
 def _keep(search: _Search, offer: Offer) -> None:
@@ -231,11 +240,6 @@ def _set_aside(search: _Search, cause: Cause, seats: list[Seat]) -> None:
     search.left.append((cause, seats))
     if cause is Cause.MEMORY:
         search.short += seats
-
-
-def _others(seats: list[Seat], taken: Collection[Seat]) -> list[Seat]:
-    names = {each.node_id for each in taken}
-    return [each for each in seats if each.node_id not in names]
 
 
 def _tallies(search: _Search, best: Offer | None) -> tuple[Tally, ...]:

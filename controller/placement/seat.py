@@ -33,18 +33,26 @@ class Kind(NamedTuple):
     disk_full: bool = False
 
 
+class Relief(NamedTuple):
+    """What there would be at most if one claim went: megabytes on the freest of the cards it is on, or of RAM."""
+
+    priority: int
+    memory_mb: int
+    mb: int
+
+
 class Seat:
     """A node with what is claimed on it. Numbers are megabytes; lists begin with the most.
 
     `free` is what each card has that may share a model with others, `single_free` the most that any one device has,
     slices of cards included. `shared` is what is left where no untouched card is broken into: on cards that hold a
-    claim already, and on slices. `ram` is the processor's, `room` the most that there is in one piece, and `relief` the
-    most that there could be if one claim went.
+    claim already, and on slices. `ram` is the processor's, `room` the most that there is in one piece, and `reliefs`
+    say what there would be if one claim went, in the order of the claims.
     """
 
     __slots__ = (
         "candidate", "count", "devices", "free", "held", "kind", "label_names", "labels", "least_priority", "node_id",
-        "ports", "preference", "ram", "relief", "room", "shared", "shared_count", "single_free",
+        "ports", "preference", "ram", "reliefs", "room", "shared", "shared_count", "single_free",
     )  # fmt: skip
 
     def __init__(self, candidate: Candidate) -> None:
@@ -67,9 +75,7 @@ class Seat:
         self.shared = tuple(sorted((self.devices[each] for each in self.devices if each in cut), reverse=True))
         self.shared_count = len(self.shared)
         self.room = max(self.ram, self.single_free)
-        gains = (self.devices.get(each, 0) + claim.memory_mb for claim in claims for each in claim.gpu_devices)
-        in_ram = (self.ram + claim.memory_mb for claim in claims if not claim.gpu_devices)
-        self.relief = max(max(gains, default=0), max(in_ram, default=0))
+        self.reliefs = tuple(Relief(each.priority, each.memory_mb, self._freed(each)) for each in claims)
         self.least_priority = min((claim.priority for claim in claims), default=None)
         # Spread: the least crowded first, then the one with the most room, then by id so that every plan is the same.
         self.preference = (len(claims), -(self.ram + sum(self.devices.values())), self.node_id)
@@ -115,6 +121,18 @@ class Seat:
         # The node chooses its engine before anything has made room.
         seat.kind = self.kind
         return seat
+
+    def _freed(self, claim: Claim) -> int:
+        if not claim.gpu_devices:
+            return self.ram + claim.memory_mb
+        cards = (each for each in self.node.gauges.gpu_devices if each.device_id in claim.gpu_devices)
+        # One that an engine has for itself is whole again.
+        freed = (
+            each.memory_total if each.single else self.devices[each.device_id] + claim.memory_mb
+            for each in cards
+            if each.usable
+        )
+        return max(freed, default=0)
 
 
 def _compared(node: Node) -> tuple[object, ...]:

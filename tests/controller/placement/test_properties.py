@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from controller.nodes.devices import GpuDevice
 from controller.nodes.model import Node, NodeId
+from controller.placement.fit import Offer, offer_of
 from controller.placement.fleet import Fleet
-from controller.placement.model import Candidate, Claim, Demand, Options, Placement, Refusal
+from controller.placement.model import Candidate, Claim, Demand, Options, Placement, Refusal, UnfitError
 from controller.placement.plan import plan
 from controller.placement.seat import RESERVED_RAM_MB
 from tests.controller.placement.test_plan import LARGE, TINY, demand, node
@@ -123,6 +124,62 @@ def test_a_plan_is_the_same_however_the_fleet_came_to_be_known(
             outcome.evictions,
         )
     assert sum(tally.nodes for tally in outcome.tallies) == len(fleet) - isinstance(outcome, Placement)
+
+
+@given(fleets, wishes, demands, st.sets(st.integers(0, 3)))
+def test_the_index_chooses_what_a_look_at_each_node_would_choose(
+    fleet: list[Node], asked: list[Demand], wish: Demand, cached: set[int]
+) -> None:
+    wish = replace(wish, digest="sha256:weights", options=replace(wish.options, priority=-1))
+    known = Fleet(candidates(fleet, placing(fleet, asked)))
+    for number, machine in enumerate(fleet):
+        known.cache(machine.node_id, ["sha256:weights"] if number in cached else [])
+    outcome = plan(wish, known)
+    offers = [offer for each in fleet if (offer := _offer(wish, known, each)) is not None]
+    if isinstance(outcome, Refusal):
+        assert not offers
+        return
+    best = min(offers, key=lambda offer: offer.rank)
+    assert (outcome.node_id, outcome.gpu_devices) == (best.seat.node_id, best.gpu_devices)
+
+
+def _offer(wish: Demand, fleet: Fleet, machine: Node) -> Offer | None:
+    seat = fleet.seat(machine.node_id)
+    assert seat is not None
+    try:
+        return offer_of(wish, seat, fleet)
+    except UnfitError:
+        return None
+
+
+@given(fleets, wishes, demands)
+def test_one_eviction_is_never_missed_nor_a_cheaper_one(fleet: list[Node], asked: list[Demand], wish: Demand) -> None:
+    claims = placing(fleet, asked)
+    outcome = plan(wish, Fleet(candidates(fleet, claims)))
+    if isinstance(outcome, Placement) and not outcome.evictions:
+        return
+    meek = replace(wish, options=replace(wish.options, priority=-1))
+    enough = [
+        (claim.priority, claim.memory_mb)
+        for machine in fleet
+        for claim in claims[machine.node_id]
+        if claim.priority < wish.options.priority
+        and isinstance(plan(meek, _fleet_without(fleet, claims, claim)), Placement)
+    ]
+    if not enough:
+        assert isinstance(outcome, Refusal) or len(outcome.evictions) > 1
+        return
+    assert isinstance(outcome, Placement)
+    (gone,) = outcome.evictions
+    memory_mb = next(
+        claim.memory_mb for held in claims.values() for claim in held if claim.deployment_id == gone.deployment_id
+    )
+    assert (gone.priority, memory_mb) == min(enough)
+
+
+def _fleet_without(fleet: Iterable[Node], claims: dict[NodeId, list[Claim]], gone: Claim) -> Fleet:
+    kept = {name: [claim for claim in held if claim is not gone] for name, held in claims.items()}
+    return Fleet(candidates(fleet, kept))
 
 
 @given(fleets, wishes, demands, st.data())
