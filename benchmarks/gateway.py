@@ -9,28 +9,19 @@ taken, because the machine is shared. Last line: gateway_rps, litellm_rps, ratio
 import argparse
 import asyncio
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from aiops.routing.v1 import routing_service_pb2 as routing
 
 from benchmarks.load import Load, generate
+from benchmarks.peer import MASTER_KEY, constant_upstream, litellm
 from benchmarks.upstream import MODEL
-from stack.ports import free_port
 from tests.fixtures.edge import ORG, running_edge
 
 BODY: dict[str, object] = {"model": MODEL, "messages": [{"role": "user", "content": "Say hello."}]}
-MASTER_KEY = "sk-0123456789abcdef0123456789abc"
-LITELLM = Path.home() / ".cache" / "aiops" / "litellm"
-REQUIREMENTS = Path(__file__).parent / "requirements-litellm.txt"
 CONCURRENT = 32
 
 
@@ -52,7 +43,10 @@ async def main() -> None:
             ways = {
                 "direct": (f"http://127.0.0.1:{upstream}/v1/chat/completions", {}),
                 "gateway": (f"{edge.url}/v1/chat/completions", edge.bearer()),
-                "litellm": (f"http://127.0.0.1:{peer}/v1/chat/completions", {"authorization": f"Bearer {MASTER_KEY}"}),
+                "litellm": (
+                    f"http://127.0.0.1:{peer.port}/v1/chat/completions",
+                    {"authorization": f"Bearer {MASTER_KEY}"},
+                ),
             }
             report(await asyncio.to_thread(measure, ways, options.seconds, options.rounds))
 
@@ -94,63 +88,6 @@ def report(seen: dict[tuple[str, int], list[Load]]) -> None:
     print(f"added at one connection, p50: gateway {added:.3f} ms, LiteLLM {litellm_added:.3f} ms")
     figures = {"gateway_rps": gateway, "litellm_rps": peer, "ratio": gateway / peer, "added_p50_ms": added}
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
-
-
-@asynccontextmanager
-async def constant_upstream() -> AsyncIterator[int]:
-    """An engine that answers the same at once. Answers its port."""
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "benchmarks.upstream", str(port))
-    try:
-        await asyncio.to_thread(_until_answered, f"http://127.0.0.1:{port}/", 10)
-        yield port
-    finally:
-        process.kill()
-        await process.wait()
-
-
-@asynccontextmanager
-async def litellm(home: Path, upstream: int) -> AsyncIterator[int]:
-    """LiteLLM's proxy in an environment of its own, which is made on first use. Answers its port."""
-    await asyncio.to_thread(_install_litellm)
-    port, config = free_port(), home / "litellm.json"
-    parameters = {"model": f"openai/{MODEL}", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}
-    settings = {
-        "model_list": [{"model_name": MODEL, "litellm_params": parameters}],
-        "general_settings": {"master_key": MASTER_KEY},
-    }
-    config.write_text(json.dumps(settings))
-    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-    command = [str(LITELLM / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "litellm.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=environment)
-    try:
-        await asyncio.to_thread(_until_answered, f"http://127.0.0.1:{port}/health/liveliness", 120)
-        yield port
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-def _install_litellm() -> None:
-    if (LITELLM / "bin" / "litellm").exists():
-        return
-    print("installing LiteLLM's proxy, once", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", str(LITELLM)], check=True)
-    pip = [str(LITELLM / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
-
-
-def _until_answered(url: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - an address of our own
-                return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 def _json(headers: dict[str, str]) -> dict[str, str]:

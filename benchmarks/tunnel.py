@@ -18,8 +18,8 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks.gateway import constant_upstream
 from benchmarks.load import Load, generate
+from benchmarks.peer import constant_upstream
 from stack.ports import free_port
 from tests.fakes.engine_http import Engine
 from tests.fixtures.edge import Edge, model_route, running_edge
