@@ -21,6 +21,9 @@ MODEL_KEY = "aiops.model_key"
 GRPC_MODEL = "aiops.grpc_model"
 GRPC_MODEL_KEY = "aiops.grpc_model_key"
 TRANSCRIPTION = "aiops.transcription"
+# For clients that speak Anthropic's Messages, and for targets that do.
+MESSAGES = "aiops.messages"
+MESSAGES_TARGET = "aiops.messages_target"
 BODY = "aiops.body"
 OPENAI_ERRORS = "aiops.openai_errors"
 FIELDS = "aiops.fields"
@@ -50,6 +53,8 @@ def chain() -> list[dict[str, object]]:
         _optional(GRPC_CODES, _grpc_codes()),
         _optional(GRPC_TO_JSON, _grpc_to_json()),
         _optional(ENGINE_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("engine_errors.lua"))),
+        # Before the model is read, so that all behind it see a chat.
+        _optional(MESSAGES, _dialect("chat_request", "message_answer", "edge")),
         _optional(MODEL_NAME, _model_name()),
         _optional(MODEL_KEY, _model_key()),
         _optional(GRPC_MODEL, extraction()),
@@ -76,6 +81,11 @@ def body_filter() -> dict[str, object]:
     return {"name": BODY, "typed_config": typed(HTTP + "lua.v3.Lua", source_codes={BODY: _source("body.lua")})}
 
 
+def messages_target_filter() -> dict[str, object]:
+    """Speaks Anthropic's Messages to a target; only where a route switches it on."""
+    return _optional(MESSAGES_TARGET, _dialect("messages_request", "chat_answer", "target"))
+
+
 def enabled(names: Iterable[str]) -> dict[str, object]:
     """A route's `typed_per_filter_config` that switches filters on."""
     return {name: typed("envoy.config.route.v3.FilterConfig", config={}) for name in names}
@@ -98,6 +108,14 @@ def _optional(name: str, config: dict[str, object]) -> dict[str, object]:
 def _source(script: str, tables: str = "") -> dict[str, object]:
     scripts = resources.files("gateway.edge") / "lua"
     return {"inline_string": "\n".join(((scripts / "json.lua").read_text(), tables, (scripts / script).read_text()))}
+
+
+def _dialect(*parts: str) -> dict[str, object]:
+    scripts = resources.files("gateway.edge") / "lua"
+    read = [scripts / "json.lua", *(scripts / "dialects" / f"{part}.lua" for part in ("pieces", *parts))]
+    return typed(
+        HTTP + "lua.v3.Lua", default_source_code={"inline_string": "\n".join(part.read_text() for part in read)}
+    )
 
 
 def _set(key: str, value: str) -> dict[str, object]:

@@ -9,6 +9,9 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from gateway.edge.messages import message, typed
 
 PROVIDER = "aiops"
+# The same tokens in the header that clients of Anthropic send.
+KEY_PROVIDER, API_KEY = "aiops-key", "x-api-key"
+INFERENCE = "/v1/"
 TOKEN_ID = "x-aiops-token-id"  # noqa: S105 - a header's name
 ACTION = "envoy.config.rbac.v3.Action"
 INPUT = "envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
@@ -32,9 +35,15 @@ def token_verification(keys: Iterable[dict[str, str]]) -> config_pb2.JwtAuthenti
         ],
         "clear_route_cache": True,
     }
+    by_key = {**provider, "from_headers": [{"name": API_KEY}]}
+    # The first that holds is enough, and the only one whose claims are taken.
+    either = {"requires_any": {"requirements": [{"provider_name": PROVIDER}, {"provider_name": KEY_PROVIDER}]}}
     content = {
-        "providers": {PROVIDER: provider},
-        "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": PROVIDER}}],
+        "providers": {PROVIDER: provider, KEY_PROVIDER: by_key},
+        "rules": [
+            {"match": {"prefix": INFERENCE}, "requires": either},
+            {"match": {"prefix": "/"}, "requires": {"provider_name": PROVIDER}},
+        ],
         "bypass_cors_preflight": True,
     }
     return message(config_pb2.JwtAuthentication, content)

@@ -13,7 +13,7 @@ from xds.core.v3 import extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, string_pb2
 
 from gateway.edge.counting import COUNTING
-from gateway.edge.filters import BODY, CHAT, INVALID, MISSING, TRANSCRIPTION, enabled
+from gateway.edge.filters import BODY, CHAT, INVALID, MESSAGES, MISSING, TRANSCRIPTION, enabled
 from gateway.edge.messages import message, packed
 from gateway.edge.routes import entry
 from gateway.models.answers import invalid_body, model_list, unknown_model
@@ -28,6 +28,7 @@ from gateway.models.open_inference import (
 )
 
 ENDPOINTS = "^/v1/(chat/completions|completions|embeddings|responses)$"
+ANTHROPIC = "/v1/messages"
 BODY_LIMIT = 16 * 1024 * 1024
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 RECORDING_LIMIT = 26 * 1024 * 1024
@@ -158,7 +159,11 @@ def _entry() -> list[route_components_pb2.Route]:
     post = {"name": ":method", "string_match": {"exact": "POST"}}
     read = entry({"safe_regex": {"regex": ENDPOINTS}, "headers": [post]}, enabled(CHAT), BODY_LIMIT)
     heard = entry({"path": TRANSCRIPTIONS, "headers": [post]}, enabled([TRANSCRIPTION, *COUNTING]), RECORDING_LIMIT)
-    return [message(Route, route) for route in (read, heard, entry({"prefix": "/"}, {}, BODY_LIMIT))]
+    translated = entry({"path": ANTHROPIC, "headers": [post]}, enabled([MESSAGES, *CHAT]), BODY_LIMIT)
+    # Whatever else Anthropic has there is refused in its own words.
+    beside = entry({"prefix": ANTHROPIC}, enabled([MESSAGES]), BODY_LIMIT)
+    routes = (read, heard, translated, beside, entry({"prefix": "/"}, {}, BODY_LIMIT))
+    return [message(Route, route) for route in routes]
 
 
 def _by_org(otherwise: Sequence[route_components_pb2.Route]) -> matcher_pb2.Matcher:

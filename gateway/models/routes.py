@@ -13,6 +13,7 @@ from gateway.edge.counting import CLAIMS
 from gateway.edge.filters import BODY
 from gateway.edge.listener import NAME
 from gateway.edge.messages import message, typed
+from gateway.edge.trust import API_KEY
 from gateway.models import open_inference
 from gateway.models.answers import model_description, model_list, private_path, unknown_model, wrong_protocol
 from gateway.models.clusters import INSTANCE, SUBSET
@@ -185,7 +186,7 @@ def _configuration(cors: Sequence[str]) -> dict[str, object]:
         "name": NAME,
         "domains": ["*"],
         "retry_policy": RETRY,
-        "request_headers_to_remove": [MODEL, KEY, *CLAIMS.values()],
+        "request_headers_to_remove": [MODEL, KEY, API_KEY, *CLAIMS.values()],
         "response_headers_to_remove": ["x-aiops-engine-status", UNREACHED],
         "typed_per_filter_config": {"envoy.filters.http.cors": _cors(cors)},
     }
@@ -198,7 +199,8 @@ def _cors(origins: Sequence[str]) -> dict[str, object]:
         "envoy.extensions.filters.http.cors.v3.CorsPolicy",
         allow_origin_string_match=allowed,
         allow_methods="GET, POST, PUT, PATCH, DELETE, OPTIONS",
-        allow_headers="authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout, x-request-id",
+        allow_headers="authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout, x-request-id, x-api-key, "
+        "anthropic-version, anthropic-beta, anthropic-dangerous-direct-browser-access",
         expose_headers="grpc-status, grpc-message, grpc-status-details-bin, x-request-id",
         max_age="86400",
     )
