@@ -117,6 +117,7 @@ def _target_from_proto(target: pb.RouteTarget) -> Target:
         credential_id=target.credential_id,
         ca_pem=target.ca_pem,
         weight=target.weight,
+        credential_header=target.credential_header,
     )
 
 

@@ -47,7 +47,6 @@ class Capability(Enum):
     EMBEDDING = "embedding"
 
 
-# Both speak OpenAI's protocol there.
 BASE_URLS = {Provider.OPENAI: "https://api.openai.com/v1", Provider.ANTHROPIC: "https://api.anthropic.com/v1"}
 
 
@@ -95,6 +94,7 @@ class Target:
     credential_id: str = ""
     ca_pem: str = ""
     weight: int = 0
+    credential_header: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +231,7 @@ def _wrong_address(target: Target) -> Iterator[tuple[str, str]]:
         "base_url": target.base_url,
         "credential_id": target.credential_id,
         "ca_pem": target.ca_pem,
+        "credential_header": target.credential_header,
     }
     if target.provider is Provider.INTERNAL:
         yield from ((name, "is for external providers") for name, value in external.items() if value)

@@ -16,11 +16,13 @@ from gateway.edge.messages import message, typed
 from gateway.edge.upstreams import PROTOCOL
 from gateway.models.clusters import has_endpoints_apart, model_cluster, model_endpoints
 from gateway.models.table import ModelRoute
-from gateway.policies.table import External, PolicyRoute, PolicyTarget, Resilience
+from gateway.policies.table import AUTHORIZATION, External, PolicyRoute, PolicyTarget, Resilience
 
 # The listener inside Envoy that names the model as a target knows it; see relay.py.
 RELAY = "targets"
 TARGET = "target"
+# The name of a credential's secret where it is shown as it is, without "Bearer", ends so.
+ALONE = "/alone"
 TLS = "envoy.transport_sockets.tls"
 # So many attempts beyond the first may be open at any time, however few requests are: whoever was on a target that
 # went down is tried elsewhere at once.
@@ -160,19 +162,19 @@ def _outside(name: str, external: External) -> cluster_pb2.Cluster:
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
-        "typed_extension_protocol_options": {PROTOCOL: _protocol(external.credential_id)},
+        "typed_extension_protocol_options": {PROTOCOL: _protocol(external)},
     }
     if external.tls:
         content["transport_socket"] = {"name": TLS, "typed_config": _tls(external)}
     return message(cluster_pb2.Cluster, content)
 
 
-def _protocol(credential_id: str) -> dict[str, object]:
+def _protocol(external: External) -> dict[str, object]:
     """HTTP/1.1, with the credential put in at the last moment: no route, header or dump has it before."""
     codec = typed("envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec")
     filters = [{"name": "envoy.filters.http.upstream_codec", "typed_config": codec}]
-    if credential_id:
-        filters.insert(0, {"name": "envoy.filters.http.credential_injector", "typed_config": _shown(credential_id)})
+    if external.credential_id:
+        filters.insert(0, {"name": "envoy.filters.http.credential_injector", "typed_config": _shown(external)})
     return typed(
         PROTOCOL,
         common_http_protocol_options={"idle_timeout": "30s"},
@@ -181,9 +183,11 @@ def _protocol(credential_id: str) -> dict[str, object]:
     )
 
 
-def _shown(credential_id: str) -> dict[str, object]:
-    secret = {"name": credential_id, "sds_config": {"ads": {}, "resource_api_version": "V3"}}
-    generic = typed("envoy.extensions.http.injected_credentials.generic.v3.Generic", credential=secret)
+def _shown(external: External) -> dict[str, object]:
+    header = external.credential_header
+    name = external.credential_id + ("" if header == AUTHORIZATION else ALONE)
+    secret = {"name": name, "sds_config": {"ads": {}, "resource_api_version": "V3"}}
+    generic = typed("envoy.extensions.http.injected_credentials.generic.v3.Generic", credential=secret, header=header)
     credential = {"name": "envoy.http.injected_credentials.generic", "typed_config": generic}
     return typed(
         "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",

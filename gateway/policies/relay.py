@@ -11,7 +11,7 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 
 from gateway.edge.counting import ANSWERED, NOTES
-from gateway.edge.filters import BODY, body_filter
+from gateway.edge.filters import BODY, MESSAGES_TARGET, body_filter, enabled, messages_target_filter
 from gateway.edge.messages import message, typed
 from gateway.models.clusters import SUBSET
 from gateway.models.context import body_context
@@ -19,10 +19,11 @@ from gateway.models.lookup import BODY_LIMIT, action, tree
 from gateway.policies.clusters import RELAY, clusters, direct, relayed
 from gateway.policies.table import PolicyRoute, PolicyTarget
 
+Route = route_components_pb2.Route
 # Only this listener sets it: clients' x-aiops- headers stay out.
 WANTED = "x-aiops-wanted"
 # What is between clients and the platform alone.
-_OURS = ("x-aiops-call", "x-forwarded-for", "x-forwarded-proto", "x-request-id", "cookie")
+_OURS = ("x-aiops-call", "x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-envoy-original-path", "cookie")
 
 
 def relay_listener() -> listener_pb2.Listener:
@@ -32,7 +33,7 @@ def relay_listener() -> listener_pb2.Listener:
         stat_prefix=RELAY,
         rds={"route_config_name": RELAY, "config_source": {"ads": {}, "resource_api_version": "V3"}},
         early_header_mutation_extensions=[_named()],
-        http_filters=[body_filter(), _router()],
+        http_filters=[body_filter(), messages_target_filter(), _router()],
         server_header_transformation="PASS_THROUGH",
         generate_request_id=False,
         skip_xff_append=True,
@@ -77,6 +78,8 @@ def _route(policy: PolicyRoute, target: PolicyTarget) -> route_components_pb2.Ro
         route.route.prefix_rewrite = f"{outside.path}/"
         route.route.host_rewrite_literal = _host(outside.host, outside.port, tls=outside.tls)
         route.request_headers_to_remove.extend(_OURS)
+        if outside.messages:
+            route.MergeFrom(message(Route, {"typed_per_filter_config": enabled([MESSAGES_TARGET])}))
     route.request_headers_to_remove.append(WANTED)
     _tell_who_answers(route)
     context = body_context(target.model, rename=target.model)

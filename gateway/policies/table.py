@@ -11,6 +11,7 @@ from aiops.routing.v1 import routing_service_pb2 as pb
 from gateway.models.table import NAME, ModelRoute, RefusedField, refused_from, targets_from
 
 log = logging.getLogger(__name__)
+AUTHORIZATION = "authorization"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class External:
     path: str
     credential_id: str = ""
     ca_pem: str = ""
+    # Where the credential goes; in "authorization" it is a bearer's.
+    credential_header: str = AUTHORIZATION
+    # Speaks Anthropic's Messages.
+    messages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +159,6 @@ def _external(target: pb.PolicyTarget) -> External | None:
         path,
         target.external.credential_id,
         target.external.ca_pem,
+        target.external.credential_header or AUTHORIZATION,
+        target.external.protocol == pb.External.messages,
     )

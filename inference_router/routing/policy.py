@@ -36,6 +36,10 @@ class External:
     base_url: str
     credential_id: str = ""
     ca_pem: str = ""
+    # Empty is `authorization`, as a bearer's.
+    credential_header: str = ""
+    # Speaks Anthropic's Messages.
+    messages: bool = False
 
 
 @dataclass(frozen=True, slots=True)

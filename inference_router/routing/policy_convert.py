@@ -13,7 +13,7 @@ from inference_router.routing.target_convert import (
     target_to_proto,
 )
 
-# Where providers speak OpenAI's protocol when nothing else is said.
+# Where providers are when nothing else is said.
 _BASE_URLS = {
     route_pb2.RouteTarget.openai: "https://api.openai.com/v1",
     route_pb2.RouteTarget.anthropic: "https://api.anthropic.com/v1",
@@ -73,7 +73,9 @@ def _wanted(target: route_pb2.RouteTarget) -> PolicyTarget:
     external = None
     if target.provider not in (route_pb2.RouteTarget.internal, route_pb2.RouteTarget.PROVIDER_UNSPECIFIED):
         base_url = target.base_url or _BASE_URLS.get(target.provider, "")
-        external = External(base_url, target.credential_id, target.ca_pem)
+        messages = target.provider == route_pb2.RouteTarget.anthropic
+        header = target.credential_header or ("x-api-key" if messages else "")
+        external = External(base_url, target.credential_id, target.ca_pem, header, messages)
     return PolicyTarget(target.name, target.weight, target.model, target.deployment_id, external=external)
 
 
@@ -85,18 +87,30 @@ def _target_to_proto(target: PolicyTarget) -> pb.PolicyTarget:
         instances=[target_to_proto(each) for each in target.instances],
     )
     if target.external is not None:
-        message.external.CopyFrom(pb.External(**asdict(target.external)))
+        message.external.CopyFrom(_external_to_proto(target.external))
     return message
 
 
+def _external_to_proto(outside: External) -> pb.External:
+    return pb.External(
+        base_url=outside.base_url,
+        credential_id=outside.credential_id,
+        ca_pem=outside.ca_pem,
+        credential_header=outside.credential_header,
+        protocol=pb.External.messages if outside.messages else pb.External.chat,
+    )
+
+
+def _external_from_proto(message: pb.External) -> External:
+    speaks_messages = message.protocol == pb.External.messages
+    return External(message.base_url, message.credential_id, message.ca_pem, message.credential_header, speaks_messages)
+
+
 def _target_from_proto(message: pb.PolicyTarget) -> PolicyTarget:
-    outside = message.external
     return PolicyTarget(
         name=message.name,
         weight=message.weight,
         model=message.model,
         instances=tuple(target_from_proto(each) for each in message.instances),
-        external=External(outside.base_url, outside.credential_id, outside.ca_pem)
-        if message.HasField("external")
-        else None,
+        external=_external_from_proto(message.external) if message.HasField("external") else None,
     )

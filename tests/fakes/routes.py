@@ -41,10 +41,11 @@ def outside(
     tls: bool = False,
     ca_pem: str = "",
     credential_id: str = "",
+    **more: Any,
 ) -> routing.PolicyTarget:
-    """A provider at a port of the loopback."""
+    """A provider at a port of the loopback; `more` are fields of External."""
     base_url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/proxy/v1"
-    external = routing.External(base_url=base_url, ca_pem=ca_pem, credential_id=credential_id)
+    external = routing.External(base_url=base_url, ca_pem=ca_pem, credential_id=credential_id, **more)
     return routing.PolicyTarget(name=name, weight=weight, model=model, external=external)
 
 

@@ -12,6 +12,7 @@ import pytest_asyncio
 from aiokafka import AIOKafkaConsumer
 from aiops.inference.v1.inference_service_pb2 import ChatMessage, ChatRequest
 from aiops.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from aiops.routing.v1 import routing_service_pb2 as routing
 from aiops.usage.v1.usage_events_pb2 import UsageRecorded
 from google.protobuf import json_format
 
@@ -19,7 +20,8 @@ from stack.broker import Broker
 from stack.ports import free_port
 from tests.fakes.engine_http import Engine, running_engine
 from tests.fakes.eventually import eventually
-from tests.fakes.routes import policy, target
+from tests.fakes.provider import Reply, message, message_events, running_provider
+from tests.fakes.routes import outside, policy, target
 from tests.fixtures.broker import start_broker
 from tests.fixtures.edge import ORG, OTHER_ORG, Edge, model_route, running_edge
 
@@ -128,6 +130,19 @@ async def test_a_streams_tokens_are_those_of_its_last_word(counted_edge: Edge, e
     assert (used.streamed, used.counted, used.input_tokens, used.output_tokens) == (True, True, 4, 3)
 
 
+async def test_a_message_in_anthropics_words_is_counted_like_a_chat(
+    counted_edge: Edge, engine: Engine, heard: Heard
+) -> None:
+    for streamed, tokens in ((False, (3, 2)), (True, (3, 2))):
+        body = {"model": "tiny", "stream": streamed, "messages": [{"role": "user", "content": "one two"}]}
+        answer = await counted_edge.client.post(
+            "/v1/messages", json=body, headers=counted_edge.bearer(sub="by-message")
+        )
+        used = await heard.until(lambda used, answer=answer: used.request_id == answer.headers["request-id"])  # type: ignore[misc]
+        assert (used.model, used.user_id, used.endpoint) == ("tiny", "by-message", "/v1/messages")
+        assert (used.streamed, used.counted, used.input_tokens, used.output_tokens) == (streamed, True, *tokens)
+
+
 async def test_a_stream_without_counts_says_so(counted_edge: Edge, engine: Engine, heard: Heard) -> None:
     answer = await counted_edge.chat(text="one two", stream=True)
     used = await heard.until(lambda used: used.request_id == answer.headers["x-request-id"])
@@ -193,6 +208,22 @@ async def test_a_policys_target_and_its_deployment_are_named(counted_edge: Edge,
     used = await heard.until(lambda used: used.request_id == answer.headers["x-request-id"])
     assert (used.model, used.target, used.degraded) == ("chain", "b", True)
     assert (used.deployment_id, used.instance_id, used.output_tokens) == ("b", "b", 2)
+
+
+async def test_what_a_target_counts_in_anthropics_words_is_counted(counted_edge: Edge, heard: Heard) -> None:
+    async with running_provider() as provider:
+        far = policy("claude", outside(provider.port, protocol=routing.External.messages))
+        await counted_edge.route(policies=[far])
+        await counted_edge.until(lambda: _routed(counted_edge, "claude"))
+        for streamed, reply in (
+            (False, Reply(message())),
+            (True, Reply(events=message_events({"type": "text", "text": "hello"}))),
+        ):
+            provider.script(reply)
+            answer = await counted_edge.chat("claude", stream=streamed)
+            used = await heard.until(lambda used, answer=answer: used.request_id == answer.headers["x-request-id"])  # type: ignore[misc]
+            assert (used.streamed, used.counted, used.target) == (streamed, True, "outside")
+            assert (used.input_tokens, used.output_tokens, used.cached_tokens) == (11, 7, 3)
 
 
 async def test_what_happens_while_the_broker_is_away_is_told_when_it_comes(tmp_path: Path) -> None:

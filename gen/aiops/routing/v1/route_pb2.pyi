@@ -164,6 +164,7 @@ class RouteTarget(_message.Message):
         """A model of the platform, all of its live instances or those of one deployment."""
         openai: RouteTarget._Provider.ValueType  # 2
         anthropic: RouteTarget._Provider.ValueType  # 3
+        """Requests are translated to its Messages, answers back to a chat's."""
         openai_compatible: RouteTarget._Provider.ValueType  # 4
         """Anything that speaks OpenAI's protocol."""
 
@@ -173,6 +174,7 @@ class RouteTarget(_message.Message):
     """A model of the platform, all of its live instances or those of one deployment."""
     openai: RouteTarget.Provider.ValueType  # 2
     anthropic: RouteTarget.Provider.ValueType  # 3
+    """Requests are translated to its Messages, answers back to a chat's."""
     openai_compatible: RouteTarget.Provider.ValueType  # 4
     """Anything that speaks OpenAI's protocol."""
 
@@ -184,6 +186,7 @@ class RouteTarget(_message.Message):
     CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
     CA_PEM_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_HEADER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique among the route's targets; empty takes the model's name."""
     provider: Global___RouteTarget.Provider.ValueType
@@ -192,13 +195,17 @@ class RouteTarget(_message.Message):
     deployment_id: _builtins.str
     """Internal: only this deployment; empty means all of the model's."""
     base_url: _builtins.str
-    """External: what stands before `/chat/completions`; empty takes the provider's own."""
+    """External: what stands before `/chat/completions`, or `/messages`; empty takes the provider's own."""
     credential_id: _builtins.str
     """External: the credential that requests carry; empty means none."""
     ca_pem: _builtins.str
     """External: the authorities that its certificate is checked against, in PEM; empty means the machine's."""
     weight: _builtins.int
     """Share of the requests that go here first, relative to the other targets; 0 makes it a mere fallback."""
+    credential_header: _builtins.str
+    """External: the header that carries the credential, `authorization` (as a bearer's), `api-key` or `x-api-key`; empty takes
+    the provider's own.
+    """
     def __init__(
         self,
         *,
@@ -210,10 +217,11 @@ class RouteTarget(_message.Message):
         credential_id: _builtins.str = ...,
         ca_pem: _builtins.str = ...,
         weight: _builtins.int = ...,
+        credential_header: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_id", b"credential_id", "deployment_id", b"deployment_id", "model", b"model", "name", b"name", "provider", b"provider", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_header", b"credential_header", "credential_id", b"credential_id", "deployment_id", b"deployment_id", "model", b"model", "name", b"name", "provider", b"provider", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

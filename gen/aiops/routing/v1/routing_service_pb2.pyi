@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -189,22 +190,49 @@ class External(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Protocol:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[External._Protocol.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PROTOCOL_UNSPECIFIED: External._Protocol.ValueType  # 0
+        chat: External._Protocol.ValueType  # 1
+        """OpenAI's."""
+        messages: External._Protocol.ValueType  # 2
+        """Anthropic's."""
+
+    class Protocol(_Protocol, metaclass=_ProtocolEnumTypeWrapper): ...
+    PROTOCOL_UNSPECIFIED: External.Protocol.ValueType  # 0
+    chat: External.Protocol.ValueType  # 1
+    """OpenAI's."""
+    messages: External.Protocol.ValueType  # 2
+    """Anthropic's."""
+
     BASE_URL_FIELD_NUMBER: _builtins.int
     CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
     CA_PEM_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_HEADER_FIELD_NUMBER: _builtins.int
     base_url: _builtins.str
     credential_id: _builtins.str
     ca_pem: _builtins.str
+    protocol: Global___External.Protocol.ValueType
+    """What it speaks; unspecified is OpenAI's."""
+    credential_header: _builtins.str
+    """Where the credential goes; empty is `authorization`, as a bearer's."""
     def __init__(
         self,
         *,
         base_url: _builtins.str = ...,
         credential_id: _builtins.str = ...,
         ca_pem: _builtins.str = ...,
+        protocol: Global___External.Protocol.ValueType = ...,
+        credential_header: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_id", b"credential_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_header", b"credential_header", "credential_id", b"credential_id", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
