@@ -18,6 +18,7 @@ from cli import (
     programs,
     provider_credentials,
     replica_sets,
+    rollouts,
     routes,
     routing,
     stack,
@@ -49,6 +50,7 @@ app.add_typer(replica_sets.rollout, name="rollout")
 routes.app.add_typer(routing.rules, name="rules")
 routes.app.command("for")(routing.route_for)
 app.add_typer(routes.app, name="routes")
+app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(provider_credentials.app, name="credentials")
 app.add_typer(events.app, name="events")
 models.app.command()(downloads.download)

@@ -52,6 +52,9 @@ from controller.notifications.service import Notifications
 from controller.replica_sets.reconcile import Reconciler
 from controller.replica_sets.rpc import ReplicaSetServicer
 from controller.replica_sets.service import ReplicaSets
+from controller.rollouts.reconcile import RolloutReconciler
+from controller.rollouts.rpc import RolloutServicer
+from controller.rollouts.service import Rollouts
 from controller.routing.alerts import Alerts
 from controller.routing.feed import RoutingFeed
 from controller.routing.rpc import ReplicaServicer, RouteServicer, RoutingAlertServicer, RoutingRulesServicer
@@ -218,6 +221,7 @@ def _fleet(kernel: Kernel) -> None:
         ReplicaServicer(RoutingFeed(unit_of_work, hints)),
         ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
         RouteServicer(Routes(unit_of_work, hints, private_providers=settings.private_providers)),
+        RolloutServicer(Rollouts(unit_of_work, hints)),
         RoutingRulesServicer(RoutingRules(unit_of_work)),
         RoutingAlertServicer(Alerts(unit_of_work)),
         CredentialServicer(credentials),
@@ -228,7 +232,8 @@ def _fleet(kernel: Kernel) -> None:
     kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock, admission.crowded).step, LONGEST_PAUSE)
     drainer = Drainer(unit_of_work, hints, kernel.clock)
     kernel.loops += [lambda: _watch("failover", failover), lambda: _watch("replica sets", reconciler)]
-    kernel.loops.append(lambda: _watch("drain", drainer))
+    rollouts = RolloutReconciler(unit_of_work, hints)
+    kernel.loops += [lambda: _watch("drain", drainer), lambda: _watch("rollouts", rollouts)]
     notices = Notices(kernel.database, "aiops_hints", hints.hear)
     hints.tell_others = notices.say
     kernel.repeat("hints between controllers", notices.step, NOTICES_AGAIN)
@@ -249,7 +254,7 @@ def _peer_tls(settings: Settings) -> ClientTls:
     return ClientTls(settings.pki / "ca.crt", certificate, key)
 
 
-async def _watch(name: str, watcher: Failover | Reconciler | Drainer) -> None:
+async def _watch(name: str, watcher: Failover | Reconciler | Drainer | RolloutReconciler) -> None:
     with watcher.watching():
         await run_loop(name, watcher.step, interval=LOOK_EVERY)
 

@@ -8,6 +8,7 @@ from controller.models import convert as models
 from controller.models import download_convert as downloads
 from controller.nodes import encodings as nodes
 from controller.replica_sets import convert as replica_sets
+from controller.rollouts import convert as rollouts
 from controller.routing import convert as routing
 from controller.routing import rules_convert as routing_rules
 from controller.system import convert as system
@@ -22,6 +23,7 @@ EVENTS: Encodings = {
     **replica_sets.EVENTS,
     **credentials.EVENTS,
     **routing.EVENTS,
+    **rollouts.EVENTS,
     **routing_rules.EVENTS,
     **system.EVENTS,
 }

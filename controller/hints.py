@@ -11,6 +11,7 @@ _FLEET = "fleet"
 _SETS = "sets"
 _ROUTES = "routes"
 _CREDENTIALS = "credentials"
+_ROLLOUTS = "rollouts"
 
 
 class Hints:
@@ -46,6 +47,16 @@ class Hints:
     def credentials_changed(self) -> None:
         """A credential was made, rotated or deleted."""
         self._wake((_CREDENTIALS, ""))
+
+    def rollouts_changed(self) -> None:
+        """Somebody made, paused, resumed or aborted a rollout."""
+        self._wake((_ROLLOUTS, ""))
+
+    @contextmanager
+    def watching_rollouts(self) -> Iterator[Wake]:
+        """A wake of the watcher's own for rollouts."""
+        with self._watching((_ROLLOUTS, "")) as wake:
+            yield wake
 
     @contextmanager
     def watching_credentials(self) -> Iterator[Wake]:

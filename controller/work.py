@@ -23,6 +23,8 @@ from controller.nodes.standing_store import SqlStandingStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
 from controller.placement.store import SqlPeakStore
 from controller.replica_sets.store import SqlReplicaSetStore
+from controller.rollouts.evidence_store import SqlEvidenceStore
+from controller.rollouts.store import SqlRolloutStore
 from controller.routing.rules_store import SqlRulesStore
 from controller.routing.store import SqlRouteStore
 from controller.system.store import SqlSystemStore
@@ -128,6 +130,14 @@ class Work:
     @cached_property
     def routes(self) -> SqlRouteStore:
         return SqlRouteStore(self._connection)
+
+    @cached_property
+    def rollouts(self) -> SqlRolloutStore:
+        return SqlRolloutStore(self._connection)
+
+    @cached_property
+    def evidence(self) -> SqlEvidenceStore:
+        return SqlEvidenceStore(self._connection)
 
     @cached_property
     def credentials(self) -> SqlCredentialStore:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from aiops.deployments.v1 import deployment_events_pb2 as deployments_pb
 from aiops.models.v1 import model_events_pb2 as models_pb
 from aiops.nodes.v1 import node_events_pb2 as nodes_pb
+from aiops.routing.v1 import rollout_pb2 as rollout_pb
 from aiops.routing.v1 import route_events_pb2 as routing_pb
 from aiops.system.v1 import system_events_pb2 as pb
 from google.protobuf.json_format import Parse
@@ -23,6 +24,7 @@ from controller.notifications.model import (
     NodeOnline,
     Notification,
     Occurrence,
+    RolloutDecided,
     RoutingRefused,
 )
 from mesh.clock import unix_ms
@@ -68,6 +70,15 @@ def _routing_refused(value: str) -> RoutingRefused:
     return RoutingRefused(event.subject, event.reason, event.reported_by, _at(event.timestamp))
 
 
+def _rollout_changed(value: str) -> RolloutDecided:
+    event = _read(value, routing_pb.RolloutChanged())
+    rollout, decision = event.rollout, event.rollout.decisions[-1]
+    action = rollout_pb.RolloutDecision.Action.Name(decision.action)
+    return RolloutDecided(
+        event.rollout_id, rollout.route_name, rollout.spec.candidate, action, decision.reason, _at(event.timestamp)
+    )
+
+
 # By CloudEvents type: how the event's JSON is read.
 OCCURRENCES: Mapping[str, Callable[[str], Occurrence]] = {
     "system.deploymentCreated": _deployment_created,
@@ -77,6 +88,7 @@ OCCURRENCES: Mapping[str, Callable[[str], Occurrence]] = {
     "system.node.online": _node_online,
     "system.node.offline": _node_offline,
     "system.routingRefused": _routing_refused,
+    "system.rolloutChanged": _rollout_changed,
 }
 
 

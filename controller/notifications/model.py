@@ -160,6 +160,34 @@ class RoutingRefused:
         return Notification(self.reported_by, Level.ERROR, "Routing refused", message, "routingRefused", self.at, facts)
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutDecided:
+    """Something was decided about a rollout."""
+
+    rollout_id: str
+    route: str
+    candidate: str
+    action: str
+    reason: str
+    at: datetime
+
+    def notification(self) -> Notification | None:
+        """None while it is on its way."""
+        told = {
+            "promote": (Level.SUCCESS, "Rollout promoted", f"{self.route} is answered by {self.candidate}"),
+            "roll_back": (Level.ERROR, "Rollout rolled back", f"{self.route} is no longer led to {self.candidate}"),
+            "abort": (Level.INFO, "Rollout aborted", f"{self.route} is no longer led to {self.candidate}"),
+        }
+        if self.action not in told:
+            return None
+        level, title, message = told[self.action]
+        facts = {"rolloutId": self.rollout_id, "route": self.route, "candidate": self.candidate}
+        action = title.title().replace(" ", "")
+        return Notification(
+            self.rollout_id, level, title, f"{message}: {self.reason}.", action[0].lower() + action[1:], self.at, facts
+        )
+
+
 Occurrence = (
     DeploymentCreated
     | DeploymentStatusChanged
@@ -168,4 +196,5 @@ Occurrence = (
     | NodeOnline
     | NodeOffline
     | RoutingRefused
+    | RolloutDecided
 )

@@ -53,6 +53,7 @@ def route_to_proto(route: Route) -> pb.Route:
         deleted_at=timestamp(route.deleted_at),
         is_deleted=route.deleted_at is not None,
         version=route.version,
+        rollout_id=route.rollout_id,
     )
 
 

@@ -82,6 +82,19 @@ class RouteChangedError(DomainError):
         )
 
 
+class RouteInRolloutError(DomainError):
+    """A rollout sets the weights of the route's targets."""
+
+    kind, reason = Kind.PRECONDITION, "ROUTE_IN_ROLLOUT"
+
+    def __init__(self, route: "Route") -> None:
+        super().__init__(
+            f"rollout {route.rollout_id} sets the weights of {route.name}; abort it, or wait until it has ended",
+            route_id=route.route_id,
+            rollout_id=route.rollout_id,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where requests may go. A weight of 0 makes it a mere fallback."""
@@ -200,6 +213,8 @@ class Route:
     wish: Wish
     version: int = 1
     deleted_at: datetime | None = None
+    # The rollout that sets the targets' weights; empty when whoever changes the route does.
+    rollout_id: str = ""
 
     @property
     def name(self) -> str:
@@ -207,9 +222,19 @@ class Route:
         return self.wish.name
 
     def change(self, wish: Wish, now: datetime) -> "Route":
-        """Something else is wanted. InvalidRequestError."""
+        """Something else is wanted. InvalidRequestError, RouteInRolloutError where that is the rollout's to say."""
         wish.check()
+        if self.rollout_id and _leads(wish) != _leads(self.wish):
+            raise RouteInRolloutError(self)
         return self if wish == self.wish else replace(self, wish=wish, changed_at=now, version=self.version + 1)
+
+    def lead(self, weights: Mapping[str, int], rollout_id: str, now: datetime) -> "Route":
+        """A rollout gives these targets their weights, and all others none; empty when it is its last word."""
+        led = tuple(replace(each, weight=weights.get(each.name, 0)) for each in self.wish.targets)
+        wish = replace(self.wish, targets=led)
+        if (wish, rollout_id) == (self.wish, self.rollout_id):
+            return self
+        return replace(self, wish=wish, rollout_id=rollout_id, changed_at=now, version=self.version + 1)
 
     def delete(self, now: datetime) -> "Route":
         """Nobody is led anywhere by it any more."""
@@ -224,6 +249,11 @@ class RouteChanged:
 
     route: Route
     at: datetime
+
+
+def _leads(wish: Wish) -> Mapping[str, int]:
+    """What a rollout decides about a route: which of its targets have which weight."""
+    return {target.name: target.weight for target in wish.targets if target.weight}
 
 
 def _wrong_address(target: Target) -> Iterator[tuple[str, str]]:

@@ -38,6 +38,7 @@ routes = Table(
     Column("visibility", Text, nullable=False),
     Column("version", Integer, nullable=False),
     Column("wish", JSONB, nullable=False),
+    Column("rollout_id", Text, nullable=False, server_default=""),
 )
 _KEPT: ColumnElement[bool] = routes.c.deleted_at.is_(None)
 Index("ix_routes_created_at_route_id", routes.c.created_at, routes.c.route_id)
@@ -124,12 +125,13 @@ def _route(row: Row[Any]) -> Route:
         changed_at=row.changed_at,
         deleted_at=row.deleted_at,
         version=row.version,
+        rollout_id=row.rollout_id,
         wish=_wish(row.wish),
     )
 
 
 def _row(route: Route) -> dict[str, Any]:
-    plain = ("route_id", "org_id", "user_id", "created_at", "changed_at", "deleted_at", "name", "version")
+    plain = ("route_id", "org_id", "user_id", "created_at", "changed_at", "deleted_at", "name", "version", "rollout_id")
     wish = asdict(route.wish)
     wish["targets"] = [{**target, "provider": target["provider"].value} for target in wish["targets"]]
     wish["capabilities"] = [each.value for each in route.wish.capabilities]

@@ -68,6 +68,9 @@ def used_from_event(event: Envelope) -> RequestUsage | None:
         flags=told.flags,
         target=told.target,
         degraded=told.degraded,
+        route_id=told.route_id,
+        intended_target=told.intended_target,
+        mirrored=told.mirrored,
     )
 
 
@@ -139,4 +142,7 @@ def record_to_proto(used: RequestUsage) -> pb.UsageRecord:
         flags=used.flags,
         target=used.target,
         degraded=used.degraded,
+        route_id=used.route_id,
+        intended_target=used.intended_target,
+        mirrored=used.mirrored,
     )

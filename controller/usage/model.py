@@ -40,8 +40,18 @@ class RequestUsage:
     # The route's target that answered, and whether that was another one than the request was for.
     target: str = ""
     degraded: bool = False
+    # The route that led it and the target that it was for at first.
+    route_id: str = ""
+    intended_target: str = ""
+    # A copy of a request, whose answer no client got.
+    mirrored: bool = False
     # GPUs that its deployment held, times the seconds that it lasted.
     gpu_seconds: float = 0.0
+
+    @property
+    def ended_at(self) -> datetime:
+        """When its last byte was sent."""
+        return self.started_at + timedelta(milliseconds=self.duration_ms)
 
     @property
     def failed(self) -> bool:
@@ -184,8 +194,7 @@ def traffic_of(used: Iterable[RequestUsage]) -> dict[tuple[OrgId, DeploymentId],
 
 
 def _traffic(used: Sequence[RequestUsage]) -> Traffic:
-    ended = max(each.started_at + timedelta(milliseconds=each.duration_ms) for each in used)
-    return Traffic(len(used), sum(each.duration_ms for each in used), ended)
+    return Traffic(len(used), sum(each.duration_ms for each in used), max(each.ended_at for each in used))
 
 
 def _place(account: Account) -> tuple[object, ...]:

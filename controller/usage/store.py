@@ -67,7 +67,19 @@ usage_records = Table(
     Column("target", Text, nullable=False),
     Column("degraded", Boolean, nullable=False),
     Column("gpu_seconds", Float, nullable=False),
+    Column("route_id", Text, nullable=False),
+    Column("intended_target", Text, nullable=False),
+    Column("mirrored", Boolean, nullable=False),
+    moment("ended_at"),
 )
+# What rollouts look at.
+Index(
+    "ix_usage_records_route_id_ended_at",
+    usage_records.c.route_id,
+    usage_records.c.ended_at,
+    postgresql_where=usage_records.c.route_id != "",
+)
+_KEPT_OF_EACH = [usage_records.c[field.name] for field in fields(RequestUsage)]
 Index("ix_usage_records_org_id_started_at", usage_records.c.org_id, usage_records.c.started_at)
 Index("ix_usage_records_started_at_usage_id", usage_records.c.started_at, usage_records.c.usage_id)
 _AMOUNTS = [field.name for field in fields(Amounts)]
@@ -109,9 +121,14 @@ class SqlLedger:
         held = await self._gpus({each.deployment_id for each in told})
         used = [replace(each, gpu_seconds=held.get(each.deployment_id, 0) * each.duration_ms / 1000) for each in told]
         rows = insert(usage_records).on_conflict_do_nothing().returning(usage_records.c.usage_id)
-        ids = set((await self._connection.execute(rows, [asdict(each) for each in used])).scalars())
+        ids = set(
+            (
+                await self._connection.execute(rows, [{**asdict(each), "ended_at": each.ended_at} for each in used])
+            ).scalars()
+        )
         new = list({each.usage_id: each for each in used if each.usage_id in ids}.values())
-        await self._add_up(new)
+        # Copies of requests are nobody's use of the platform.
+        await self._add_up([each for each in new if not each.mirrored])
         return len(new)
 
     async def sums(
@@ -130,7 +147,7 @@ class SqlLedger:
     async def records(self, caller: Caller, wanted: UsageFilter, page: PageRequest) -> Page[RequestUsage]:
         """A page of requests, newest first."""
         keyset = Keyset(usage_records.c.started_at, usage_records.c.usage_id, "usage", wanted)
-        query: Select[Any] = select(usage_records).where(*_of_records(caller, wanted))
+        query: Select[Any] = select(*_KEPT_OF_EACH).where(*_of_records(caller, wanted))
         rows = (await self._connection.execute(keyset.apply(query, page))).all()
         return keyset.page(rows, page, lambda row: RequestUsage(**row._mapping))
 

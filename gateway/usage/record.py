@@ -9,6 +9,8 @@ API_KEY = "api_key"
 MOST_TOKENS = 2**32 - 1
 # What each line begins with: Envoy writes the members in the order of their names.
 BEGIN = b'{"attempts":'
+# Clusters of routes by policy are named by kind, route and the target that requests there are for at first.
+LED = ("target", "chain", "relayed")
 
 
 def record(line: bytes, usage_id: str) -> pb.UsageRecorded | None:
@@ -17,6 +19,7 @@ def record(line: bytes, usage_id: str) -> pb.UsageRecorded | None:
     if not entry.get("cluster"):
         return None
     notes = entry.get("notes") or {}
+    route_id, intended_target = _led(entry["cluster"])
     tokens = {name: _tokens(notes.get(name)) for name in ("input_tokens", "output_tokens", "cached_tokens")}
     return pb.UsageRecorded(
         usage_id=usage_id,
@@ -28,6 +31,9 @@ def record(line: bytes, usage_id: str) -> pb.UsageRecorded | None:
         deployment_id=_text(entry, "deployment") or _text(notes, "deployment"),
         target=_text(entry, "target"),
         degraded=entry.get("degraded") == "true",
+        route_id=route_id,
+        intended_target=intended_target,
+        mirrored=False,
         endpoint=_text(entry, "path"),
         request_id=_text(entry, "request_id"),
         started_at=float(entry["started"]) * 1000,
@@ -42,6 +48,12 @@ def record(line: bytes, usage_id: str) -> pb.UsageRecorded | None:
         attempts=int(entry.get("attempts") or 0),
         flags=_text(entry, "flags"),
     )
+
+
+def _led(cluster: str) -> tuple[str, str]:
+    kind, _, led = cluster.partition("/")
+    route_id, _, target = led.partition("/")
+    return (route_id, target) if kind in LED else ("", "")
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

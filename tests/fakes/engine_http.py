@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,11 @@ class Engine:
     release: asyncio.Event = field(default_factory=asyncio.Event)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     connections: set[asyncio.StreamWriter] = field(default_factory=set)
+    # What is wrong with it: every answer comes so late, is a server's error, or never comes before `release`.
+    delay_s: float = 0.0
+    failing: bool = False
+    silent: bool = False
+    arrivals: list[float] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers the requests of one connection."""
@@ -36,7 +42,9 @@ class Engine:
         try:
             while (request := await _read_request(reader)) is not None:
                 self.seen.append(request)
+                self.arrivals.append(time.time())
                 self.arrived.set()
+                await self._suffer()
                 await self._answer(request, writer)
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -45,11 +53,19 @@ class Engine:
             self.connections.discard(writer)
             writer.close()
 
+    async def _suffer(self) -> None:
+        if self.silent:
+            await self.release.wait()
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+
     async def _answer(self, request: Seen, writer: asyncio.StreamWriter) -> None:
         asked = _parsed(request.body)
         messages = asked.get("messages") or [{}]
         text = messages[-1].get("content", "") if isinstance(messages[-1], dict) else ""
-        if asked.get("stream"):
+        if self.failing:
+            _write(writer, 500, {"error": {"message": "out of memory", "type": "server_error"}})
+        elif asked.get("stream"):
             await self._stream(writer, asked, str(text))
         elif text == "refuse":
             error = {

@@ -207,6 +207,7 @@ async def test_a_policys_target_and_its_deployment_are_named(counted_edge: Edge,
     assert not {"x-aiops-deployment", "x-aiops-instance"} & set(answer.headers)
     used = await heard.until(lambda used: used.request_id == answer.headers["x-request-id"])
     assert (used.model, used.target, used.degraded) == ("chain", "b", True)
+    assert (used.route_id, used.intended_target, used.mirrored) == ("route-chain", "gone", False)
     assert (used.deployment_id, used.instance_id, used.output_tokens) == ("b", "b", 2)
 
 

@@ -115,6 +115,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     CREDENTIAL_NOT_FOUND: _Reason.ValueType  # 605
     CREDENTIAL_EXISTS: _Reason.ValueType  # 606
     CREDENTIAL_IN_USE: _Reason.ValueType  # 607
+    ROLLOUT_NOT_FOUND: _Reason.ValueType  # 740
+    ROLLOUT_ENDED: _Reason.ValueType  # 741
+    ROUTE_IN_ROLLOUT: _Reason.ValueType  # 742
     DEAD_LETTER_NOT_FOUND: _Reason.ValueType  # 500
     """Events."""
 
@@ -213,6 +216,9 @@ ROUTING_RULES_CHANGED: Reason.ValueType  # 604
 CREDENTIAL_NOT_FOUND: Reason.ValueType  # 605
 CREDENTIAL_EXISTS: Reason.ValueType  # 606
 CREDENTIAL_IN_USE: Reason.ValueType  # 607
+ROLLOUT_NOT_FOUND: Reason.ValueType  # 740
+ROLLOUT_ENDED: Reason.ValueType  # 741
+ROUTE_IN_ROLLOUT: Reason.ValueType  # 742
 DEAD_LETTER_NOT_FOUND: Reason.ValueType  # 500
 """Events."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

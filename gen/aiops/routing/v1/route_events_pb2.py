@@ -22,20 +22,23 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aiops.routing.v1 import rollout_pb2 as aiops_dot_routing_dot_v1_dot_rollout__pb2
 from aiops.routing.v1 import route_pb2 as aiops_dot_routing_dot_v1_dot_route__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aiops/routing/v1/route_events.proto\x12\x10\x61iops.routing.v1\x1a\x1c\x61iops/routing/v1/route.proto\"i\n\x0cRouteChanged\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x10\n\x08route_id\x18\x02 \x01(\t\x12&\n\x05route\x18\x03 \x01(\x0b\x32\x17.aiops.routing.v1.Route\x12\x11\n\ttimestamp\x18\x04 \x01(\x01\"W\n\x13RoutingRulesChanged\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x11\n\ttimestamp\x18\x04 \x01(\x01\"g\n\x0eRoutingRefused\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x13\n\x0breported_by\x18\x04 \x01(\t\x12\x11\n\ttimestamp\x18\x05 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aiops/routing/v1/route_events.proto\x12\x10\x61iops.routing.v1\x1a\x1e\x61iops/routing/v1/rollout.proto\x1a\x1c\x61iops/routing/v1/route.proto\"i\n\x0cRouteChanged\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x10\n\x08route_id\x18\x02 \x01(\t\x12&\n\x05route\x18\x03 \x01(\x0b\x32\x17.aiops.routing.v1.Route\x12\x11\n\ttimestamp\x18\x04 \x01(\x01\"W\n\x13RoutingRulesChanged\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x11\n\ttimestamp\x18\x04 \x01(\x01\"g\n\x0eRoutingRefused\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x13\n\x0breported_by\x18\x04 \x01(\t\x12\x11\n\ttimestamp\x18\x05 \x01(\x01\"q\n\x0eRolloutChanged\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x12\n\nrollout_id\x18\x02 \x01(\t\x12*\n\x07rollout\x18\x03 \x01(\x0b\x32\x19.aiops.routing.v1.Rollout\x12\x11\n\ttimestamp\x18\x04 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aiops.routing.v1.route_events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUTECHANGED']._serialized_start=87
-  _globals['_ROUTECHANGED']._serialized_end=192
-  _globals['_ROUTINGRULESCHANGED']._serialized_start=194
-  _globals['_ROUTINGRULESCHANGED']._serialized_end=281
-  _globals['_ROUTINGREFUSED']._serialized_start=283
-  _globals['_ROUTINGREFUSED']._serialized_end=386
+  _globals['_ROUTECHANGED']._serialized_start=119
+  _globals['_ROUTECHANGED']._serialized_end=224
+  _globals['_ROUTINGRULESCHANGED']._serialized_start=226
+  _globals['_ROUTINGRULESCHANGED']._serialized_end=313
+  _globals['_ROUTINGREFUSED']._serialized_start=315
+  _globals['_ROUTINGREFUSED']._serialized_end=418
+  _globals['_ROLLOUTCHANGED']._serialized_start=420
+  _globals['_ROLLOUTCHANGED']._serialized_end=533
 # @@protoc_insertion_point(module_scope)

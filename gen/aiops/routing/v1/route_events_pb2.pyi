@@ -3,6 +3,7 @@
 isort:skip_file
 Events of topic aiops.routing.v1."""
 
+from aiops.routing.v1 import rollout_pb2 as _rollout_pb2
 from aiops.routing.v1 import route_pb2 as _route_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -117,3 +118,38 @@ class RoutingRefused(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RoutingRefused: _TypeAlias = RoutingRefused  # noqa: Y015
+
+@_typing.final
+class RolloutChanged(_message.Message):
+    """Something was decided about a rollout: by the platform, or by somebody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """system.rolloutChanged"""
+    rollout_id: _builtins.str
+    timestamp: _builtins.float
+    """Unix milliseconds."""
+    @_builtins.property
+    def rollout(self) -> _rollout_pb2.Rollout:
+        """Without its decisions but the last one."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        rollout_id: _builtins.str = ...,
+        rollout: _rollout_pb2.Rollout | None = ...,
+        timestamp: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout", "rollout_id", b"rollout_id", "timestamp", b"timestamp", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutChanged: _TypeAlias = RolloutChanged  # noqa: Y015

@@ -87,6 +87,7 @@ class Route(_message.Message):
     DELETED_AT_FIELD_NUMBER: _builtins.int
     IS_DELETED_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     route_id: _builtins.str
     name: _builtins.str
     max_tokens: _builtins.int
@@ -95,6 +96,8 @@ class Route(_message.Message):
     is_deleted: _builtins.bool
     version: _builtins.int
     """Grows with every change; an update that names another one is refused."""
+    rollout_id: _builtins.str
+    """The rollout that sets the targets' weights now; empty when whoever changes the route does."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -136,10 +139,11 @@ class Route(_message.Message):
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
         is_deleted: _builtins.bool = ...,
         version: _builtins.int = ...,
+        rollout_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "owner", b"owner", "prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "aliases", b"aliases", "capabilities", b"capabilities", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "fallbacks", b"fallbacks", "is_deleted", b"is_deleted", "max_tokens", b"max_tokens", "name", b"name", "owner", b"owner", "prices", b"prices", "resilience", b"resilience", "route_id", b"route_id", "targets", b"targets", "version", b"version", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "aliases", b"aliases", "capabilities", b"capabilities", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "fallbacks", b"fallbacks", "is_deleted", b"is_deleted", "max_tokens", b"max_tokens", "name", b"name", "owner", b"owner", "prices", b"prices", "resilience", b"resilience", "rollout_id", b"rollout_id", "route_id", b"route_id", "targets", b"targets", "version", b"version", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015

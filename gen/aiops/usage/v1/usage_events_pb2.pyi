@@ -46,6 +46,9 @@ class UsageRecorded(_message.Message):
     FLAGS_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
+    ROUTE_ID_FIELD_NUMBER: _builtins.int
+    INTENDED_TARGET_FIELD_NUMBER: _builtins.int
+    MIRRORED_FIELD_NUMBER: _builtins.int
     usage_id: _builtins.str
     """The platform's own id of the request; the same when the event comes twice."""
     org_id: _builtins.str
@@ -87,6 +90,12 @@ class UsageRecorded(_message.Message):
     """The target of the route that answered; empty when the model was named itself."""
     degraded: _builtins.bool
     """Whether another target answered than the request was for."""
+    route_id: _builtins.str
+    """The route that led the request; empty when the model was named itself."""
+    intended_target: _builtins.str
+    """The target of the route that the request was for at first."""
+    mirrored: _builtins.bool
+    """A copy of a request, whose answer no client got."""
     def __init__(
         self,
         *,
@@ -114,10 +123,13 @@ class UsageRecorded(_message.Message):
         flags: _builtins.str = ...,
         target: _builtins.str = ...,
         degraded: _builtins.bool = ...,
+        route_id: _builtins.str = ...,
+        intended_target: _builtins.str = ...,
+        mirrored: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "counted", b"counted", "degraded", b"degraded", "deployment_id", b"deployment_id", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "first_byte_ms", b"first_byte_ms", "flags", b"flags", "input_tokens", b"input_tokens", "instance_id", b"instance_id", "model", b"model", "org_id", b"org_id", "output_tokens", b"output_tokens", "request_bytes", b"request_bytes", "request_id", b"request_id", "response_bytes", b"response_bytes", "started_at", b"started_at", "status", b"status", "streamed", b"streamed", "target", b"target", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "counted", b"counted", "degraded", b"degraded", "deployment_id", b"deployment_id", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "first_byte_ms", b"first_byte_ms", "flags", b"flags", "input_tokens", b"input_tokens", "instance_id", b"instance_id", "intended_target", b"intended_target", "mirrored", b"mirrored", "model", b"model", "org_id", b"org_id", "output_tokens", b"output_tokens", "request_bytes", b"request_bytes", "request_id", b"request_id", "response_bytes", b"response_bytes", "route_id", b"route_id", "started_at", b"started_at", "status", b"status", "streamed", b"streamed", "target", b"target", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -310,6 +310,9 @@ class UsageRecord(_message.Message):
     FLAGS_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
+    ROUTE_ID_FIELD_NUMBER: _builtins.int
+    INTENDED_TARGET_FIELD_NUMBER: _builtins.int
+    MIRRORED_FIELD_NUMBER: _builtins.int
     usage_id: _builtins.str
     org_id: _builtins.str
     user_id: _builtins.str
@@ -336,6 +339,12 @@ class UsageRecord(_message.Message):
     """The target of the route that answered; empty when the model was named itself."""
     degraded: _builtins.bool
     """Whether another target answered than the request was for."""
+    route_id: _builtins.str
+    """The route that led the request; empty when the model was named itself."""
+    intended_target: _builtins.str
+    """The target of the route that the request was for at first."""
+    mirrored: _builtins.bool
+    """A copy of a request, whose answer no client got. Sums leave it out."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -364,10 +373,13 @@ class UsageRecord(_message.Message):
         flags: _builtins.str = ...,
         target: _builtins.str = ...,
         degraded: _builtins.bool = ...,
+        route_id: _builtins.str = ...,
+        intended_target: _builtins.str = ...,
+        mirrored: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "counted", b"counted", "degraded", b"degraded", "deployment_id", b"deployment_id", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "first_byte_ms", b"first_byte_ms", "flags", b"flags", "gpu_seconds", b"gpu_seconds", "input_tokens", b"input_tokens", "model", b"model", "org_id", b"org_id", "output_tokens", b"output_tokens", "request_id", b"request_id", "started_at", b"started_at", "status", b"status", "streamed", b"streamed", "target", b"target", "token_ms", b"token_ms", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "counted", b"counted", "degraded", b"degraded", "deployment_id", b"deployment_id", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "first_byte_ms", b"first_byte_ms", "flags", b"flags", "gpu_seconds", b"gpu_seconds", "input_tokens", b"input_tokens", "intended_target", b"intended_target", "mirrored", b"mirrored", "model", b"model", "org_id", b"org_id", "output_tokens", b"output_tokens", "request_id", b"request_id", "route_id", b"route_id", "started_at", b"started_at", "status", b"status", "streamed", b"streamed", "target", b"target", "token_ms", b"token_ms", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
