@@ -60,6 +60,7 @@ from controller.routing.feed import RoutingFeed
 from controller.routing.rpc import ReplicaServicer, RouteServicer, RoutingAlertServicer, RoutingRulesServicer
 from controller.routing.rules_service import RoutingRules
 from controller.routing.service import Routes
+from controller.routing.whereabouts import WhereaboutsView
 from controller.sessions.admission import Admission
 from controller.sessions.holders import SessionHolders
 from controller.sessions.registry import SessionRegistry
@@ -218,7 +219,7 @@ def _fleet(kernel: Kernel) -> None:
             Deployments(unit_of_work, hints), Adapters(unit_of_work, hints), Logs(unit_of_work, holders)
         ),
         NodeLogServicer(registry),
-        ReplicaServicer(RoutingFeed(unit_of_work, hints)),
+        ReplicaServicer(RoutingFeed(WhereaboutsView(unit_of_work), hints)),
         ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
         RouteServicer(Routes(unit_of_work, hints, private_providers=settings.private_providers)),
         RolloutServicer(Rollouts(unit_of_work, hints)),

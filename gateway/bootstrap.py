@@ -15,12 +15,11 @@ from aiops.routing.v1 import routing_service_pb2, routing_service_pb2_grpc
 from gateway.edge.listener import NAME, public_listener
 from gateway.edge.routes import api_routes
 from gateway.edge.upstreams import API, api_cluster
+from gateway.models.followed import Followed
 from gateway.models.publisher import Publisher
 from gateway.models.routes import RouteTable
-from gateway.models.table import from_proto
 from gateway.policies.clusters import RELAY
 from gateway.policies.relay import relay_listener
-from gateway.policies.table import policies_from_proto
 from gateway.settings import Settings
 from gateway.tunnels import relay
 from gateway.tunnels.doorway import controller_clusters, node_listener
@@ -137,13 +136,15 @@ def _routing(
 ) -> Feed[routing_service_pb2.WatchRoutingTableResponse]:
     def watch(router: grpc.aio.Channel) -> AsyncIterable[routing_service_pb2.WatchRoutingTableResponse]:
         stub = routing_service_pb2_grpc.RoutingServiceStub(router)
-        return stub.WatchRoutingTable(routing_service_pb2.WatchRoutingTableRequest())
+        return stub.WatchRoutingTable(routing_service_pb2.WatchRoutingTableRequest(changes=True))
 
-    return Feed(
-        "routing table",
-        lambda: follow(routers, tls, watch),
-        lambda state: publisher.publish(from_proto(state.table), policies_from_proto(state.table)),
-    )
+    followed = Followed()
+
+    def apply(message: routing_service_pb2.WatchRoutingTableResponse) -> None:
+        followed.take(message)
+        publisher.publish(followed.models, followed.policies)
+
+    return Feed("routing table", lambda: follow(routers, tls, watch), apply)
 
 
 def _trust(controllers: Addresses, tls: ClientTls, cache: Cache) -> Feed[auth_service_pb2.WatchTokenTrustResponse]:

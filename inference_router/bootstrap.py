@@ -23,7 +23,7 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
     """Serves the routing table until `stopping` is set."""
     clock = SystemClock()
     telemetry = start_telemetry(NAME, settings.observability)
-    routing = Routing(TableFile(settings.state / "table.json"))
+    routing = Routing(TableFile(settings.state / "table.bin"))
     await routing.restore()
     authority, certificate, key = (settings.pki / name for name in ("ca.crt", f"{NAME}.crt", f"{NAME}.key"))
     listener = Listener(settings.mesh_address, ServerTls(certificate, key, authority))

@@ -1,7 +1,6 @@
 """Deployments in PostgreSQL."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -35,6 +34,7 @@ from controller.deployments.model import (
 )
 from controller.deployments.node_failures import MOST_NODES, NODE_REASONS
 from controller.deployments.rows import deployment_of, row_of
+from controller.deployments.serving import replicas_of
 from controller.deployments.workload import Goal
 from controller.models.model import ModelId
 from controller.nodes.model import NodeId, NodeStatus
@@ -272,8 +272,15 @@ class SqlDeploymentStore:
         return tuple(
             each
             for row in rows
-            for each in _replicas(deployment_of(row), row.vpn_ip or row.agent_address, bool(row.tunnel))
+            for each in replicas_of(deployment_of(row), row.vpn_ip or row.agent_address, bool(row.tunnel))
         )
+
+    async def running_changed(self, since: Snapshot | None) -> tuple[Deployment, ...]:
+        """Deployments that changed since then, also those that do not run; all that run without a snapshot."""
+        if since is None:
+            return await self._all(select(deployments).where(deployments.c.status == DeploymentStatus.RUNNING.value))
+        recent = deployments.c.changed_at >= since.at - _OVERLAP
+        return await self._all(select(deployments).where(recent, changed_since(deployments, since)))
 
     async def _all(self, query: Select[Any]) -> tuple[Deployment, ...]:
         rows = (await self._connection.execute(query.order_by(deployments.c.deployment_id))).all()
@@ -299,29 +306,3 @@ def _holding(row: Any) -> Holding:
 def _visible(caller: Caller) -> ColumnElement[bool]:
     kept: ColumnElement[bool] = deployments.c.deleted_at.is_(None)
     return kept if caller.sees_all else kept & (deployments.c.org_id == caller.org_id)
-
-
-def _replicas(deployment: Deployment, address: str, tunnel: bool) -> Iterator[Replica]:
-    """The instance under its model's name, and under that of each adapter that its engine has."""
-    observed = deployment.observed
-    itself = Replica(
-        deployment_id=deployment.deployment_id,
-        instance_id=deployment.instance_id,
-        org_id=deployment.org_id,
-        model_id=deployment.model_id,
-        model_name=deployment.model_name,
-        node_id=deployment.node_id,
-        address=address,
-        port=deployment.port,
-        epoch=deployment.epoch,
-        engine=observed.engine,
-        inference_path=observed.inference_path,
-        unsupported_fields=observed.unsupported_fields,
-        private_paths=observed.private_paths,
-        created_at=deployment.created_at,
-        tunnel=tunnel,
-        grpc_port=observed.grpc_port,
-    )
-    yield itself
-    for adapter in deployment.loaded_adapters:
-        yield replace(itself, model_id=adapter.model_id, model_name=adapter.name)

@@ -34,6 +34,7 @@ from controller.nodes.model import (
     NodeNotFoundError,
     NodeStatus,
 )
+from controller.nodes.reached import Reached
 from controller.nodes.rows import container_of, node_of, row_of
 from mesh.identity import Caller
 from mesh.sql.paging import Keyset, Page, PageRequest
@@ -122,6 +123,16 @@ _KEPT: ColumnElement[bool] = nodes.c.deleted_at.is_(None)
 # Reading a whole fleet pauses so often for everyone else.
 _AT_ONCE = 50
 
+# Routing reads these of every node that tells of itself.
+_REACHED = (
+    nodes.c.node_id,
+    nodes.c.status,
+    nodes.c.deleted_at,
+    nodes.c.vpn_ip,
+    nodes.c.agent_address,
+    nodes.c.tunnel.is_not(None).label("tunnelled"),
+)
+
 
 class SqlNodeStore:
     """Rows of nodes. Whoever asks for a node sees those of their organisation; row-level security says so again."""
@@ -164,6 +175,11 @@ class SqlNodeStore:
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
         return tuple(found)
+
+    async def reached_changed(self, since: Snapshot | None) -> tuple[Reached, ...]:
+        """How nodes that changed since then are reached, those that are gone too; all without a snapshot."""
+        query = select(*_REACHED).where(_KEPT if since is None else changed_since(nodes, since))
+        return tuple(_reached(row) for row in (await self._connection.execute(query)).all())
 
     async def add(self, node: Node) -> None:
         """A new row. NodeExistsError when the organisation has a node of that name."""
@@ -255,3 +271,8 @@ class SqlJoinTokenStore:
 
 def _visible(caller: Caller) -> ColumnElement[bool]:
     return _KEPT if caller.sees_all else _KEPT & (nodes.c.org_id == caller.org_id)
+
+
+def _reached(row: Any) -> Reached:
+    live = row.status != NodeStatus.OFFLINE.value and row.deleted_at is None
+    return Reached(NodeId(row.node_id), row.vpn_ip or row.agent_address, row.tunnelled, live)

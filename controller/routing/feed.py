@@ -1,45 +1,77 @@
 """Where requests may go, as a feed: the routes, and the instances that may receive traffic."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 
-from controller.deployments.model import Replica
+from controller.deployments.model import DeploymentId, Replica
 from controller.hints import Hints
-from controller.routing.model import Route
-from controller.routing.service import UnitOfWork
-from mesh.identity import SYSTEM
+from controller.routing.model import Route, RouteId
+from controller.routing.whereabouts import Whereabouts, WhereaboutsView
 
 # A hint comes from this process only; other controllers' changes are found by looking.
 POLL = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """All instances that may receive traffic and all routes, of every organisation."""
+class Change:
+    """What is different from the time before: all instances of deployments, and routes; and which have none any more.
+
+    The first one is everything.
+    """
 
     replicas: tuple[Replica, ...]
     routes: tuple[Route, ...]
+    gone: tuple[DeploymentId, ...] = ()
+    gone_routes: tuple[RouteId, ...] = ()
+    whole: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is different."""
+        return not (self.replicas or self.routes or self.gone or self.gone_routes or self.whole)
 
 
 class RoutingFeed:
-    """What the inference router follows."""
+    """What inference routers follow."""
 
-    def __init__(self, unit_of_work: UnitOfWork, hints: Hints) -> None:
-        self._unit_of_work = unit_of_work
+    def __init__(self, view: WhereaboutsView, hints: Hints) -> None:
+        self._view = view
         self._hints = hints
 
-    async def watch(self) -> AsyncIterator[Whereabouts]:
-        """Everything, then everything again whenever it changes."""
-        seen: Whereabouts | None = None
+    async def watch(self) -> AsyncGenerator[Change, None]:
+        """Everything, then what is different whenever something is."""
         with self._hints.watching_routes() as wake:
+            seen = await self._view.present()
+            yield whole(seen)
             while True:
-                now = await self._look()
-                if now != seen:
-                    seen = now
-                    yield now
                 await wake.wait(POLL)
+                now = await self._view.present()
+                change = difference(seen, now)
+                seen = now
+                if not change.empty:
+                    yield change
 
-    async def _look(self) -> Whereabouts:
-        async with self._unit_of_work.reading(SYSTEM) as work:
-            return Whereabouts(await work.deployments.replicas(), await work.routes.all())
+    async def watch_whole(self) -> AsyncGenerator[Change, None]:
+        """Everything, then everything again whenever something is different; for routers that know no changes."""
+        async with aclosing(self.watch()) as changes:
+            async for _ in changes:
+                yield whole(await self._view.present())
+
+
+def whole(now: Whereabouts) -> Change:
+    """Everything."""
+    replicas = tuple(each for deployment_id in sorted(now.replicas) for each in now.replicas[deployment_id])
+    return Change(replicas, tuple(now.routes[each] for each in sorted(now.routes)), whole=True)
+
+
+def difference(before: Whereabouts, now: Whereabouts) -> Change:
+    """What has to be said of `now` to one who knows `before`."""
+    changed = (found for each, found in now.replicas.items() if before.replicas.get(each) != found)
+    return Change(
+        replicas=tuple(each for found in changed for each in found),
+        routes=tuple(route for each, route in now.routes.items() if before.routes.get(each) != route),
+        gone=tuple(sorted(before.replicas.keys() - now.replicas.keys())),
+        gone_routes=tuple(sorted(before.routes.keys() - now.routes.keys())),
+    )

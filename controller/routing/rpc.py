@@ -1,6 +1,7 @@
 """The servicers of routing: for users, and for the inference router."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from aiops.deployments.v1 import deployment_service_pb2 as deployments_pb
 from aiops.deployments.v1.deployment_service_pb2_grpc import ReplicaServiceServicer
@@ -11,10 +12,10 @@ from aiops.routing.v1.alert_service_pb2_grpc import RoutingAlertServiceServicer
 from aiops.routing.v1.route_service_pb2_grpc import RouteServiceServicer
 from aiops.routing.v1.rules_service_pb2_grpc import RoutingRulesServiceServicer
 
-from controller.deployments.convert import replica_to_proto
 from controller.routing.alerts import Alerts
 from controller.routing.convert import change_from_proto, route_to_proto, wish_from_proto
 from controller.routing.feed import RoutingFeed
+from controller.routing.feed_convert import change_to_proto
 from controller.routing.rules_convert import decision_to_proto, rules_from_proto, rules_to_proto, task_from_proto
 from controller.routing.rules_service import RoutingRules
 from controller.routing.service import Routes
@@ -94,7 +95,7 @@ class ReplicaServicer(ReplicaServiceServicer):
     async def WatchReplicas(
         self, request: deployments_pb.WatchReplicasRequest, context: Context
     ) -> AsyncIterator[deployments_pb.WatchReplicasResponse]:
-        async for now in self._feed.watch():
-            yield deployments_pb.WatchReplicasResponse(
-                replicas=map(replica_to_proto, now.replicas), routes=map(route_to_proto, now.routes)
-            )
+        following = self._feed.watch() if request.changes else self._feed.watch_whole()
+        async with aclosing(following) as changes:
+            async for change in changes:
+                yield change_to_proto(change)

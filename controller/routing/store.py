@@ -24,6 +24,7 @@ from controller.routing.model import (
 )
 from mesh.identity import Caller, OrgId, UserId
 from mesh.sql.paging import Keyset, Page, PageRequest
+from mesh.sql.snapshot import Snapshot, changed_since
 from mesh.sql.tables import audit_columns, metadata, owner_columns
 
 EVERYBODY = "*"
@@ -80,6 +81,11 @@ class SqlRouteStore:
     async def all(self) -> tuple[Route, ...]:
         """Every route that is not deleted, of every organisation that the connection sees."""
         query = select(routes).where(_KEPT).order_by(routes.c.route_id)
+        return tuple(_route(row) for row in (await self._connection.execute(query)).all())
+
+    async def changed(self, since: Snapshot | None) -> tuple[Route, ...]:
+        """The routes that changed since then, deleted ones too; every route that is kept without a snapshot."""
+        query = select(routes).where(_KEPT if since is None else changed_since(routes, since))
         return tuple(_route(row) for row in (await self._connection.execute(query)).all())
 
     async def using(self, credential_id: str) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from aiops.deployments.v1 import deployment_service_pb2 as deployments_pb
 from aiops.routing.v1 import routing_service_pb2 as pb
 
 from inference_router.routing.model import ModelRoute, RefusedField, Replica
+from inference_router.routing.policy import PolicyRoute
 from inference_router.routing.policy_convert import policy_from_proto, policy_to_proto
-from inference_router.routing.table import RoutingTable
+from inference_router.routing.table import Name, RoutingTable
 from inference_router.routing.target_convert import (
     refused_from_proto,
     refused_to_proto,
@@ -36,13 +37,52 @@ def replica_from_proto(message: deployments_pb.Replica) -> Replica:
     )
 
 
-def table_to_proto(table: RoutingTable) -> pb.RoutingTable:
-    """The whole table."""
-    return pb.RoutingTable(
-        version=table.version,
-        routes=[_route_to_proto(route) for route in table.routes],
-        policies=[policy_to_proto(policy) for policy in table.policies],
-    )
+class TableMessages:
+    """Tables as messages. What is the same object as the last time is not built again."""
+
+    def __init__(self) -> None:
+        self._routes: dict[Name, tuple[ModelRoute, pb.ModelRoute]] = {}
+        self._policies: dict[str, tuple[PolicyRoute, pb.PolicyRoute]] = {}
+
+    def whole(self, table: RoutingTable) -> pb.RoutingTable:
+        """The whole table."""
+        self._build(table)
+        return pb.RoutingTable(
+            version=table.version,
+            routes=[message for _, message in self._routes.values()],
+            policies=[message for _, message in self._policies.values()],
+        )
+
+    def change(self, table: RoutingTable) -> pb.WatchRoutingTableResponse:
+        """What is different from the table that was asked for last."""
+        routes, policies = self._routes, self._policies
+        self._build(table)
+        changed = [message for name, (route, message) in self._routes.items() if not _known(routes.get(name), route)]
+        moved = [message for each, (route, message) in self._policies.items() if not _known(policies.get(each), route)]
+        gone = [pb.ModelRoute(org_id=org_id, model=model) for org_id, model in routes.keys() - self._routes.keys()]
+        return pb.WatchRoutingTableResponse(
+            table=pb.RoutingTable(version=table.version, routes=changed, policies=moved),
+            partial=True,
+            gone_routes=gone,
+            gone_policy_ids=policies.keys() - self._policies.keys(),
+        )
+
+    def _build(self, table: RoutingTable) -> None:
+        routes, policies = self._routes, self._policies
+        self._routes, self._policies = {}, {}
+        for route in table.routes:
+            name = (route.org_id, route.model)
+            before = routes.get(name)
+            self._routes[name] = before if before and before[0] is route else (route, _route_to_proto(route))
+        for policy in table.policies:
+            known = policies.get(policy.route_id)
+            self._policies[policy.route_id] = (
+                known if known and known[0] is policy else (policy, policy_to_proto(policy))
+            )
+
+
+def _known(before: "tuple[object, object] | None", now: object) -> bool:
+    return before is not None and before[0] == now
 
 
 def table_from_proto(message: pb.RoutingTable) -> RoutingTable:

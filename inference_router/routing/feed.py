@@ -10,9 +10,8 @@ from aiops.deployments.v1 import deployment_service_pb2 as pb
 from aiops.deployments.v1.deployment_service_pb2_grpc import ReplicaServiceStub
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from inference_router.routing.convert import replica_from_proto
-from inference_router.routing.policy_convert import policy_from_route
 from inference_router.routing.service import Routing
+from inference_router.routing.told import Told
 from mesh.clock import Clock
 from mesh.loops import Backoff
 from mesh.rpc.addresses import Addresses, follow
@@ -34,14 +33,13 @@ class ReplicaFeed:
 
     async def step(self) -> timedelta:
         """Follows one stream to its end; answers how long to wait before the next."""
+        told = Told()
         try:
             async with aclosing(follow(self._controllers, self._tls, _replicas)) as messages:
                 async for message in messages:
                     self._heard()
-                    await self._routing.follow(
-                        [replica_from_proto(each) for each in message.replicas],
-                        [policy_from_route(each) for each in message.routes],
-                    )
+                    told.take(message)
+                    await self._routing.follow(told.replicas, told.routes)
         except grpc.aio.AioRpcError as error:
             self._lost(error.details() or error.code().name)
         else:
@@ -87,4 +85,4 @@ class ReplicaFeed:
 
 
 def _replicas(channel: grpc.aio.Channel) -> AsyncIterable[pb.WatchReplicasResponse]:
-    return ReplicaServiceStub(channel).WatchReplicas(pb.WatchReplicasRequest())
+    return ReplicaServiceStub(channel).WatchReplicas(pb.WatchReplicasRequest(changes=True))

@@ -77,6 +77,11 @@ def compile_routes(replicas: Iterable[Replica]) -> tuple[ModelRoute, ...]:
     Instances of one model name of one organisation share its requests equally. Of one deployment only the newest epoch
     counts. What nothing can be routed to is left out; `Replica.flaw` says why.
     """
+    return tuple(route_of(members) for members in by_name(replicas).values())
+
+
+def by_name(replicas: Iterable[Replica]) -> dict[tuple[str, str], tuple[Replica, ...]]:
+    """The instances that count, by organisation and model name, in a stable order."""
     # A deployment has several routes where its engine has adapters: one for each name.
     newest: dict[tuple[str, str], Replica] = {}
     for replica in replicas:
@@ -85,14 +90,15 @@ def compile_routes(replicas: Iterable[Replica]) -> tuple[ModelRoute, ...]:
         if not replica.flaw() and (known is None or replica.epoch > known.epoch):
             newest[key] = replica
     ordered = sorted(newest.values(), key=lambda each: (*_route_of(each), each.deployment_id))
-    return tuple(_route(list(members)) for _, members in groupby(ordered, _route_of))
+    return {name: tuple(members) for name, members in groupby(ordered, _route_of)}
 
 
 def _route_of(replica: Replica) -> tuple[str, str]:
     return replica.org_id, replica.model_name
 
 
-def _route(replicas: Sequence[Replica]) -> ModelRoute:
+def route_of(replicas: Sequence[Replica]) -> ModelRoute:
+    """The route of instances of one name."""
     return ModelRoute(
         org_id=replicas[0].org_id,
         model=replicas[0].model_name,

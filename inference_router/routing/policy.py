@@ -1,6 +1,6 @@
 """Routes by policy: names that lead to targets by share, and what follows when a target fails."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -90,23 +90,20 @@ class PolicyRoute:
         return next((text for text, wrong in checks.items() if wrong), "")
 
 
-def compile_policies(wanted: Iterable[PolicyRoute], models: Sequence[ModelRoute]) -> tuple[PolicyRoute, ...]:
-    """The routes with the live instances of their targets; targets that nobody answers for are left out.
+def compiled(route: PolicyRoute, models: Sequence[ModelRoute | None]) -> PolicyRoute:
+    """The route with the live instances of its targets, whose models are given in their order.
 
-    Where nothing that has a weight is left, the first fallback that is stands in for it.
+    Targets that nobody answers for are left out. Where nothing that has a weight is left, the first fallback that is
+    stands in for it.
     """
-    known = {(model.org_id, model.model): model for model in models}
-    return tuple(_compiled(route, known) for route in sorted(wanted, key=lambda route: route.route_id))
-
-
-def _compiled(route: PolicyRoute, models: Mapping[tuple[str, str], ModelRoute]) -> PolicyRoute:
-    found = [_peopled(target, models.get((route.org_id, target.model))) for target in route.targets]
+    found = [_peopled(target, model) for target, model in zip(route.targets, models, strict=True)]
     targets = {target.name: target for target in found if target.answers}
     fallbacks = tuple(name for name in route.fallbacks if name in targets)
     if fallbacks and not any(target.weight for target in targets.values()):
         targets[fallbacks[0]] = replace(targets[fallbacks[0]], weight=1)
     used = [target for target in targets.values() if target.weight or target.name in fallbacks]
-    served = [models[route.org_id, target.model] for target in used if target.instances]
+    known = {model.model: model for model in models if model is not None}
+    served = [known[target.model] for target in used if target.instances]
     refused = shared_refusals([model.refused_fields for model in served])
     return replace(route, targets=tuple(used), fallbacks=fallbacks, refused_fields=refused)
 

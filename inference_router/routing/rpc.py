@@ -6,7 +6,7 @@ from contextlib import aclosing
 from aiops.routing.v1 import routing_service_pb2 as pb
 from aiops.routing.v1.routing_service_pb2_grpc import RoutingServiceServicer
 
-from inference_router.routing.convert import table_to_proto
+from inference_router.routing.convert import TableMessages
 from inference_router.routing.service import Routing
 from mesh.rpc.context import Context
 
@@ -20,6 +20,8 @@ class RoutingServicer(RoutingServiceServicer):
     async def WatchRoutingTable(
         self, request: pb.WatchRoutingTableRequest, context: Context
     ) -> AsyncIterator[pb.WatchRoutingTableResponse]:
+        messages, changes = TableMessages(), False
         async with aclosing(self._routing.watch()) as tables:
             async for table in tables:
-                yield pb.WatchRoutingTableResponse(table=table_to_proto(table))
+                yield messages.change(table) if changes else pb.WatchRoutingTableResponse(table=messages.whole(table))
+                changes = request.changes

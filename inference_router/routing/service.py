@@ -45,7 +45,7 @@ class Routing:
         """Makes the table match these instances and routes; tells the watchers first, then the store."""
         version = self.table.version + 1 if self.table is not None else 1
         table = self._compiler.compile(version, replicas, wanted)
-        flaws = {(f"deployment {each.deployment_id}", each.flaw()) for each in replicas if each.flaw()}
+        flaws = {(f"deployment {each.deployment_id}", flaw) for each in replicas if (flaw := each.flaw())}
         self._report(flaws | {(f"route {route_id}", flaw) for route_id, flaw in self._compiler.flaws.items()})
         if self.table is not None and (self.table.routes, self.table.policies) == (table.routes, table.policies):
             return

@@ -6,19 +6,22 @@ import os
 from pathlib import Path
 
 from aiops.routing.v1 import routing_service_pb2 as pb
-from google.protobuf import json_format
 
-from inference_router.routing.convert import table_from_proto, table_to_proto
+from inference_router.routing.convert import TableMessages, table_from_proto
 from inference_router.routing.table import RoutingTable
 
 log = logging.getLogger(__name__)
 
 
 class TableFile:
-    """One file: the SHA-256 of the table in hex, a line break, the table as ProtoJSON."""
+    """One file: the SHA-256 of the table in hex, a line break, the table as a message.
+
+    It is written with every change, so it is not JSON: that took longer than all else that a change costs here.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._messages = TableMessages()
 
     def load(self) -> RoutingTable | None:
         """The table that was saved last; None when there is none, or the file is damaged."""
@@ -29,12 +32,11 @@ class TableFile:
         if hashlib.sha256(content).hexdigest().encode() != digest:
             log.warning("%s is damaged and is not used", self._path)
             return None
-        message = json_format.Parse(content, pb.RoutingTable(), ignore_unknown_fields=True)
-        return table_from_proto(message)
+        return table_from_proto(pb.RoutingTable.FromString(content))
 
     def save(self, table: RoutingTable) -> None:
         """Replaces the file; whoever reads it sees the old table or the new one, whole."""
-        content = json_format.MessageToJson(table_to_proto(table), indent=None).encode()
+        content = self._messages.whole(table).SerializeToString()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{self._path.name}.new")
         with temporary.open("wb") as file:

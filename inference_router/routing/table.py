@@ -1,10 +1,12 @@
 """The routing table: what the gateway renders."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from inference_router.routing.model import ModelRoute, Replica, compile_routes
-from inference_router.routing.policy import PolicyRoute, compile_policies
+from inference_router.routing.model import ModelRoute, Replica, by_name, route_of
+from inference_router.routing.policy import PolicyRoute, compiled
+
+Name = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +20,44 @@ class RoutingTable:
 
 @dataclass(slots=True)
 class Compiler:
-    """Makes tables of what the controller tells. A route that cannot be served stays as it last could be."""
+    """Makes tables of what the controller tells. A route that cannot be served stays as it last could be.
+
+    What comes of the same as the last time is the same object as the last time, so that a change costs little.
+    """
 
     flaws: dict[str, str] = field(default_factory=dict)
     _sound: dict[str, PolicyRoute] = field(default_factory=dict)
+    _checked: dict[str, tuple[PolicyRoute, str]] = field(default_factory=dict)
+    _models: dict[Name, tuple[tuple[Replica, ...], ModelRoute]] = field(default_factory=dict)
+    _policies: dict[str, tuple[PolicyRoute, Sequence[ModelRoute | None], PolicyRoute]] = field(default_factory=dict)
 
     def compile(self, version: int, replicas: Iterable[Replica], wanted: Sequence[PolicyRoute]) -> RoutingTable:
         """The table of that version. `flaws` says afterwards why routes, by id, were not taken as they are wanted."""
-        self.flaws = {route.route_id: flaw for route in wanted if (flaw := route.flaw())}
-        taken = [route if not route.flaw() else self._sound.get(route.route_id) for route in wanted]
+        self._check(wanted)
+        taken = [self._sound.get(route.route_id) if route.route_id in self.flaws else route for route in wanted]
         self._sound = {route.route_id: route for route in taken if route is not None}
-        models = compile_routes(replicas)
-        return RoutingTable(version, models, compile_policies(self._sound.values(), models))
+        self._models = {name: self._model(name, members) for name, members in by_name(replicas).items()}
+        models = {name: model for name, (_, model) in self._models.items()}
+        ordered = sorted(self._sound.values(), key=lambda route: route.route_id)
+        self._policies = {route.route_id: self._policy(route, models) for route in ordered}
+        policies = tuple(policy for _, _, policy in self._policies.values())
+        return RoutingTable(version, tuple(models.values()), policies)
+
+    def _check(self, wanted: Sequence[PolicyRoute]) -> None:
+        known = self._checked
+        self._checked = {}
+        for route in wanted:
+            before = known.get(route.route_id)
+            self._checked[route.route_id] = before if before and before[0] is route else (route, route.flaw())
+        self.flaws = {route_id: flaw for route_id, (_, flaw) in self._checked.items() if flaw}
+
+    def _model(self, name: Name, members: tuple[Replica, ...]) -> tuple[tuple[Replica, ...], ModelRoute]:
+        known = self._models.get(name)
+        return known if known and known[0] == members else (members, route_of(members))
+
+    def _policy(
+        self, route: PolicyRoute, models: Mapping[Name, ModelRoute]
+    ) -> tuple[PolicyRoute, Sequence[ModelRoute | None], PolicyRoute]:
+        needed = [models.get((route.org_id, target.model)) for target in route.targets]
+        known = self._policies.get(route.route_id)
+        return known if known and known[:2] == (route, needed) else (route, needed, compiled(route, needed))

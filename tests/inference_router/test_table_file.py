@@ -23,7 +23,7 @@ TABLE = RoutingTable(
 
 
 def test_a_saved_table_is_loaded_whole(tmp_path: Path) -> None:
-    file = TableFile(tmp_path / "router" / "table.json")
+    file = TableFile(tmp_path / "router" / "table.bin")
     assert file.load() is None
     file.save(TABLE)
     assert file.load() == TABLE
@@ -31,10 +31,10 @@ def test_a_saved_table_is_loaded_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "garbage"])
 def test_a_damaged_file_is_not_used(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "table.json"
+    path = tmp_path / "table.bin"
     TableFile(path).save(TABLE)
     whole = path.read_bytes()
-    flipped = whole.replace(b"8001", b"8009")
+    flipped = whole.replace(b"10.0.0.1", b"10.0.0.9")
     path.write_bytes({"truncated": whole[:-5], "flipped": flipped, "empty": b"", "garbage": b"\xff\x00"}[damage])
     assert TableFile(path).load() is None
     TableFile(path).save(TABLE)

@@ -91,6 +91,31 @@ async def test_a_lost_node_takes_its_instances_along_until_it_is_back(rooms: Roo
         assert len(await feed.next()) == 2
 
 
+async def test_who_asks_for_changes_is_told_everything_once_and_then_only_what_is_different(rooms: Rooms) -> None:
+    home = [await rooms.join("node-1"), await rooms.join("node-2")]
+    await rooms.import_model("tiny")
+    made = [await rooms.deploy(), await rooms.deploy()]
+    await rooms.report(made[0], **RUNNING)
+    call: Any = rooms.replicas.WatchReplicas(pb.WatchReplicasRequest(changes=True), metadata=ROUTER)
+
+    async def told() -> tuple[bool, list[str], list[str]]:
+        async with asyncio.timeout(5):
+            message: pb.WatchReplicasResponse = await call.read()
+        return message.partial, [each.deployment_id for each in message.replicas], list(message.gone_deployment_ids)
+
+    assert await told() == (False, [made[0].deployment_id], [])
+    await rooms.report(made[1], **RUNNING)
+    assert await told() == (True, [made[1].deployment_id], [])
+    assert {each.node_id for each in made} == set(home)
+    await rooms.lose(NodeId(made[0].node_id))
+    assert await told() == (True, [], [made[0].deployment_id])
+    await rooms.greet(NodeId(made[0].node_id))
+    assert await told() == (True, [made[0].deployment_id], [])
+    await rooms.stop(made[1].deployment_id)
+    assert await told() == (True, [], [made[1].deployment_id])
+    call.cancel()
+
+
 async def test_what_changes_nothing_for_traffic_is_not_sent(rooms: Rooms) -> None:
     await rooms.join("node-1")
     await rooms.import_model("tiny")

@@ -722,12 +722,17 @@ Global___GetDeploymentMetricsResponse: _TypeAlias = GetDeploymentMetricsResponse
 class WatchReplicasRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    CHANGES_FIELD_NUMBER: _builtins.int
+    changes: _builtins.bool
+    """After the whole set only what is different is sent."""
     def __init__(
         self,
+        *,
+        changes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -739,21 +744,35 @@ class WatchReplicasResponse(_message.Message):
 
     REPLICAS_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    GONE_DEPLOYMENT_IDS_FIELD_NUMBER: _builtins.int
+    GONE_ROUTE_IDS_FIELD_NUMBER: _builtins.int
+    partial: _builtins.bool
+    """Not everything: all replicas of the deployments that they name, and routes, that are different; others stay."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]: ...
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[_route_pb2.Route]:
         """Every route of every organisation."""
 
+    @_builtins.property
+    def gone_deployment_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What may receive no traffic any more."""
+
+    @_builtins.property
+    def gone_route_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         replicas: _abc.Iterable[Global___Replica] | None = ...,
         routes: _abc.Iterable[_route_pb2.Route] | None = ...,
+        partial: _builtins.bool = ...,
+        gone_deployment_ids: _abc.Iterable[_builtins.str] | None = ...,
+        gone_route_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas", "routes", b"routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone_deployment_ids", b"gone_deployment_ids", "gone_route_ids", b"gone_route_ids", "partial", b"partial", "replicas", b"replicas", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -516,7 +516,7 @@ class ReplicaServiceServicer:
     """
 
     def WatchReplicas(self, request, context):
-        """Every instance that may receive traffic: the whole set at once, then again whenever it changes.
+        """Every instance that may receive traffic: the whole set at once, then again, or what changed, whenever it changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -164,7 +164,7 @@ class ReplicaServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReplicaServiceAsyncStub: ...
     WatchReplicas: _grpc.UnaryStreamMultiCallable[_deployment_service_pb2.WatchReplicasRequest, _deployment_service_pb2.WatchReplicasResponse]
-    """Every instance that may receive traffic: the whole set at once, then again whenever it changes."""
+    """Every instance that may receive traffic: the whole set at once, then again, or what changed, whenever it changes."""
 
 @_typing.type_check_only
 class ReplicaServiceAsyncStub(ReplicaServiceStub):
@@ -172,7 +172,7 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchReplicas: _aio.UnaryStreamMultiCallable[_deployment_service_pb2.WatchReplicasRequest, _deployment_service_pb2.WatchReplicasResponse]  # type: ignore[assignment]
-    """Every instance that may receive traffic: the whole set at once, then again whenever it changes."""
+    """Every instance that may receive traffic: the whole set at once, then again, or what changed, whenever it changes."""
 
 class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
     """What the inference router needs to know."""
@@ -183,6 +183,6 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.WatchReplicasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_deployment_service_pb2.WatchReplicasResponse], _abc.AsyncIterator[_deployment_service_pb2.WatchReplicasResponse]]:
-        """Every instance that may receive traffic: the whole set at once, then again whenever it changes."""
+        """Every instance that may receive traffic: the whole set at once, then again, or what changed, whenever it changes."""
 
 def add_ReplicaServiceServicer_to_server(servicer: ReplicaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,12 +24,17 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class WatchRoutingTableRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    CHANGES_FIELD_NUMBER: _builtins.int
+    changes: _builtins.bool
+    """After the whole table only what is different is sent."""
     def __init__(
         self,
+        *,
+        changes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -40,16 +45,31 @@ class WatchRoutingTableResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TABLE_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    GONE_ROUTES_FIELD_NUMBER: _builtins.int
+    GONE_POLICY_IDS_FIELD_NUMBER: _builtins.int
+    partial: _builtins.bool
     @_builtins.property
-    def table(self) -> Global___RoutingTable: ...
+    def table(self) -> Global___RoutingTable:
+        """Everything; of a partial one the routes and policies that are different, others stay."""
+
+    @_builtins.property
+    def gone_routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelRoute]:
+        """Routes that are gone; only organisation and model are set."""
+
+    @_builtins.property
+    def gone_policy_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         table: Global___RoutingTable | None = ...,
+        partial: _builtins.bool = ...,
+        gone_routes: _abc.Iterable[Global___ModelRoute] | None = ...,
+        gone_policy_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["table", b"table"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone_policy_ids", b"gone_policy_ids", "gone_routes", b"gone_routes", "partial", b"partial", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,7 +45,7 @@ class RoutingServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def WatchRoutingTable(self, request, context):
-        """The whole table at once, then again whenever it changes.
+        """The whole table at once, then again, or what changed, whenever it changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,13 +32,13 @@ class RoutingServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RoutingServiceAsyncStub: ...
     WatchRoutingTable: _grpc.UnaryStreamMultiCallable[_routing_service_pb2.WatchRoutingTableRequest, _routing_service_pb2.WatchRoutingTableResponse]
-    """The whole table at once, then again whenever it changes."""
+    """The whole table at once, then again, or what changed, whenever it changes."""
 
 @_typing.type_check_only
 class RoutingServiceAsyncStub(RoutingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchRoutingTable: _aio.UnaryStreamMultiCallable[_routing_service_pb2.WatchRoutingTableRequest, _routing_service_pb2.WatchRoutingTableResponse]  # type: ignore[assignment]
-    """The whole table at once, then again whenever it changes."""
+    """The whole table at once, then again, or what changed, whenever it changes."""
 
 class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -47,6 +47,6 @@ class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _routing_service_pb2.WatchRoutingTableRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_routing_service_pb2.WatchRoutingTableResponse], _abc.AsyncIterator[_routing_service_pb2.WatchRoutingTableResponse]]:
-        """The whole table at once, then again whenever it changes."""
+        """The whole table at once, then again, or what changed, whenever it changes."""
 
 def add_RoutingServiceServicer_to_server(servicer: RoutingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,18 @@
+"""What inference routers follow, as protobuf messages."""
+
+from aiops.deployments.v1 import deployment_service_pb2 as pb
+
+from controller.deployments.convert import replica_to_proto
+from controller.routing.convert import route_to_proto
+from controller.routing.feed import Change
+
+
+def change_to_proto(change: Change) -> pb.WatchReplicasResponse:
+    """Everything, or what is different."""
+    return pb.WatchReplicasResponse(
+        replicas=map(replica_to_proto, change.replicas),
+        routes=map(route_to_proto, change.routes),
+        partial=not change.whole,
+        gone_deployment_ids=change.gone,
+        gone_route_ids=change.gone_routes,
+    )

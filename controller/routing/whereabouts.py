@@ -1,0 +1,149 @@
+"""Where requests may go, kept in memory and brought up to date from the rows that changed meanwhile."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus, Replica
+from controller.deployments.serving import replicas_of
+from controller.nodes.model import NodeId
+from controller.nodes.reached import Reached
+from controller.routing.model import Route, RouteId
+from mesh.identity import SYSTEM, Caller
+from mesh.sharing import SharedReads
+from mesh.sql.snapshot import Snapshot
+
+# A look at everything from time to time costs little and mends whatever it is.
+_WHOLE_AFTER = timedelta(minutes=10)
+
+
+class Nodes(Protocol):
+    """The nodes that deployments run on."""
+
+    async def snapshot(self) -> Snapshot: ...
+    async def reached_changed(self, since: Snapshot | None) -> Sequence[Reached]: ...
+
+
+class Deployments(Protocol):
+    """What runs."""
+
+    async def running_changed(self, since: Snapshot | None) -> Sequence[Deployment]: ...
+
+
+class Routes(Protocol):
+    """What clients may call."""
+
+    async def changed(self, since: Snapshot | None) -> Sequence[Route]: ...
+
+
+class Work(Protocol):
+    """One connection that reads, with the stores on it."""
+
+    @property
+    def nodes(self) -> Nodes: ...
+    @property
+    def deployments(self) -> Deployments: ...
+    @property
+    def routes(self) -> Routes: ...
+
+
+class UnitOfWork(Protocol):
+    """Opens connections that read."""
+
+    def reading(self, caller: Caller) -> AbstractAsyncContextManager[Work]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """All instances that may receive traffic, by deployment, and all routes, of every organisation."""
+
+    replicas: Mapping[DeploymentId, tuple[Replica, ...]] = field(default_factory=dict)
+    routes: Mapping[RouteId, Route] = field(default_factory=dict)
+
+
+class WhereaboutsView:
+    """One process's picture, shared by all that follow it. What it answered once is never changed."""
+
+    def __init__(self, unit_of_work: UnitOfWork) -> None:
+        self._unit_of_work = unit_of_work
+        self._now = Whereabouts()
+        self._nodes: dict[NodeId, Reached] = {}
+        self._running: dict[DeploymentId, Deployment] = {}
+        self._on_node: defaultdict[NodeId, set[DeploymentId]] = defaultdict(set)
+        self._seen: Snapshot | None = None
+        self._whole: Snapshot | None = None
+        self._reads = SharedReads[None]()
+
+    async def present(self) -> Whereabouts:
+        """The picture with every change that was committed before this call."""
+        await self._reads.get("whereabouts", self._catch_up)
+        return self._now
+
+    async def _catch_up(self) -> None:
+        async with self._unit_of_work.reading(SYSTEM) as work:
+            # The snapshot first: what commits after it is read again the next time.
+            seen = await work.nodes.snapshot()
+            since = self._since(seen)
+            nodes = await work.nodes.reached_changed(since)
+            running = await work.deployments.running_changed(since)
+            routes = await work.routes.changed(since)
+        if since is None:
+            self._forget()
+            self._whole = seen
+        changed = self._take_nodes(nodes) | self._take_running(running)
+        if since is None:
+            self._now = Whereabouts(self._answering(self._running), _with({}, routes))
+        elif changed or routes:
+            kept = {each: found for each, found in self._now.replicas.items() if each not in changed}
+            replicas = {**kept, **self._answering(changed)} if changed else self._now.replicas
+            self._now = Whereabouts(replicas, _with(self._now.routes, routes) if routes else self._now.routes)
+        self._seen = seen
+
+    def _since(self, now: Snapshot) -> Snapshot | None:
+        before, whole = self._seen, self._whole
+        if before is None or whole is None or not now.continues(before) or now.at - whole.at > _WHOLE_AFTER:
+            return None
+        return before
+
+    def _forget(self) -> None:
+        self._nodes.clear()
+        self._running.clear()
+        self._on_node.clear()
+
+    def _take_nodes(self, nodes: Sequence[Reached]) -> set[DeploymentId]:
+        """The deployments on nodes that are reached otherwise than before."""
+        changed = set[DeploymentId]()
+        for node in nodes:
+            if self._nodes.get(node.node_id) != node:
+                self._nodes[node.node_id] = node
+                changed |= self._on_node.get(node.node_id, set())
+        return changed
+
+    def _take_running(self, deployments: Sequence[Deployment]) -> set[DeploymentId]:
+        for deployment in deployments:
+            before = self._running.pop(deployment.deployment_id, None)
+            if before is not None:
+                self._on_node[before.node_id].discard(before.deployment_id)
+            if deployment.status is DeploymentStatus.RUNNING:
+                self._running[deployment.deployment_id] = deployment
+                self._on_node[deployment.node_id].add(deployment.deployment_id)
+        return {each.deployment_id for each in deployments}
+
+    def _answering(
+        self, deployment_ids: "set[DeploymentId] | Mapping[DeploymentId, object]"
+    ) -> dict[DeploymentId, tuple[Replica, ...]]:
+        found = {}
+        for deployment_id in deployment_ids:
+            deployment = self._running.get(deployment_id)
+            node = self._nodes.get(deployment.node_id) if deployment else None
+            if deployment is not None and node is not None and node.live:
+                found[deployment_id] = tuple(replicas_of(deployment, node.address, node.tunnel))
+        return found
+
+
+def _with(known: Mapping[RouteId, Route], changed: Sequence[Route]) -> dict[RouteId, Route]:
+    after = {**known, **{each.route_id: each for each in changed}}
+    return {route_id: route for route_id, route in after.items() if route.deleted_at is None}
