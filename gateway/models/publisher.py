@@ -7,10 +7,11 @@ from google.protobuf.message import Message
 
 from gateway.edge.listener import NAME
 from gateway.models.clusters import has_endpoints_apart, model_cluster, model_endpoints
+from gateway.models.memo import Memo
 from gateway.models.routes import RouteTable
 from gateway.models.table import ModelRoute
 from gateway.policies.clusters import RELAY, Cluster, clusters
-from gateway.policies.relay import relay_routes
+from gateway.policies.relay import RelayTable
 from gateway.policies.table import PolicyRoute
 from gateway.xds.cache import CLUSTERS, ENDPOINTS, ROUTES, Cache, Resource, resource
 from mesh.clock import Clock
@@ -25,6 +26,9 @@ class Publisher:
     def __init__(self, cache: Cache, routes: RouteTable, clock: Clock, linger: timedelta) -> None:
         self._cache = cache
         self._routes = routes
+        self._relay = RelayTable()
+        self._clusters = Memo(clusters)
+        self._over_grpc = Memo[ModelRoute, ModelRoute | None](lambda model: model.over_grpc)
         self._clock = clock
         self._linger = linger
         self._models: dict[str, ModelRoute] = {}
@@ -33,12 +37,12 @@ class Publisher:
 
     def guess(self) -> None:
         """Publishes the API's routes alone, for Envoys that have nothing yet; whoever has models keeps them."""
-        guesses = {NAME: self._routes.render(()), RELAY: relay_routes(())}
+        guesses = {NAME: self._routes.render(()), RELAY: self._relay.render(())}
         self._cache.put(ROUTES, {name: resource(guess, provisional=True) for name, guess in guesses.items()})
 
     def publish(self, table: Sequence[ModelRoute], policies: Sequence[PolicyRoute] = ()) -> None:
         """Publishes a whole table."""
-        over_grpc = (model.over_grpc for model in table)
+        over_grpc = (found for _, found in self._over_grpc.all(table))
         models = {model.cluster: model for model in (*table, *over_grpc) if model is not None}
         changed = {name: model for name, model in models.items() if self._models.get(name) != model}
         apart = {name: model for name, model in changed.items() if has_endpoints_apart(model)}
@@ -46,7 +50,7 @@ class Publisher:
         self._cache.drop(ENDPOINTS, changed.keys() - apart.keys())
         self._cache.put(ENDPOINTS, _rendered({name: model_endpoints(model) for name, model in apart.items()}))
         joined = self._join(policies)
-        routes = {NAME: self._routes.render(table, policies), RELAY: relay_routes(policies)}
+        routes = {NAME: self._routes.render(table, policies), RELAY: self._relay.render(policies)}
         self._cache.put(ROUTES, _rendered(routes))
         self._cache.mark_complete(CLUSTERS, ENDPOINTS, ROUTES)
         self._leave(self._models.keys() | self._joined.keys(), models.keys() | joined.keys())
@@ -54,7 +58,7 @@ class Publisher:
 
     def _join(self, policies: Sequence[PolicyRoute]) -> dict[str, Cluster]:
         """Publishes the clusters of policies."""
-        joined = {name: cluster for policy in policies for name, cluster in clusters(policy).items()}
+        joined = {name: cluster for _, found in self._clusters.all(policies) for name, cluster in found.items()}
         changed = {name: cluster for name, cluster in joined.items() if self._joined.get(name) != cluster}
         found = {name: cluster.endpoints() for name, cluster in changed.items()}
         apart = {name: endpoints for name, endpoints in found.items() if endpoints is not None}

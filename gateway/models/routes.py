@@ -19,6 +19,7 @@ from gateway.models.answers import model_description, model_list, private_path, 
 from gateway.models.clusters import INSTANCE, SUBSET
 from gateway.models.context import body_context
 from gateway.models.lookup import KEY, MODEL, Lookup, action, empty_lookup
+from gateway.models.memo import Memo
 from gateway.models.table import Listed, ModelRoute, Target
 from gateway.policies.routes import policy_route
 from gateway.policies.table import PolicyRoute
@@ -56,18 +57,19 @@ class RouteTable:
         self._idle.FromTimedelta(idle)
         self._base = message(route_pb2.RouteConfiguration, _configuration(cors))
         self._base.virtual_hosts[0].matcher.CopyFrom(empty_lookup(list(api)))
-        self._rendered: dict[ModelRoute, _Rendered] = {}
-        self._policies: dict[PolicyRoute, extension_pb2.TypedExtensionConfig] = {}
+        self._rendered = Memo(self._render)
+        self._policies = Memo[PolicyRoute, extension_pb2.TypedExtensionConfig](
+            lambda policy: action([policy_route(policy, self._idle)])
+        )
 
     def render(
         self, models: Sequence[ModelRoute], policies: Sequence[PolicyRoute] = ()
     ) -> route_pb2.RouteConfiguration:
         """The whole configuration for these models, which come sorted by organisation, and these policies."""
-        self._rendered = {model: self._rendered.get(model) or self._render(model) for model in models}
         configuration = route_pb2.RouteConfiguration()
         configuration.CopyFrom(self._base)
         lookup = Lookup(configuration.virtual_hosts[0].matcher)
-        for model, rendered in self._rendered.items():
+        for model, rendered in self._rendered.all(models):
             lookup.add_model(model.key, rendered.by_name)
             if rendered.by_grpc is not None:
                 lookup.add_grpc_model(model.key, rendered.by_grpc)
@@ -78,10 +80,7 @@ class RouteTable:
         return configuration
 
     def _add_policies(self, lookup: Lookup, policies: Sequence[PolicyRoute]) -> None:
-        self._policies = {
-            policy: self._policies.get(policy) or action([policy_route(policy, self._idle)]) for policy in policies
-        }
-        for policy, leads_to in self._policies.items():
+        for policy, leads_to in self._policies.all(policies):
             for name in policy.names:
                 if policy.universe:
                     lookup.add_for_everybody(name, leads_to)

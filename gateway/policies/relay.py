@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from xds.core.v3 import extension_pb2
 
 from gateway.edge.counting import ANSWERED, NOTES
 from gateway.edge.filters import BODY, MESSAGES_TARGET, body_filter, enabled, messages_target_filter
@@ -16,6 +17,7 @@ from gateway.edge.messages import message, typed
 from gateway.models.clusters import SUBSET
 from gateway.models.context import body_context
 from gateway.models.lookup import BODY_LIMIT, action, tree
+from gateway.models.memo import Memo
 from gateway.policies.clusters import RELAY, clusters, direct, relayed
 from gateway.policies.table import PolicyRoute, PolicyTarget
 
@@ -48,21 +50,31 @@ def relay_listener() -> listener_pb2.Listener:
     )
 
 
-def relay_routes(policies: Sequence[PolicyRoute]) -> route_pb2.RouteConfiguration:
-    """Where the listener sends requests, by the target that they are for."""
-    configuration = route_pb2.RouteConfiguration(name=RELAY)
-    configuration.virtual_hosts.add(name=RELAY, domains=["*"])
-    nowhere = message(route_components_pb2.Route, {"match": {"prefix": "/"}, "direct_response": {"status": 503}})
-    matcher = tree(WANTED, [nowhere])
-    by_target = matcher.matcher_tree.exact_match_map.map
-    by_target["-"].CopyFrom(matcher.on_no_match)
-    for policy in policies:
-        known = {cluster.name for cluster in clusters(policy).values() if cluster.relayed}
-        for target in policy.targets:
-            if relayed(policy, target) in known:
-                by_target[relayed(policy, target)].action.CopyFrom(action([_route(policy, target)]))
-    configuration.virtual_hosts[0].matcher.CopyFrom(matcher)
-    return configuration
+class RelayTable:
+    """Renders where the listener sends requests. What is the same as the last time is not rendered again."""
+
+    def __init__(self) -> None:
+        self._entries = Memo(_entries)
+
+    def render(self, policies: Sequence[PolicyRoute]) -> route_pb2.RouteConfiguration:
+        """The whole configuration, by the target that a request is for."""
+        configuration = route_pb2.RouteConfiguration(name=RELAY)
+        configuration.virtual_hosts.add(name=RELAY, domains=["*"])
+        nowhere = message(route_components_pb2.Route, {"match": {"prefix": "/"}, "direct_response": {"status": 503}})
+        matcher = tree(WANTED, [nowhere])
+        by_target = matcher.matcher_tree.exact_match_map.map
+        by_target["-"].CopyFrom(matcher.on_no_match)
+        for _, entries in self._entries.all(policies):
+            for name, leads_to in entries.items():
+                by_target[name].action.CopyFrom(leads_to)
+        configuration.virtual_hosts[0].matcher.CopyFrom(matcher)
+        return configuration
+
+
+def _entries(policy: PolicyRoute) -> dict[str, extension_pb2.TypedExtensionConfig]:
+    known = {cluster.name for cluster in clusters(policy).values() if cluster.relayed}
+    found = {relayed(policy, target): target for target in policy.targets}
+    return {name: action([_route(policy, target)]) for name, target in found.items() if name in known}
 
 
 def _route(policy: PolicyRoute, target: PolicyTarget) -> route_components_pb2.Route:
