@@ -8,6 +8,7 @@ import typer
 from cli import (
     account,
     adapters,
+    autoscaling,
     chat,
     deployments,
     downloads,
@@ -65,6 +66,7 @@ app.command()(account.whoami)
 app.command()(deployments.deploy)
 app.command()(placing.plan)
 app.command()(replica_sets.scale)
+app.command()(autoscaling.autoscale)
 app.command()(deployments.logs)
 app.command()(chat.chat)
 app.command()(usage.usage)

@@ -64,7 +64,7 @@ def list_sets(
 @app.command("get")
 def get_set(context: typer.Context, replica_set: SetArgument, output: Output = Format.TABLE) -> None:
     """Show one replica set."""
-    show_one(_get(connect(context), replica_set), COLUMNS, output)
+    show_one(get(connect(context), replica_set), COLUMNS, output)
 
 
 @app.command()
@@ -74,7 +74,7 @@ def delete(context: typer.Context, replica_set: SetArgument, output: Output = Fo
 
     session = connect(context)
     request = DeleteReplicaSetRequest(replica_set_id=replica_set)
-    show_one(session.call(_stub(session).DeleteReplicaSet, request).replica_set, COLUMNS, output)
+    show_one(session.call(stub(session).DeleteReplicaSet, request).replica_set, COLUMNS, output)
 
 
 def scale(
@@ -94,7 +94,7 @@ def scale(
         replica_set=ReplicaSetUpdate(replicas=replicas),
         update_mask=FieldMask(paths=["replicas"]),
     )
-    _show(session, session.call(_stub(session).UpdateReplicaSet, request).replica_set, wait, output)
+    _show(session, session.call(stub(session).UpdateReplicaSet, request).replica_set, wait, output)
 
 
 @rollout.command("start")
@@ -115,7 +115,7 @@ def start_rollout(
 
     session = connect(context)
     template = pb.ReplicaTemplateWish()
-    ParseDict(as_dict(_get(session, replica_set).template), template, ignore_unknown_fields=True)
+    ParseDict(as_dict(get(session, replica_set).template), template, ignore_unknown_fields=True)
     template.image = image or template.image
     template.model_revision = revision
     if adapter:
@@ -128,7 +128,7 @@ def start_rollout(
         replica_set=pb.ReplicaSetUpdate(template=template),
         update_mask=FieldMask(paths=["template"]),
     )
-    _show(session, session.call(_stub(session).UpdateReplicaSet, request).replica_set, wait, output)
+    _show(session, session.call(stub(session).UpdateReplicaSet, request).replica_set, wait, output)
 
 
 @rollout.command("status")
@@ -137,7 +137,7 @@ def rollout_status(
 ) -> None:
     """Show how far a rollout is."""
     session = connect(context)
-    _show(session, _get(session, replica_set), wait, output)
+    _show(session, get(session, replica_set), wait, output)
 
 
 @rollout.command("pause")
@@ -147,7 +147,7 @@ def pause_rollout(context: typer.Context, replica_set: SetArgument, output: Outp
 
     session = connect(context)
     request = PauseRolloutRequest(replica_set_id=replica_set)
-    show_one(session.call(_stub(session).PauseRollout, request).replica_set, COLUMNS, output)
+    show_one(session.call(stub(session).PauseRollout, request).replica_set, COLUMNS, output)
 
 
 @rollout.command("resume")
@@ -159,7 +159,7 @@ def resume_rollout(
 
     session = connect(context)
     request = ResumeRolloutRequest(replica_set_id=replica_set)
-    _show(session, session.call(_stub(session).ResumeRollout, request).replica_set, wait, output)
+    _show(session, session.call(stub(session).ResumeRollout, request).replica_set, wait, output)
 
 
 @rollout.command("undo")
@@ -175,7 +175,7 @@ def undo_rollout(
 
     session = connect(context)
     request = RollBackRequest(replica_set_id=replica_set, revision=revision)
-    _show(session, session.call(_stub(session).RollBack, request).replica_set, wait, output)
+    _show(session, session.call(stub(session).RollBack, request).replica_set, wait, output)
 
 
 def create(
@@ -188,7 +188,7 @@ def create(
     request = CreateReplicaSetRequest(
         model_id=model, replicas=replicas, template=ReplicaTemplateWish(**template), request_id=uuid.uuid4().hex
     )
-    _show(session, session.call(_stub(session).CreateReplicaSet, request).replica_set, wait, output)
+    _show(session, session.call(stub(session).CreateReplicaSet, request).replica_set, wait, output)
 
 
 def variables(pairs: Sequence[str]) -> dict[str, str]:
@@ -211,33 +211,35 @@ def _until_served(session: "Session", found: "ReplicaSet") -> "ReplicaSet":
         if found.status == found.paused:
             raise CliError(f"{found.name} is paused", Exit.CONFLICT, next_step=f"`aiops rollout resume {found.name}`")
         time.sleep(POLL_S)
-        found = _get(session, found.replica_set_id)
+        found = get(session, found.replica_set_id)
         if found.status_reason != shown:
             shown = found.status_reason
             note(f"{found.name}: {shown}")
     return found
 
 
-def _get(session: "Session", reference: str) -> "ReplicaSet":
+def get(session: "Session", reference: str) -> "ReplicaSet":
+    """One set, by its id or name."""
     from aiops.deployments.v1.replica_set_service_pb2 import GetReplicaSetRequest
 
-    return session.call(_stub(session).GetReplicaSet, GetReplicaSetRequest(replica_set_id=reference)).replica_set
+    return session.call(stub(session).GetReplicaSet, GetReplicaSetRequest(replica_set_id=reference)).replica_set
 
 
 def _every_set(session: "Session", model: str) -> "Iterator[ReplicaSet]":
     from aiops.deployments.v1.replica_set_service_pb2 import ListReplicaSetsRequest
 
-    stub, page_token = _stub(session), ""
+    sets, page_token = stub(session), ""
     while True:
         request = ListReplicaSetsRequest(page_size=200, page_token=page_token, model_id=model)
-        page = session.call(stub.ListReplicaSets, request)
+        page = session.call(sets.ListReplicaSets, request)
         yield from page.replica_sets
         page_token = page.next_page_token
         if not page_token:
             return
 
 
-def _stub(session: "Session") -> "ReplicaSetServiceStub":
+def stub(session: "Session") -> "ReplicaSetServiceStub":
+    """The service's methods."""
     from aiops.deployments.v1.replica_set_service_pb2_grpc import ReplicaSetServiceStub
 
     return session.stub(ReplicaSetServiceStub)

@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 from alembic import command
 from alembic.config import Config
 
+from controller.autoscaling.reconcile import Autoscaler
+from controller.autoscaling.rpc import LoadServicer
+from controller.autoscaling.service import Loads
 from controller.credentials.rpc import CredentialServicer, ProviderSecretServicer
 from controller.credentials.service import Credentials
 from controller.deployments.adapters import Adapters
@@ -96,6 +99,7 @@ NOTICES_AGAIN = timedelta(seconds=1)
 Loop = Callable[[], Awaitable[None]]
 PARALLEL_DOWNLOADS = 2
 LEDGER_HOUSEKEEPING = timedelta(hours=1)
+LOADS_HOUSEKEEPING = timedelta(minutes=1)
 PEAKS_KEPT = timedelta(minutes=1)
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -235,9 +239,18 @@ def _fleet(kernel: Kernel) -> None:
     kernel.loops += [lambda: _watch("failover", failover), lambda: _watch("replica sets", reconciler)]
     rollouts = RolloutReconciler(unit_of_work, hints)
     kernel.loops += [lambda: _watch("drain", drainer), lambda: _watch("rollouts", rollouts)]
+    _scaling(kernel)
     notices = Notices(kernel.database, "aiops_hints", hints.hear)
     hints.tell_others = notices.say
     kernel.repeat("hints between controllers", notices.step, NOTICES_AGAIN)
+
+
+def _scaling(kernel: Kernel) -> None:
+    loads = Loads(kernel.unit_of_work, kernel.hints)
+    autoscaler = Autoscaler(kernel.unit_of_work, kernel.hints)
+    kernel.servicers.append(LoadServicer(loads))
+    kernel.loops.append(lambda: _watch("autoscaling", autoscaler))
+    kernel.repeat("loads of gateways that are gone", loads.keep_house, LOADS_HOUSEKEEPING)
 
 
 def _rules(settings: Settings) -> LivenessRules:
@@ -255,7 +268,7 @@ def _peer_tls(settings: Settings) -> ClientTls:
     return ClientTls(settings.pki / "ca.crt", certificate, key)
 
 
-async def _watch(name: str, watcher: Failover | Reconciler | Drainer | RolloutReconciler) -> None:
+async def _watch(name: str, watcher: Failover | Reconciler | Drainer | RolloutReconciler | Autoscaler) -> None:
     with watcher.watching():
         await run_loop(name, watcher.step, interval=LOOK_EVERY)
 

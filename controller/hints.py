@@ -12,6 +12,7 @@ _SETS = "sets"
 _ROUTES = "routes"
 _CREDENTIALS = "credentials"
 _ROLLOUTS = "rollouts"
+_LOADS = "loads"
 
 
 class Hints:
@@ -56,6 +57,16 @@ class Hints:
     def watching_rollouts(self) -> Iterator[Wake]:
         """A wake of the watcher's own for rollouts."""
         with self._watching((_ROLLOUTS, "")) as wake:
+            yield wake
+
+    def loads_changed(self) -> None:
+        """Requests wait for a model that sleeps."""
+        self._wake((_LOADS, ""))
+
+    @contextmanager
+    def watching_loads(self) -> Iterator[Wake]:
+        """A wake of the watcher's own for requests that wait."""
+        with self._watching((_LOADS, "")) as wake:
             yield wake
 
     @contextmanager

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controller.autoscaling.store import SqlLoadStore
 from controller.credentials.store import SqlCredentialStore
 from controller.deployments.fleet import FleetView
 from controller.deployments.store import SqlDeploymentStore
@@ -126,6 +127,10 @@ class Work:
     @cached_property
     def replica_sets(self) -> SqlReplicaSetStore:
         return SqlReplicaSetStore(self._connection)
+
+    @cached_property
+    def loads(self) -> SqlLoadStore:
+        return SqlLoadStore(self._connection)
 
     @cached_property
     def routes(self) -> SqlRouteStore:

@@ -21,6 +21,7 @@ from controller.deployments.model import (
     Replica,
     Usage,
 )
+from controller.deployments.sleepy import SleepyModel
 from controller.deployments.traffic import NONE, Traffic
 from controller.deployments.wish import Wish
 from controller.deployments.workload import EngineOptions, HealthStatus, Program
@@ -167,6 +168,19 @@ def replica_to_proto(replica: Replica) -> service_pb.Replica:
         grpc_port=replica.grpc_port,
         created=replica.created_at.timestamp(),
         tunnel=replica.tunnel,
+        replica_set_id=replica.replica_set_id,
+    )
+
+
+def sleepy_to_proto(model: SleepyModel) -> service_pb.SleepyModel:
+    """A model that may be without a replica."""
+    return service_pb.SleepyModel(
+        org_id=model.org_id,
+        model_name=model.model_name,
+        replica_set_id=model.replica_set_id,
+        hold_seconds=model.hold_seconds,
+        standing=model.standing,
+        created=model.created_at.timestamp(),
     )
 
 

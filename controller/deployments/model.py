@@ -337,6 +337,8 @@ class Replica:
     # Reached through its node's tunnel instead of by address.
     tunnel: bool = False
     grpc_port: int = 0
+    # The replica set, where the number of its replicas follows the load.
+    replica_set_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
+from aiops.deployments.v1 import autoscaling_pb2
 from aiops.deployments.v1 import deployment_events_pb2 as events_pb
 from aiops.deployments.v1 import deployment_service_pb2 as deployment_pb
 from aiops.deployments.v1 import replica_set_pb2 as pb
@@ -13,13 +14,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from controller.deployments.convert import engine_options_from_proto, options_from_proto, program_from_proto
 from controller.events import Encoding, Encodings
 from controller.replica_sets.model import (
+    UNCHANGED,
     ReplicaSet,
+    ReplicaSetScaled,
     ReplicaSetStatusChanged,
     SetChanges,
     SetStatus,
     Template,
     TemplateWish,
 )
+from controller.replica_sets.scaling import Autoscaling, ScalingState
 from mesh.clock import unix_ms
 from mesh.errors import FieldViolation, InvalidRequestError
 
@@ -32,7 +36,7 @@ _STATUSES = {
     SetStatus.FAILED: pb.ReplicaSet.failed,
     SetStatus.STOPPED: pb.ReplicaSet.stopped,
 }
-_PATHS = ("replicas", "template", "progress_deadline_seconds")
+_PATHS = ("replicas", "template", "progress_deadline_seconds", "autoscaling")
 
 
 def replica_set_to_proto(replica_set: ReplicaSet) -> pb.ReplicaSet:
@@ -62,6 +66,8 @@ def replica_set_to_proto(replica_set: ReplicaSet) -> pb.ReplicaSet:
         deleted_at=_optional(replica_set.deleted_at),
         is_deleted=replica_set.deleted_at is not None,
         revisions=sorted(replica_set.templates, reverse=True),
+        autoscaling=autoscaling_pb2.Autoscaling(**asdict(replica_set.autoscaling)) if replica_set.autoscaling else None,
+        autoscaling_status=_scaling_to_proto(replica_set.scaling) if replica_set.autoscaling else None,
     )
 
 
@@ -85,7 +91,12 @@ def deadline_from_proto(seconds: int) -> timedelta | None:
 def changes_from_proto(request: service_pb.UpdateReplicaSetRequest) -> SetChanges:
     """What of a set changes: what the mask names, or without a mask whatever is set. InvalidRequestError."""
     wanted = request.replica_set
-    given = (wanted.replicas, wanted.HasField("template"), wanted.progress_deadline_seconds)
+    given = (
+        wanted.replicas,
+        wanted.HasField("template"),
+        wanted.progress_deadline_seconds,
+        wanted.HasField("autoscaling"),
+    )
     paths = set(request.update_mask.paths) or {path for path, value in zip(_PATHS, given, strict=True) if value}
     if unknown := sorted(paths - set(_PATHS)):
         raise InvalidRequestError(FieldViolation("update_mask", f"{unknown[0]} is none of {', '.join(_PATHS)}"))
@@ -95,6 +106,30 @@ def changes_from_proto(request: service_pb.UpdateReplicaSetRequest) -> SetChange
         progress_deadline=deadline_from_proto(wanted.progress_deadline_seconds)
         if "progress_deadline_seconds" in paths
         else None,
+        autoscaling=autoscaling_from_proto(wanted) if "autoscaling" in paths else UNCHANGED,
+    )
+
+
+def autoscaling_from_proto(
+    asked: service_pb.ReplicaSetUpdate | service_pb.CreateReplicaSetRequest,
+) -> Autoscaling | None:
+    """How the number is to follow the load; what is not set takes its default. InvalidRequestError."""
+    if not asked.HasField("autoscaling"):
+        return None
+    wanted = asked.autoscaling
+    if wanted.max_replicas < wanted.min_replicas:
+        raise InvalidRequestError(FieldViolation("autoscaling.max_replicas", "it is less than min_replicas"))
+    given = {each.name: value for each, value in wanted.ListFields()}
+    return Autoscaling(**{"min_replicas": 0, **given})
+
+
+def _scaling_to_proto(state: ScalingState) -> autoscaling_pb2.AutoscalingStatus:
+    return autoscaling_pb2.AutoscalingStatus(
+        scaled_at=_optional(state.scaled_at),
+        scaled_from=state.scaled_from,
+        scaled_to=state.scaled_to,
+        scaled_why=state.scaled_why,
+        explanation=state.explanation,
     )
 
 
@@ -141,7 +176,23 @@ def _status_changed(event: ReplicaSetStatusChanged) -> events_pb.ReplicaSetStatu
     )
 
 
+def _scaled(event: ReplicaSetScaled) -> events_pb.ReplicaSetScaled:
+    replica_set, state = event.replica_set, event.replica_set.scaling
+    return events_pb.ReplicaSetScaled(
+        type="system.replicaSetScaled",
+        replica_set_id=replica_set.replica_set_id,
+        model_id=replica_set.model_id,
+        replicas_before=state.scaled_from,
+        replicas=state.scaled_to,
+        why=state.scaled_why,
+        timestamp=unix_ms(event.at),
+    )
+
+
 EVENTS: Encodings = {
+    ReplicaSetScaled: Encoding(
+        "system.replicaSetScaled", TOPIC, lambda event: str(event.replica_set.replica_set_id), _scaled
+    ),
     ReplicaSetStatusChanged: Encoding(
         "system.replicaSetStatus", TOPIC, lambda event: str(event.replica_set.replica_set_id), _status_changed
     ),

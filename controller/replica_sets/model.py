@@ -10,6 +10,7 @@ from controller.deployments.wish import Wish
 from controller.deployments.workload import Adapter, EngineOptions, Program
 from controller.models.model import ModelId
 from controller.placement.model import NO_OPTIONS, Options
+from controller.replica_sets.scaling import Autoscaling, Decision, ScalingState
 from mesh.errors import DomainError, Kind
 from mesh.identity import OrgId, UserId
 
@@ -138,6 +139,9 @@ class ReplicaSet:
     progress_deadline: timedelta = PROGRESS_DEADLINE
     standing: Standing = field(default_factory=Standing)
     deleted_at: datetime | None = None
+    # How the number follows the load, None where people set it, and what came of that.
+    autoscaling: Autoscaling | None = None
+    scaling: ScalingState = field(default_factory=ScalingState)
 
     @property
     def template(self) -> Template:
@@ -152,6 +156,16 @@ class ReplicaSet:
     def scale(self, replicas: int, now: datetime) -> "ReplicaSet":
         """So many replicas are wanted."""
         return self if replicas == self.replicas else self._begin(now, replicas=replicas)
+
+    def autoscale(self, wanted: Autoscaling | None, now: datetime) -> "ReplicaSet":
+        """The number follows the load from now on, or does not any more."""
+        if wanted == self.autoscaling:
+            return self
+        return replace(self, autoscaling=wanted, scaling=ScalingState(), changed_at=now)
+
+    def follow(self, decision: Decision, now: datetime) -> "ReplicaSet":
+        """As the load asks."""
+        return replace(self.scale(decision.replicas, now), scaling=decision.state)
 
     def roll_out(self, template: Template, now: datetime) -> "ReplicaSet":
         """The next revision is wanted."""
@@ -206,6 +220,15 @@ class ReplicaSet:
         return replace(self, standing=fresh, changed_at=now, **changes)  # type: ignore[arg-type]
 
 
+class Unchanged(Enum):
+    """Says of a value that may be None that it stays as it is."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED = Unchanged.UNCHANGED
+
+
 @dataclass(frozen=True, slots=True)
 class SetChanges:
     """New values; None leaves a field as it is."""
@@ -213,6 +236,15 @@ class SetChanges:
     replicas: int | None = None
     template: TemplateWish | None = None
     progress_deadline: timedelta | None = None
+    autoscaling: "Autoscaling | Unchanged | None" = UNCHANGED
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSetScaled:
+    """The load changed how many replicas are wanted."""
+
+    replica_set: ReplicaSet
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from aiops.deployments.v1 import replica_set_service_pb2 as pb
 from aiops.deployments.v1.replica_set_service_pb2_grpc import ReplicaSetServiceServicer
 
 from controller.replica_sets.convert import (
+    autoscaling_from_proto,
     changes_from_proto,
     deadline_from_proto,
     replica_set_to_proto,
@@ -42,6 +43,7 @@ class ReplicaSetServicer(ReplicaSetServiceServicer):
             template_from_proto(request.template),
             deadline_from_proto(request.progress_deadline_seconds),
             request.request_id,
+            autoscaling_from_proto(request),
         )
         return pb.CreateReplicaSetResponse(replica_set=replica_set_to_proto(made))
 

@@ -23,7 +23,9 @@ from controller.replica_sets.model import (
     SetChanges,
     Template,
     TemplateWish,
+    Unchanged,
 )
+from controller.replica_sets.scaling import Autoscaling
 from mesh.identity import Caller, new_id
 from mesh.sql.idempotency import digest_of
 from mesh.sql.paging import Page, PageRequest
@@ -37,6 +39,7 @@ class ReplicaSetStore(Protocol):
     async def add(self, replica_set: ReplicaSet) -> None: ...
     async def save(self, replica_set: ReplicaSet) -> None: ...
     async def unsettled(self) -> tuple[ReplicaSet, ...]: ...
+    async def autoscaled(self) -> tuple[ReplicaSetId, ...]: ...
     async def members(self, ids: Collection[ReplicaSetId]) -> dict[ReplicaSetId, tuple[Member, ...]]: ...
 
 
@@ -80,13 +83,14 @@ class ReplicaSets:
         template: TemplateWish,
         deadline: timedelta | None,
         request_id: str,
+        autoscaling: Autoscaling | None = None,
     ) -> ReplicaSet:
         """A new set. The same `request_id` again answers the same set.
 
         ReplicaSetExistsError, ModelNotFoundError, ModelRevisionNotFoundError, and as for the adapters of deployments.
         """
         set_id = ReplicaSetId(new_id("set"))
-        asked = digest_of(model, replicas, name, template, deadline)
+        asked = digest_of(model, replicas, name, template, deadline, *filter(None, [autoscaling]))
         async with self._unit_of_work(caller) as work:
             booked = await work.requests.claim(caller.org_id, "CreateReplicaSet", request_id, asked, set_id)
             if booked != set_id:
@@ -95,9 +99,11 @@ class ReplicaSets:
             pinned = await _pinned(work, caller, template, found)
             now = await work.nodes.now()
             made = _made(set_id, caller, found, name, replicas, pinned, deadline or PROGRESS_DEADLINE, now)
+            made = replace(made, autoscaling=autoscaling)
             await work.replica_sets.add(made)
             await work.commit(ReplicaSetStatusChanged(made, now))
         self._hints.sets_changed()
+        self._hints.routes_changed()
         return made
 
     async def update(self, caller: Caller, reference: str, changes: SetChanges) -> ReplicaSet:
@@ -115,6 +121,8 @@ class ReplicaSets:
                 after = after.roll_out(template, now)
             if changes.progress_deadline is not None:
                 after = replace(after, progress_deadline=changes.progress_deadline, changed_at=now)
+            if not isinstance(changes.autoscaling, Unchanged):
+                after = after.autoscale(changes.autoscaling, now)
             return after
 
         return await self._change(caller, reference, change)
@@ -146,6 +154,7 @@ class ReplicaSets:
                 await work.replica_sets.save(after)
                 await work.commit(ReplicaSetStatusChanged(after, now))
         self._hints.sets_changed()
+        self._hints.routes_changed()
         return after
 
 

@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.deployments.model import ACTIVE
 from controller.deployments.rows import deployment_of, options_of
+from controller.deployments.sleepy import SleepyModel
 from controller.deployments.store import deployments
 from controller.deployments.workload import Adapter, EngineOptions, Goal, Program
 from controller.models.model import ModelId
@@ -41,6 +42,7 @@ from controller.replica_sets.model import (
     Standing,
     Template,
 )
+from controller.replica_sets.scaling import Autoscaling, ScalingState
 from mesh.identity import Caller, OrgId, UserId
 from mesh.sql.paging import Keyset, Page, PageRequest
 from mesh.sql.tables import audit_columns, metadata, moment, owner_columns
@@ -72,6 +74,8 @@ replica_sets = Table(
     Column("last_failure", Text, nullable=False),
     moment("next_attempt_at", nullable=True),
     moment("progressed_at", nullable=True),
+    Column("autoscaling", JSONB(none_as_null=True), nullable=True),
+    Column("scaling", JSONB, nullable=False, server_default="{}"),
 )
 _KEPT: ColumnElement[bool] = replica_sets.c.deleted_at.is_(None)
 Index(_OF_A_NAME_TAKEN, replica_sets.c.org_id, replica_sets.c.name, unique=True, postgresql_where=_KEPT)
@@ -124,6 +128,19 @@ class SqlReplicaSetStore:
         query = select(replica_sets).where(or_(_KEPT, left)).order_by(replica_sets.c.replica_set_id)
         return tuple(_replica_set(row) for row in (await self._connection.execute(query)).all())
 
+    async def autoscaled(self) -> tuple[ReplicaSetId, ...]:
+        """Those whose number of replicas follows the load."""
+        query = select(replica_sets.c.replica_set_id).where(_KEPT, replica_sets.c.autoscaling.is_not(None))
+        rows = await self._connection.execute(query.order_by(replica_sets.c.replica_set_id))
+        return tuple(ReplicaSetId(each) for each in rows.scalars())
+
+    async def sleepy(self) -> tuple[SleepyModel, ...]:
+        """The models that may be without a replica, whether they are or not."""
+        rows = replica_sets.c.autoscaling["min_replicas"].as_integer()
+        query = select(replica_sets).where(_KEPT, rows == 0).order_by(replica_sets.c.replica_set_id)
+        found = map(_replica_set, (await self._connection.execute(query)).all())
+        return tuple(_sleepy(each, each.autoscaling) for each in found if each.autoscaling)
+
     async def members(self, ids: Collection[ReplicaSetId]) -> dict[ReplicaSetId, tuple[Member, ...]]:
         """The replicas of the sets that were not told to end, the oldest first."""
         query = (
@@ -165,8 +182,27 @@ def _replica_set(row: Row[Any]) -> ReplicaSet:
         templates={int(revision): _template(each) for revision, each in row.templates.items()},
         progress_deadline=timedelta(seconds=row.progress_deadline_s),
         standing=Standing(status=SetStatus(row.status), **standing),
+        autoscaling=_autoscaling(row.autoscaling),
+        scaling=ScalingState.read(row.scaling or {}),
         **{name: row._mapping[name] for name in _PLAIN},
     )
+
+
+def _sleepy(replica_set: ReplicaSet, asked: Autoscaling) -> SleepyModel:
+    return SleepyModel(
+        org_id=replica_set.org_id,
+        model_name=replica_set.model_name,
+        replica_set_id=replica_set.replica_set_id,
+        hold_seconds=asked.hold_seconds,
+        standing=replica_set.standing.reason,
+        created_at=replica_set.created_at,
+    )
+
+
+def _autoscaling(row: Mapping[str, Any] | None) -> Autoscaling | None:
+    if row is None:
+        return None
+    return Autoscaling(**{each.name: row[each.name] for each in fields(Autoscaling) if each.name in row})
 
 
 def _template(row: Mapping[str, Any]) -> Template:
@@ -193,5 +229,7 @@ def _row(replica_set: ReplicaSet) -> dict[str, Any]:
         "templates": {str(revision): asdict(each) for revision, each in replica_set.templates.items()},
         "progress_deadline_s": int(replica_set.progress_deadline.total_seconds()),
         "status": replica_set.standing.status.value,
+        "autoscaling": asdict(replica_set.autoscaling) if replica_set.autoscaling else None,
+        "scaling": replica_set.scaling.row(),
         **standing,
     }

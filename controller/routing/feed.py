@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from controller.deployments.model import DeploymentId, Replica
+from controller.deployments.sleepy import SleepyModel
 from controller.hints import Hints
 from controller.routing.model import Route, RouteId
 from controller.routing.whereabouts import Whereabouts, WhereaboutsView
@@ -26,11 +27,15 @@ class Change:
     gone: tuple[DeploymentId, ...] = ()
     gone_routes: tuple[RouteId, ...] = ()
     whole: bool = False
+    # All models that may be without an instance, and whether that is different.
+    sleepy: tuple[SleepyModel, ...] = ()
+    otherwise_sleepy: bool = False
 
     @property
     def empty(self) -> bool:
         """Whether nothing is different."""
-        return not (self.replicas or self.routes or self.gone or self.gone_routes or self.whole)
+        routed = self.replicas or self.routes or self.gone or self.gone_routes
+        return not (routed or self.whole or self.otherwise_sleepy)
 
 
 class RoutingFeed:
@@ -63,7 +68,7 @@ class RoutingFeed:
 def whole(now: Whereabouts) -> Change:
     """Everything."""
     replicas = tuple(each for deployment_id in sorted(now.replicas) for each in now.replicas[deployment_id])
-    return Change(replicas, tuple(now.routes[each] for each in sorted(now.routes)), whole=True)
+    return Change(replicas, tuple(now.routes[each] for each in sorted(now.routes)), whole=True, sleepy=now.sleepy)
 
 
 def difference(before: Whereabouts, now: Whereabouts) -> Change:
@@ -74,4 +79,6 @@ def difference(before: Whereabouts, now: Whereabouts) -> Change:
         routes=tuple(route for each, route in now.routes.items() if before.routes.get(each) != route),
         gone=tuple(sorted(before.replicas.keys() - now.replicas.keys())),
         gone_routes=tuple(sorted(before.routes.keys() - now.routes.keys())),
+        sleepy=now.sleepy,
+        otherwise_sleepy=now.sleepy != before.sleepy,
     )

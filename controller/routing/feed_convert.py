@@ -2,7 +2,7 @@
 
 from aiops.deployments.v1 import deployment_service_pb2 as pb
 
-from controller.deployments.convert import replica_to_proto
+from controller.deployments.convert import replica_to_proto, sleepy_to_proto
 from controller.routing.convert import route_to_proto
 from controller.routing.feed import Change
 
@@ -15,4 +15,5 @@ def change_to_proto(change: Change) -> pb.WatchReplicasResponse:
         partial=not change.whole,
         gone_deployment_ids=change.gone,
         gone_route_ids=change.gone_routes,
+        sleepy=map(sleepy_to_proto, change.sleepy),
     )

@@ -3,12 +3,13 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 
 from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus, Replica
 from controller.deployments.serving import replicas_of
+from controller.deployments.sleepy import SleepyModel
 from controller.nodes.model import NodeId
 from controller.nodes.reached import Reached
 from controller.routing.model import Route, RouteId
@@ -39,6 +40,13 @@ class Routes(Protocol):
     async def changed(self, since: Snapshot | None) -> Sequence[Route]: ...
 
 
+class Sets(Protocol):
+    """The replica sets whose number of replicas follows the load, and their models that may sleep."""
+
+    async def autoscaled(self) -> Sequence[str]: ...
+    async def sleepy(self) -> tuple[SleepyModel, ...]: ...
+
+
 class Work(Protocol):
     """One connection that reads, with the stores on it."""
 
@@ -48,6 +56,8 @@ class Work(Protocol):
     def deployments(self) -> Deployments: ...
     @property
     def routes(self) -> Routes: ...
+    @property
+    def replica_sets(self) -> Sets: ...
 
 
 class UnitOfWork(Protocol):
@@ -62,6 +72,8 @@ class Whereabouts:
 
     replicas: Mapping[DeploymentId, tuple[Replica, ...]] = field(default_factory=dict)
     routes: Mapping[RouteId, Route] = field(default_factory=dict)
+    # Models that may be without an instance, whether they are or not.
+    sleepy: tuple[SleepyModel, ...] = ()
 
 
 class WhereaboutsView:
@@ -73,6 +85,7 @@ class WhereaboutsView:
         self._nodes: dict[NodeId, Reached] = {}
         self._running: dict[DeploymentId, Deployment] = {}
         self._on_node: defaultdict[NodeId, set[DeploymentId]] = defaultdict(set)
+        self._scaled = frozenset[str]()
         self._seen: Snapshot | None = None
         self._whole: Snapshot | None = None
         self._reads = SharedReads[None]()
@@ -90,16 +103,18 @@ class WhereaboutsView:
             nodes = await work.nodes.reached_changed(since)
             running = await work.deployments.running_changed(since)
             routes = await work.routes.changed(since)
+            scaled, sleepy = await work.replica_sets.autoscaled(), await work.replica_sets.sleepy()
         if since is None:
             self._forget()
             self._whole = seen
-        changed = self._take_nodes(nodes) | self._take_running(running)
+        changed = self._take_nodes(nodes) | self._take_running(running) | self._take_scaled(frozenset(scaled))
         if since is None:
-            self._now = Whereabouts(self._answering(self._running), _with({}, routes))
-        elif changed or routes:
+            self._now = Whereabouts(self._answering(self._running), _with({}, routes), sleepy)
+        elif changed or routes or sleepy != self._now.sleepy:
             kept = {each: found for each, found in self._now.replicas.items() if each not in changed}
             replicas = {**kept, **self._answering(changed)} if changed else self._now.replicas
-            self._now = Whereabouts(replicas, _with(self._now.routes, routes) if routes else self._now.routes)
+            known = _with(self._now.routes, routes) if routes else self._now.routes
+            self._now = Whereabouts(replicas, known, sleepy)
         self._seen = seen
 
     def _since(self, now: Snapshot) -> Snapshot | None:
@@ -132,6 +147,11 @@ class WhereaboutsView:
                 self._on_node[deployment.node_id].add(deployment.deployment_id)
         return {each.deployment_id for each in deployments}
 
+    def _take_scaled(self, scaled: frozenset[str]) -> set[DeploymentId]:
+        """The deployments of sets that began or ceased to follow the load."""
+        others, self._scaled = self._scaled ^ scaled, scaled
+        return {each.deployment_id for each in self._running.values() if each.replica_set_id in others}
+
     def _answering(
         self, deployment_ids: "set[DeploymentId] | Mapping[DeploymentId, object]"
     ) -> dict[DeploymentId, tuple[Replica, ...]]:
@@ -140,8 +160,13 @@ class WhereaboutsView:
             deployment = self._running.get(deployment_id)
             node = self._nodes.get(deployment.node_id) if deployment else None
             if deployment is not None and node is not None and node.live:
-                found[deployment_id] = tuple(replicas_of(deployment, node.address, node.tunnel))
+                replicas = replicas_of(deployment, node.address, node.tunnel)
+                found[deployment_id] = tuple(map(self._of_interest, replicas))
         return found
+
+    def _of_interest(self, replica: Replica) -> Replica:
+        """Loads are counted for sets whose number of replicas follows them."""
+        return replica if replica.replica_set_id in self._scaled else replace(replica, replica_set_id="")
 
 
 def _with(known: Mapping[RouteId, Route], changed: Sequence[Route]) -> dict[RouteId, Route]:

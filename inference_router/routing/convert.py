@@ -3,13 +3,15 @@
 from aiops.deployments.v1 import deployment_service_pb2 as deployments_pb
 from aiops.routing.v1 import routing_service_pb2 as pb
 
-from inference_router.routing.model import ModelRoute, RefusedField, Replica
+from inference_router.routing.model import ModelRoute, RefusedField, Replica, Sleep, SleepyModel
 from inference_router.routing.policy import PolicyRoute
 from inference_router.routing.policy_convert import policy_from_proto, policy_to_proto
 from inference_router.routing.table import Name, RoutingTable
 from inference_router.routing.target_convert import (
     refused_from_proto,
     refused_to_proto,
+    sleep_from_proto,
+    sleep_to_proto,
     target_from_proto,
     target_to_proto,
 )
@@ -34,7 +36,14 @@ def replica_from_proto(message: deployments_pb.Replica) -> Replica:
         private_paths=tuple(message.private_paths),
         tunnel=message.tunnel,
         grpc_port=message.grpc_port,
+        replica_set_id=message.replica_set_id,
     )
+
+
+def sleepy_from_proto(message: deployments_pb.SleepyModel) -> SleepyModel:
+    """A model that may sleep, as the controller tells it."""
+    sleep = Sleep(message.replica_set_id, message.hold_seconds, message.standing)
+    return SleepyModel(message.org_id, message.model_name, message.created, sleep)
 
 
 class TableMessages:
@@ -101,6 +110,7 @@ def _route_to_proto(route: ModelRoute) -> pb.ModelRoute:
         targets=[target_to_proto(target) for target in route.targets],
         refused_fields=refused_to_proto(route.refused_fields),
         created=route.created,
+        sleep=sleep_to_proto(route.sleep),
     )
 
 
@@ -111,4 +121,5 @@ def _route_from_proto(message: pb.ModelRoute) -> ModelRoute:
         targets=tuple(target_from_proto(target) for target in message.targets),
         refused_fields=refused_from_proto(message.refused_fields),
         created=message.created,
+        sleep=sleep_from_proto(message.sleep) if message.HasField("sleep") else None,
     )

@@ -1,7 +1,7 @@
 """Routes of models by their names, and how they follow from the instances that may receive traffic."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 EQUAL_WEIGHT = 1
@@ -34,6 +34,7 @@ class Replica:
     private_paths: tuple[str, ...] = ()
     tunnel: bool = False
     grpc_port: int = 0
+    replica_set_id: str = ""
 
     def flaw(self) -> str:
         """Why nothing can be routed to it; empty when it can."""
@@ -58,6 +59,27 @@ class Target:
     # Reached through the tunnel of `node_id` instead of by address.
     tunnel: bool = False
     grpc_port: int = 0
+    # The replica set, where the number of its replicas follows the load.
+    replica_set_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """A model may be without a target while nobody asks for it; who asks waits so long. `standing` is for people."""
+
+    replica_set_id: str
+    hold_seconds: int
+    standing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SleepyModel:
+    """A model that may sleep, as the controller tells it."""
+
+    org_id: str
+    model_name: str
+    created: float
+    sleep: Sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +91,7 @@ class ModelRoute:
     targets: tuple[Target, ...]
     refused_fields: tuple[RefusedField, ...]
     created: float
+    sleep: Sleep | None = None
 
 
 def compile_routes(replicas: Iterable[Replica]) -> tuple[ModelRoute, ...]:
@@ -91,6 +114,21 @@ def by_name(replicas: Iterable[Replica]) -> dict[tuple[str, str], tuple[Replica,
             newest[key] = replica
     ordered = sorted(newest.values(), key=lambda each: (*_route_of(each), each.deployment_id))
     return {name: tuple(members) for name, members in groupby(ordered, _route_of)}
+
+
+def let_sleep(
+    awake: Mapping[tuple[str, str], ModelRoute],
+    sleepy: Iterable[SleepyModel],
+    before: Mapping[tuple[str, str], ModelRoute],
+) -> dict[tuple[str, str], ModelRoute]:
+    """The routes, and those of models that sleep now. What a model refused while it was awake it refuses asleep."""
+    found = dict(awake)
+    # The oldest set of a name wakes.
+    for model in sorted(sleepy, key=lambda each: (each.created, each.sleep.replica_set_id), reverse=True):
+        key = (model.org_id, model.model_name)
+        asleep = replace(before[key], targets=()) if key in before else ModelRoute(*key, (), (), model.created)
+        found[key] = replace(found.get(key, asleep), sleep=model.sleep)
+    return {key: found[key] for key in sorted(found)}
 
 
 def _route_of(replica: Replica) -> tuple[str, str]:
@@ -120,6 +158,7 @@ def _target(replica: Replica) -> Target:
         private_paths=replica.private_paths,
         tunnel=replica.tunnel,
         grpc_port=replica.grpc_port,
+        replica_set_id=replica.replica_set_id,
     )
 
 

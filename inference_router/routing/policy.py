@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from inference_router.routing.model import ModelRoute, RefusedField, Target, shared_refusals
+from inference_router.routing.model import ModelRoute, RefusedField, Sleep, Target, shared_refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,12 @@ class PolicyTarget:
     deployment_id: str = ""
     instances: tuple[Target, ...] = ()
     external: External | None = None
+    sleep: Sleep | None = None
 
     @property
     def answers(self) -> bool:
-        """Whether there is anybody to send a request to."""
-        return bool(self.instances) or self.external is not None
+        """Whether there is anybody to send a request to, or to wake."""
+        return bool(self.instances) or self.external is not None or self.sleep is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def compiled(route: PolicyRoute, models: Sequence[ModelRoute | None]) -> PolicyR
         targets[fallbacks[0]] = replace(targets[fallbacks[0]], weight=1)
     used = [target for target in targets.values() if target.weight or target.name in fallbacks]
     known = {model.model: model for model in models if model is not None}
-    served = [known[target.model] for target in used if target.instances]
+    served = [known[target.model] for target in used if target.instances or target.sleep]
     refused = shared_refusals([model.refused_fields for model in served])
     return replace(route, targets=tuple(used), fallbacks=fallbacks, refused_fields=refused)
 
@@ -112,4 +113,6 @@ def _peopled(target: PolicyTarget, model: ModelRoute | None) -> PolicyTarget:
     if target.external is not None or model is None:
         return target
     wanted = [each for each in model.targets if target.deployment_id in ("", each.deployment_id)]
-    return replace(target, instances=tuple(wanted), deployment_id="")
+    # One deployment alone is never woken.
+    sleep = model.sleep if not target.deployment_id else None
+    return replace(target, instances=tuple(wanted), deployment_id="", sleep=sleep)

@@ -9,6 +9,8 @@ from inference_router.routing.policy import External, PolicyRoute, PolicyTarget,
 from inference_router.routing.target_convert import (
     refused_from_proto,
     refused_to_proto,
+    sleep_from_proto,
+    sleep_to_proto,
     target_from_proto,
     target_to_proto,
 )
@@ -85,6 +87,7 @@ def _target_to_proto(target: PolicyTarget) -> pb.PolicyTarget:
         weight=target.weight,
         model=target.model,
         instances=[target_to_proto(each) for each in target.instances],
+        sleep=sleep_to_proto(target.sleep),
     )
     if target.external is not None:
         message.external.CopyFrom(_external_to_proto(target.external))
@@ -113,4 +116,5 @@ def _target_from_proto(message: pb.PolicyTarget) -> PolicyTarget:
         model=message.model,
         instances=tuple(target_from_proto(each) for each in message.instances),
         external=_external_from_proto(message.external) if message.HasField("external") else None,
+        sleep=sleep_from_proto(message.sleep) if message.HasField("sleep") else None,
     )

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from inference_router.routing.model import Replica
+from inference_router.routing.model import Replica, SleepyModel
 from inference_router.routing.policy import PolicyRoute
 from inference_router.routing.table import Compiler, RoutingTable
 
@@ -41,10 +41,15 @@ class Routing:
         if self.table is not None:
             log.info("serving the last routing table, version %d", self.table.version)
 
-    async def follow(self, replicas: Sequence[Replica], wanted: Sequence[PolicyRoute] = ()) -> None:
+    async def follow(
+        self,
+        replicas: Sequence[Replica],
+        wanted: Sequence[PolicyRoute] = (),
+        sleepy: Sequence[SleepyModel] = (),
+    ) -> None:
         """Makes the table match these instances and routes; tells the watchers first, then the store."""
         version = self.table.version + 1 if self.table is not None else 1
-        table = self._compiler.compile(version, replicas, wanted)
+        table = self._compiler.compile(version, replicas, wanted, sleepy, self.table)
         flaws = {(f"deployment {each.deployment_id}", flaw) for each in replicas if (flaw := each.flaw())}
         self._report(flaws | {(f"route {route_id}", flaw) for route_id, flaw in self._compiler.flaws.items()})
         if self.table is not None and (self.table.routes, self.table.policies) == (table.routes, table.policies):

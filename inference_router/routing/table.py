@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from inference_router.routing.model import ModelRoute, Replica, by_name, route_of
+from inference_router.routing.model import ModelRoute, Replica, SleepyModel, by_name, let_sleep, route_of
 from inference_router.routing.policy import PolicyRoute, compiled
 
 Name = tuple[str, str]
@@ -31,13 +31,21 @@ class Compiler:
     _models: dict[Name, tuple[tuple[Replica, ...], ModelRoute]] = field(default_factory=dict)
     _policies: dict[str, tuple[PolicyRoute, Sequence[ModelRoute | None], PolicyRoute]] = field(default_factory=dict)
 
-    def compile(self, version: int, replicas: Iterable[Replica], wanted: Sequence[PolicyRoute]) -> RoutingTable:
+    def compile(
+        self,
+        version: int,
+        replicas: Iterable[Replica],
+        wanted: Sequence[PolicyRoute],
+        sleepy: Iterable[SleepyModel] = (),
+        before: RoutingTable | None = None,
+    ) -> RoutingTable:
         """The table of that version. `flaws` says afterwards why routes, by id, were not taken as they are wanted."""
         self._check(wanted)
         taken = [self._sound.get(route.route_id) if route.route_id in self.flaws else route for route in wanted]
         self._sound = {route.route_id: route for route in taken if route is not None}
         self._models = {name: self._model(name, members) for name, members in by_name(replicas).items()}
-        models = {name: model for name, (_, model) in self._models.items()}
+        known = {(route.org_id, route.model): route for route in before.routes} if before is not None else {}
+        models = let_sleep({name: model for name, (_, model) in self._models.items()}, sleepy, known)
         ordered = sorted(self._sound.values(), key=lambda route: route.route_id)
         self._policies = {route.route_id: self._policy(route, models) for route in ordered}
         policies = tuple(policy for _, _, policy in self._policies.values())

@@ -1,10 +1,11 @@
 """Targets and refused fields as protobuf messages, and back."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from aiops.routing.v1 import routing_service_pb2 as pb
 
-from inference_router.routing.model import RefusedField, Target
+from inference_router.routing.model import RefusedField, Sleep, Target
 
 
 def refused_to_proto(fields: Iterable[RefusedField]) -> list[pb.RefusedField]:
@@ -15,6 +16,16 @@ def refused_to_proto(fields: Iterable[RefusedField]) -> list[pb.RefusedField]:
 def refused_from_proto(messages: Iterable[pb.RefusedField]) -> tuple[RefusedField, ...]:
     """What is refused."""
     return tuple(RefusedField(message.path, tuple(message.harmless_values)) for message in messages)
+
+
+def sleep_to_proto(sleep: Sleep | None) -> pb.Sleep | None:
+    """How a model sleeps, where it may."""
+    return pb.Sleep(**asdict(sleep)) if sleep is not None else None
+
+
+def sleep_from_proto(message: pb.Sleep) -> Sleep:
+    """How a model sleeps."""
+    return Sleep(message.replica_set_id, message.hold_seconds, message.standing)
 
 
 def target_to_proto(target: Target) -> pb.Target:
@@ -30,6 +41,7 @@ def target_to_proto(target: Target) -> pb.Target:
         private_paths=target.private_paths,
         tunnel=target.tunnel,
         grpc_port=target.grpc_port,
+        replica_set_id=target.replica_set_id,
     )
 
 
@@ -46,4 +58,5 @@ def target_from_proto(message: pb.Target) -> Target:
         private_paths=tuple(message.private_paths),
         tunnel=message.tunnel,
         grpc_port=message.grpc_port,
+        replica_set_id=message.replica_set_id,
     )

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from aiops.deployments.v1 import deployment_service_pb2 as pb
 
-from inference_router.routing.convert import replica_from_proto
-from inference_router.routing.model import Replica
+from inference_router.routing.convert import replica_from_proto, sleepy_from_proto
+from inference_router.routing.model import Replica, SleepyModel
 from inference_router.routing.policy import PolicyRoute
 from inference_router.routing.policy_convert import policy_from_route
 
@@ -18,6 +18,7 @@ class Told:
 
     _replicas: dict[str, list[Replica]] = field(default_factory=dict)
     _routes: dict[str, PolicyRoute] = field(default_factory=dict)
+    sleepy: list[SleepyModel] = field(default_factory=list)
 
     def take(self, message: pb.WatchReplicasResponse) -> None:
         """Takes in everything, or what is different."""
@@ -29,6 +30,7 @@ class Told:
             changed[replica.deployment_id].append(replica_from_proto(replica))
         self._replicas |= changed
         self._routes |= {route.route_id: policy_from_route(route) for route in message.routes}
+        self.sleepy = [sleepy_from_proto(each) for each in message.sleepy]
         _drop(self._replicas, message.gone_deployment_ids)
         _drop(self._routes, message.gone_route_ids)
 

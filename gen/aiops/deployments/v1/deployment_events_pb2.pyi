@@ -101,6 +101,47 @@ class ReplicaSetStatus(_message.Message):
 Global___ReplicaSetStatus: _TypeAlias = ReplicaSetStatus  # noqa: Y015
 
 @_typing.final
+class ReplicaSetScaled(_message.Message):
+    """`system.replicaSetScaled`: the load changed how many replicas are wanted; key = replica_set_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    REPLICAS_BEFORE_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    replica_set_id: _builtins.str
+    model_id: _builtins.str
+    replicas_before: _builtins.int
+    replicas: _builtins.int
+    why: _builtins.str
+    """What was seen, and what follows from it."""
+    timestamp: _builtins.float
+    """Unix milliseconds."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        replica_set_id: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        replicas_before: _builtins.int = ...,
+        replicas: _builtins.int = ...,
+        why: _builtins.str = ...,
+        timestamp: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "replica_set_id", b"replica_set_id", "replicas", b"replicas", "replicas_before", b"replicas_before", "timestamp", b"timestamp", "type", b"type", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaSetScaled: _TypeAlias = ReplicaSetScaled  # noqa: Y015
+
+@_typing.final
 class DeploymentStatus(_message.Message):
     """`system.deploymentStatus`"""
 

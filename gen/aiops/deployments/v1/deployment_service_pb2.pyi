@@ -747,6 +747,7 @@ class WatchReplicasResponse(_message.Message):
     PARTIAL_FIELD_NUMBER: _builtins.int
     GONE_DEPLOYMENT_IDS_FIELD_NUMBER: _builtins.int
     GONE_ROUTE_IDS_FIELD_NUMBER: _builtins.int
+    SLEEPY_FIELD_NUMBER: _builtins.int
     partial: _builtins.bool
     """Not everything: all replicas of the deployments that they name, and routes, that are different; others stay."""
     @_builtins.property
@@ -761,6 +762,10 @@ class WatchReplicasResponse(_message.Message):
 
     @_builtins.property
     def gone_route_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def sleepy(self) -> _containers.RepeatedCompositeFieldContainer[Global___SleepyModel]:
+        """The whole list of models that may be without a replica, whether they are or not."""
+
     def __init__(
         self,
         *,
@@ -769,10 +774,11 @@ class WatchReplicasResponse(_message.Message):
         partial: _builtins.bool = ...,
         gone_deployment_ids: _abc.Iterable[_builtins.str] | None = ...,
         gone_route_ids: _abc.Iterable[_builtins.str] | None = ...,
+        sleepy: _abc.Iterable[Global___SleepyModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone_deployment_ids", b"gone_deployment_ids", "gone_route_ids", b"gone_route_ids", "partial", b"partial", "replicas", b"replicas", "routes", b"routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone_deployment_ids", b"gone_deployment_ids", "gone_route_ids", b"gone_route_ids", "partial", b"partial", "replicas", b"replicas", "routes", b"routes", "sleepy", b"sleepy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -800,6 +806,7 @@ class Replica(_message.Message):
     PRIVATE_PATHS_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
     GRPC_PORT_FIELD_NUMBER: _builtins.int
+    REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     org_id: _builtins.str
@@ -820,6 +827,8 @@ class Replica(_message.Message):
     """Reached through its node's tunnel instead of by address."""
     grpc_port: _builtins.int
     """Where the engine speaks the Open Inference Protocol over gRPC; 0 where it does not."""
+    replica_set_id: _builtins.str
+    """The replica set it belongs to, where the number of its replicas follows the load."""
     @_builtins.property
     def unsupported_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnsupportedField]: ...
     @_builtins.property
@@ -845,14 +854,55 @@ class Replica(_message.Message):
         private_paths: _abc.Iterable[_builtins.str] | None = ...,
         tunnel: _builtins.bool = ...,
         grpc_port: _builtins.int = ...,
+        replica_set_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created", b"created", "deployment_id", b"deployment_id", "engine", b"engine", "epoch", b"epoch", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "org_id", b"org_id", "port", b"port", "private_paths", b"private_paths", "tunnel", b"tunnel", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created", b"created", "deployment_id", b"deployment_id", "engine", b"engine", "epoch", b"epoch", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "org_id", b"org_id", "port", b"port", "private_paths", b"private_paths", "replica_set_id", b"replica_set_id", "tunnel", b"tunnel", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Replica: _TypeAlias = Replica  # noqa: Y015
+
+@_typing.final
+class SleepyModel(_message.Message):
+    """A model whose last replica may end when nobody asks for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
+    HOLD_SECONDS_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    model_name: _builtins.str
+    """What clients send as `model`."""
+    replica_set_id: _builtins.str
+    hold_seconds: _builtins.int
+    """So long a request waits for it to wake."""
+    standing: _builtins.str
+    """How its replicas stand, for people."""
+    created: _builtins.float
+    """Unix seconds of the replica set."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        model_name: _builtins.str = ...,
+        replica_set_id: _builtins.str = ...,
+        hold_seconds: _builtins.int = ...,
+        standing: _builtins.str = ...,
+        created: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "hold_seconds", b"hold_seconds", "model_name", b"model_name", "org_id", b"org_id", "replica_set_id", b"replica_set_id", "standing", b"standing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SleepyModel: _TypeAlias = SleepyModel  # noqa: Y015
 
 @_typing.final
 class UnsupportedField(_message.Message):

@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aiops.deployments.v1 import autoscaling_pb2 as aiops_dot_deployments_dot_v1_dot_autoscaling__pb2
 from aiops.deployments.v1 import deployment_service_pb2 as aiops_dot_deployments_dot_v1_dot_deployment__service__pb2
 from aiops.types.v1 import engine_pb2 as aiops_dot_types_dot_v1_dot_engine__pb2
 from aiops.types.v1 import owner_pb2 as aiops_dot_types_dot_v1_dot_owner__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&aiops/deployments/v1/replica_set.proto\x12\x14\x61iops.deployments.v1\x1a-aiops/deployments/v1/deployment_service.proto\x1a\x1b\x61iops/types/v1/engine.proto\x1a\x1a\x61iops/types/v1/owner.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x06\n\nReplicaSet\x12\x16\n\x0ereplica_set_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x10\n\x08replicas\x18\x05 \x01(\r\x12\x37\n\x08template\x18\x06 \x01(\x0b\x32%.aiops.deployments.v1.ReplicaTemplate\x12\x10\n\x08revision\x18\x07 \x01(\r\x12\x17\n\x0fstable_revision\x18\x08 \x01(\r\x12\x37\n\x06status\x18\t \x01(\x0e\x32\'.aiops.deployments.v1.ReplicaSet.Status\x12\x15\n\rstatus_reason\x18\n \x01(\t\x12\x16\n\x0eready_replicas\x18\x0b \x01(\r\x12\x18\n\x10updated_replicas\x18\x0c \x01(\r\x12\x17\n\x0f\x61\x63tive_replicas\x18\r \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x0e \x01(\r\x12\x38\n\x0fnext_attempt_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x16\n\x0erollout_paused\x18\x10 \x01(\x08\x12!\n\x19progress_deadline_seconds\x18\x11 \x01(\r\x12$\n\x05owner\x18\x12 \x01(\x0b\x32\x15.aiops.types.v1.Owner\x12.\n\ncreated_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\ndeleted_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x12\n\nis_deleted\x18\x16 \x01(\x08\x12\x11\n\trevisions\x18\x17 \x03(\r\"o\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0f\n\x0bprogressing\x10\x01\x12\t\n\x05ready\x10\x02\x12\x0c\n\x08\x64\x65graded\x10\x03\x12\n\n\x06paused\x10\x04\x12\n\n\x06\x66\x61iled\x10\x05\x12\x0b\n\x07stopped\x10\x06\x42\x12\n\x10_next_attempt_atB\r\n\x0b_deleted_at\"\xcf\x05\n\x0fReplicaTemplate\x12\r\n\x05image\x18\x01 \x01(\t\x12K\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32\x36.aiops.deployments.v1.ReplicaTemplate.EnvironmentEntry\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18( \x01(\r\x12\x17\n\x0fmax_concurrency\x18) \x01(\r\x12\x11\n\tgpu_count\x18* \x01(\r\x12R\n\x0frequired_labels\x18+ \x03(\x0b\x32\x39.aiops.deployments.v1.ReplicaTemplate.RequiredLabelsEntry\x12T\n\x10\x66orbidden_labels\x18, \x03(\x0b\x32:.aiops.deployments.v1.ReplicaTemplate.ForbiddenLabelsEntry\x12\x10\n\x08priority\x18- \x01(\x05\x12\x35\n\x0e\x65ngine_options\x18\x18 \x01(\x0b\x32\x1d.aiops.types.v1.EngineOptions\x12\x0f\n\x07\x63ommand\x18? \x03(\t\x12.\n\x05paths\x18@ \x01(\x0b\x32\x1f.aiops.deployments.v1.HttpPaths\x12\x1d\n\x15model_revision_number\x18\x42 \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\x43 \x03(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x35\n\x13RequiredLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14\x46orbiddenLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&aiops/deployments/v1/replica_set.proto\x12\x14\x61iops.deployments.v1\x1a&aiops/deployments/v1/autoscaling.proto\x1a-aiops/deployments/v1/deployment_service.proto\x1a\x1b\x61iops/types/v1/engine.proto\x1a\x1a\x61iops/types/v1/owner.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x07\n\nReplicaSet\x12\x16\n\x0ereplica_set_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x10\n\x08replicas\x18\x05 \x01(\r\x12\x37\n\x08template\x18\x06 \x01(\x0b\x32%.aiops.deployments.v1.ReplicaTemplate\x12\x10\n\x08revision\x18\x07 \x01(\r\x12\x17\n\x0fstable_revision\x18\x08 \x01(\r\x12\x37\n\x06status\x18\t \x01(\x0e\x32\'.aiops.deployments.v1.ReplicaSet.Status\x12\x15\n\rstatus_reason\x18\n \x01(\t\x12\x16\n\x0eready_replicas\x18\x0b \x01(\r\x12\x18\n\x10updated_replicas\x18\x0c \x01(\r\x12\x17\n\x0f\x61\x63tive_replicas\x18\r \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x0e \x01(\r\x12\x38\n\x0fnext_attempt_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x16\n\x0erollout_paused\x18\x10 \x01(\x08\x12!\n\x19progress_deadline_seconds\x18\x11 \x01(\r\x12$\n\x05owner\x18\x12 \x01(\x0b\x32\x15.aiops.types.v1.Owner\x12.\n\ncreated_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\ndeleted_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x12\n\nis_deleted\x18\x16 \x01(\x08\x12\x11\n\trevisions\x18\x17 \x03(\r\x12\x36\n\x0b\x61utoscaling\x18k \x01(\x0b\x32!.aiops.deployments.v1.Autoscaling\x12\x43\n\x12\x61utoscaling_status\x18l \x01(\x0b\x32\'.aiops.deployments.v1.AutoscalingStatus\"o\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0f\n\x0bprogressing\x10\x01\x12\t\n\x05ready\x10\x02\x12\x0c\n\x08\x64\x65graded\x10\x03\x12\n\n\x06paused\x10\x04\x12\n\n\x06\x66\x61iled\x10\x05\x12\x0b\n\x07stopped\x10\x06\x42\x12\n\x10_next_attempt_atB\r\n\x0b_deleted_at\"\xcf\x05\n\x0fReplicaTemplate\x12\r\n\x05image\x18\x01 \x01(\t\x12K\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32\x36.aiops.deployments.v1.ReplicaTemplate.EnvironmentEntry\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18( \x01(\r\x12\x17\n\x0fmax_concurrency\x18) \x01(\r\x12\x11\n\tgpu_count\x18* \x01(\r\x12R\n\x0frequired_labels\x18+ \x03(\x0b\x32\x39.aiops.deployments.v1.ReplicaTemplate.RequiredLabelsEntry\x12T\n\x10\x66orbidden_labels\x18, \x03(\x0b\x32:.aiops.deployments.v1.ReplicaTemplate.ForbiddenLabelsEntry\x12\x10\n\x08priority\x18- \x01(\x05\x12\x35\n\x0e\x65ngine_options\x18\x18 \x01(\x0b\x32\x1d.aiops.types.v1.EngineOptions\x12\x0f\n\x07\x63ommand\x18? \x03(\t\x12.\n\x05paths\x18@ \x01(\x0b\x32\x1f.aiops.deployments.v1.HttpPaths\x12\x1d\n\x15model_revision_number\x18\x42 \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\x43 \x03(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x35\n\x13RequiredLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14\x46orbiddenLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,16 +42,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLICATEMPLATE_REQUIREDLABELSENTRY']._serialized_options = b'8\001'
   _globals['_REPLICATEMPLATE_FORBIDDENLABELSENTRY']._loaded_options = None
   _globals['_REPLICATEMPLATE_FORBIDDENLABELSENTRY']._serialized_options = b'8\001'
-  _globals['_REPLICASET']._serialized_start=202
-  _globals['_REPLICASET']._serialized_end=1072
-  _globals['_REPLICASET_STATUS']._serialized_start=926
-  _globals['_REPLICASET_STATUS']._serialized_end=1037
-  _globals['_REPLICATEMPLATE']._serialized_start=1075
-  _globals['_REPLICATEMPLATE']._serialized_end=1794
-  _globals['_REPLICATEMPLATE_ENVIRONMENTENTRY']._serialized_start=1633
-  _globals['_REPLICATEMPLATE_ENVIRONMENTENTRY']._serialized_end=1683
-  _globals['_REPLICATEMPLATE_REQUIREDLABELSENTRY']._serialized_start=1685
-  _globals['_REPLICATEMPLATE_REQUIREDLABELSENTRY']._serialized_end=1738
-  _globals['_REPLICATEMPLATE_FORBIDDENLABELSENTRY']._serialized_start=1740
-  _globals['_REPLICATEMPLATE_FORBIDDENLABELSENTRY']._serialized_end=1794
+  _globals['_REPLICASET']._serialized_start=242
+  _globals['_REPLICASET']._serialized_end=1237
+  _globals['_REPLICASET_STATUS']._serialized_start=1091
+  _globals['_REPLICASET_STATUS']._serialized_end=1202
+  _globals['_REPLICATEMPLATE']._serialized_start=1240
+  _globals['_REPLICATEMPLATE']._serialized_end=1959
+  _globals['_REPLICATEMPLATE_ENVIRONMENTENTRY']._serialized_start=1798
+  _globals['_REPLICATEMPLATE_ENVIRONMENTENTRY']._serialized_end=1848
+  _globals['_REPLICATEMPLATE_REQUIREDLABELSENTRY']._serialized_start=1850
+  _globals['_REPLICATEMPLATE_REQUIREDLABELSENTRY']._serialized_end=1903
+  _globals['_REPLICATEMPLATE_FORBIDDENLABELSENTRY']._serialized_start=1905
+  _globals['_REPLICATEMPLATE_FORBIDDENLABELSENTRY']._serialized_end=1959
 # @@protoc_insertion_point(module_scope)

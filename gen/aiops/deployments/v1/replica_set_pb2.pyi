@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from aiops.deployments.v1 import autoscaling_pb2 as _autoscaling_pb2
 from aiops.deployments.v1 import deployment_service_pb2 as _deployment_service_pb2
 from aiops.types.v1 import engine_pb2 as _engine_pb2
 from aiops.types.v1 import owner_pb2 as _owner_pb2
@@ -87,6 +88,8 @@ class ReplicaSet(_message.Message):
     DELETED_AT_FIELD_NUMBER: _builtins.int
     IS_DELETED_FIELD_NUMBER: _builtins.int
     REVISIONS_FIELD_NUMBER: _builtins.int
+    AUTOSCALING_FIELD_NUMBER: _builtins.int
+    AUTOSCALING_STATUS_FIELD_NUMBER: _builtins.int
     replica_set_id: _builtins.str
     name: _builtins.str
     """Unique among the organisation's sets."""
@@ -130,6 +133,12 @@ class ReplicaSet(_message.Message):
     def revisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The revisions that it can go back to, the newest first."""
 
+    @_builtins.property
+    def autoscaling(self) -> _autoscaling_pb2.Autoscaling:
+        """How the number of replicas follows the load; missing where people set it."""
+
+    @_builtins.property
+    def autoscaling_status(self) -> _autoscaling_pb2.AutoscalingStatus: ...
     def __init__(
         self,
         *,
@@ -156,10 +165,12 @@ class ReplicaSet(_message.Message):
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
         is_deleted: _builtins.bool = ...,
         revisions: _abc.Iterable[_builtins.int] | None = ...,
+        autoscaling: _autoscaling_pb2.Autoscaling | None = ...,
+        autoscaling_status: _autoscaling_pb2.AutoscalingStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_next_attempt_at", b"_next_attempt_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "next_attempt_at", b"next_attempt_at", "owner", b"owner", "template", b"template"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_next_attempt_at", b"_next_attempt_at", "autoscaling", b"autoscaling", "autoscaling_status", b"autoscaling_status", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "next_attempt_at", b"next_attempt_at", "owner", b"owner", "template", b"template"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_next_attempt_at", b"_next_attempt_at", "active_replicas", b"active_replicas", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "failures", b"failures", "is_deleted", b"is_deleted", "model_id", b"model_id", "model_name", b"model_name", "name", b"name", "next_attempt_at", b"next_attempt_at", "owner", b"owner", "progress_deadline_seconds", b"progress_deadline_seconds", "ready_replicas", b"ready_replicas", "replica_set_id", b"replica_set_id", "replicas", b"replicas", "revision", b"revision", "revisions", b"revisions", "rollout_paused", b"rollout_paused", "stable_revision", b"stable_revision", "status", b"status", "status_reason", b"status_reason", "template", b"template", "updated_replicas", b"updated_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "_next_attempt_at", b"_next_attempt_at", "active_replicas", b"active_replicas", "autoscaling", b"autoscaling", "autoscaling_status", b"autoscaling_status", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "failures", b"failures", "is_deleted", b"is_deleted", "model_id", b"model_id", "model_name", b"model_name", "name", b"name", "next_attempt_at", b"next_attempt_at", "owner", b"owner", "progress_deadline_seconds", b"progress_deadline_seconds", "ready_replicas", b"ready_replicas", "replica_set_id", b"replica_set_id", "replicas", b"replicas", "revision", b"revision", "revisions", b"revisions", "rollout_paused", b"rollout_paused", "stable_revision", b"stable_revision", "status", b"status", "status_reason", b"status_reason", "template", b"template", "updated_replicas", b"updated_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015

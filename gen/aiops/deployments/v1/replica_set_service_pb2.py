@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aiops.deployments.v1 import autoscaling_pb2 as aiops_dot_deployments_dot_v1_dot_autoscaling__pb2
 from aiops.deployments.v1 import deployment_service_pb2 as aiops_dot_deployments_dot_v1_dot_deployment__service__pb2
 from aiops.deployments.v1 import replica_set_pb2 as aiops_dot_deployments_dot_v1_dot_replica__set__pb2
 from aiops.policy.v1 import policy_pb2 as aiops_dot_policy_dot_v1_dot_policy__pb2
@@ -31,7 +32,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.aiops/deployments/v1/replica_set_service.proto\x12\x14\x61iops.deployments.v1\x1a-aiops/deployments/v1/deployment_service.proto\x1a&aiops/deployments/v1/replica_set.proto\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x61iops/types/v1/engine.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\"o\n\x16ListReplicaSetsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1a\n\x08model_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\"j\n\x17ListReplicaSetsResponse\x12\x36\n\x0creplica_sets\x18\x01 \x03(\x0b\x32 .aiops.deployments.v1.ReplicaSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x14GetReplicaSetRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"N\n\x15GetReplicaSetResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\"\xf9\x01\n\x17\x43reateReplicaSetRequest\x12\x1c\n\x08model_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1a\n\x08replicas\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12;\n\x08template\x18\x04 \x01(\x0b\x32).aiops.deployments.v1.ReplicaTemplateWish\x12\x31\n\x19progress_deadline_seconds\x18\x05 \x01(\rB\x0e\xbaH\x0b*\x06\x18\x80\xa3\x05(\n\xd8\x01\x01\x12\x1c\n\nrequest_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xc8\x06\n\x13ReplicaTemplateWish\x12\x17\n\x05image\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12Y\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32:.aiops.deployments.v1.ReplicaTemplateWish.EnvironmentEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\"\n\x0e\x63ontext_tokens\x18( \x01(\rB\n\xbaH\x07*\x05\x18\x80\x80\x80\x08\x12\"\n\x0fmax_concurrency\x18) \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x04\x12\x1a\n\tgpu_count\x18* \x01(\rB\x07\xbaH\x04*\x02\x18@\x12`\n\x0frequired_labels\x18+ \x03(\x0b\x32=.aiops.deployments.v1.ReplicaTemplateWish.RequiredLabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x62\n\x10\x66orbidden_labels\x18, \x03(\x0b\x32>.aiops.deployments.v1.ReplicaTemplateWish.ForbiddenLabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12%\n\x08priority\x18- \x01(\x05\x42\x13\xbaH\x10\x1a\x0e\x18\xe8\x07(\x98\xf8\xff\xff\xff\xff\xff\xff\xff\x01\x12\x35\n\x0e\x65ngine_options\x18\x18 \x01(\x0b\x32\x1d.aiops.types.v1.EngineOptions\x12\x1a\n\x07\x63ommand\x18? \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12.\n\x05paths\x18@ \x01(\x0b\x32\x1f.aiops.deployments.v1.HttpPaths\x12\x1f\n\x0emodel_revision\x18\x42 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12%\n\x08\x61\x64\x61pters\x18\x43 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07r\x05\x10\x01\x18\xff\x01\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x35\n\x13RequiredLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14\x46orbiddenLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x18\x43reateReplicaSetResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\"\x9e\x01\n\x10ReplicaSetUpdate\x12\x1a\n\x08replicas\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12;\n\x08template\x18\x02 \x01(\x0b\x32).aiops.deployments.v1.ReplicaTemplateWish\x12\x31\n\x19progress_deadline_seconds\x18\x03 \x01(\rB\x0e\xbaH\x0b*\x06\x18\x80\xa3\x05(\n\xd8\x01\x01\"\xb3\x01\n\x17UpdateReplicaSetRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x43\n\x0breplica_set\x18\x02 \x01(\x0b\x32&.aiops.deployments.v1.ReplicaSetUpdateB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"Q\n\x18UpdateReplicaSetResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\"=\n\x17\x44\x65leteReplicaSetRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"Q\n\x18\x44\x65leteReplicaSetResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\"9\n\x13PauseRolloutRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"M\n\x14PauseRolloutResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\":\n\x14ResumeRolloutRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"N\n\x15ResumeRolloutResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\"G\n\x0fRollBackRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x10\n\x08revision\x18\x02 \x01(\r\"I\n\x10RollBackResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet2\xd2\n\n\x11ReplicaSetService\x12\x8b\x01\n\x0fListReplicaSets\x12,.aiops.deployments.v1.ListReplicaSetsRequest\x1a-.aiops.deployments.v1.ListReplicaSetsResponse\"\x1b\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x0f\x12\r/replica-sets\x12\xa3\x01\n\rGetReplicaSet\x12*.aiops.deployments.v1.GetReplicaSetRequest\x1a+.aiops.deployments.v1.GetReplicaSetResponse\"9\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02-\x12\x1e/replica-sets/{replica_set_id}b\x0breplica_set\x12\x9e\x01\n\x10\x43reateReplicaSet\x12-.aiops.deployments.v1.CreateReplicaSetRequest\x1a..aiops.deployments.v1.CreateReplicaSetResponse\"+\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x1f\"\r/replica-sets:\x01*b\x0breplica_set\x12\xb9\x01\n\x10UpdateReplicaSet\x12-.aiops.deployments.v1.UpdateReplicaSetRequest\x1a..aiops.deployments.v1.UpdateReplicaSetResponse\"F\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02:2\x1e/replica-sets/{replica_set_id}:\x0breplica_setb\x0breplica_set\x12\xac\x01\n\x10\x44\x65leteReplicaSet\x12-.aiops.deployments.v1.DeleteReplicaSetRequest\x1a..aiops.deployments.v1.DeleteReplicaSetResponse\"9\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02-*\x1e/replica-sets/{replica_set_id}b\x0breplica_set\x12\xa9\x01\n\x0cPauseRollout\x12).aiops.deployments.v1.PauseRolloutRequest\x1a*.aiops.deployments.v1.PauseRolloutResponse\"B\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x36\"$/replica-sets/{replica_set_id}/pause:\x01*b\x0breplica_set\x12\xad\x01\n\rResumeRollout\x12*.aiops.deployments.v1.ResumeRolloutRequest\x1a+.aiops.deployments.v1.ResumeRolloutResponse\"C\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x37\"%/replica-sets/{replica_set_id}/resume:\x01*b\x0breplica_set\x12\xa0\x01\n\x08RollBack\x12%.aiops.deployments.v1.RollBackRequest\x1a&.aiops.deployments.v1.RollBackResponse\"E\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x39\"\'/replica-sets/{replica_set_id}/rollback:\x01*b\x0breplica_setb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.aiops/deployments/v1/replica_set_service.proto\x12\x14\x61iops.deployments.v1\x1a&aiops/deployments/v1/autoscaling.proto\x1a-aiops/deployments/v1/deployment_service.proto\x1a&aiops/deployments/v1/replica_set.proto\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x61iops/types/v1/engine.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\"o\n\x16ListReplicaSetsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1a\n\x08model_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\"j\n\x17ListReplicaSetsResponse\x12\x36\n\x0creplica_sets\x18\x01 \x03(\x0b\x32 .aiops.deployments.v1.ReplicaSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x14GetReplicaSetRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"N\n\x15GetReplicaSetResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\"\xb1\x02\n\x17\x43reateReplicaSetRequest\x12\x1c\n\x08model_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1a\n\x08replicas\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12;\n\x08template\x18\x04 \x01(\x0b\x32).aiops.deployments.v1.ReplicaTemplateWish\x12\x31\n\x19progress_deadline_seconds\x18\x05 \x01(\rB\x0e\xbaH\x0b*\x06\x18\x80\xa3\x05(\n\xd8\x01\x01\x12\x1c\n\nrequest_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x36\n\x0b\x61utoscaling\x18k \x01(\x0b\x32!.aiops.deployments.v1.Autoscaling\"\xc8\x06\n\x13ReplicaTemplateWish\x12\x17\n\x05image\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12Y\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32:.aiops.deployments.v1.ReplicaTemplateWish.EnvironmentEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\"\n\x0e\x63ontext_tokens\x18( \x01(\rB\n\xbaH\x07*\x05\x18\x80\x80\x80\x08\x12\"\n\x0fmax_concurrency\x18) \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x04\x12\x1a\n\tgpu_count\x18* \x01(\rB\x07\xbaH\x04*\x02\x18@\x12`\n\x0frequired_labels\x18+ \x03(\x0b\x32=.aiops.deployments.v1.ReplicaTemplateWish.RequiredLabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x62\n\x10\x66orbidden_labels\x18, \x03(\x0b\x32>.aiops.deployments.v1.ReplicaTemplateWish.ForbiddenLabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12%\n\x08priority\x18- \x01(\x05\x42\x13\xbaH\x10\x1a\x0e\x18\xe8\x07(\x98\xf8\xff\xff\xff\xff\xff\xff\xff\x01\x12\x35\n\x0e\x65ngine_options\x18\x18 \x01(\x0b\x32\x1d.aiops.types.v1.EngineOptions\x12\x1a\n\x07\x63ommand\x18? \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12.\n\x05paths\x18@ \x01(\x0b\x32\x1f.aiops.deployments.v1.HttpPaths\x12\x1f\n\x0emodel_revision\x18\x42 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12%\n\x08\x61\x64\x61pters\x18\x43 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07r\x05\x10\x01\x18\xff\x01\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x35\n\x13RequiredLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14\x46orbiddenLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x18\x43reateReplicaSetResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\"\xd6\x01\n\x10ReplicaSetUpdate\x12\x1a\n\x08replicas\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12;\n\x08template\x18\x02 \x01(\x0b\x32).aiops.deployments.v1.ReplicaTemplateWish\x12\x31\n\x19progress_deadline_seconds\x18\x03 \x01(\rB\x0e\xbaH\x0b*\x06\x18\x80\xa3\x05(\n\xd8\x01\x01\x12\x36\n\x0b\x61utoscaling\x18k \x01(\x0b\x32!.aiops.deployments.v1.Autoscaling\"\xb3\x01\n\x17UpdateReplicaSetRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x43\n\x0breplica_set\x18\x02 \x01(\x0b\x32&.aiops.deployments.v1.ReplicaSetUpdateB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"Q\n\x18UpdateReplicaSetResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\"=\n\x17\x44\x65leteReplicaSetRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"Q\n\x18\x44\x65leteReplicaSetResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\"9\n\x13PauseRolloutRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"M\n\x14PauseRolloutResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\":\n\x14ResumeRolloutRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"N\n\x15ResumeRolloutResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet\"G\n\x0fRollBackRequest\x12\"\n\x0ereplica_set_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x10\n\x08revision\x18\x02 \x01(\r\"I\n\x10RollBackResponse\x12\x35\n\x0breplica_set\x18\x01 \x01(\x0b\x32 .aiops.deployments.v1.ReplicaSet2\xd2\n\n\x11ReplicaSetService\x12\x8b\x01\n\x0fListReplicaSets\x12,.aiops.deployments.v1.ListReplicaSetsRequest\x1a-.aiops.deployments.v1.ListReplicaSetsResponse\"\x1b\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x0f\x12\r/replica-sets\x12\xa3\x01\n\rGetReplicaSet\x12*.aiops.deployments.v1.GetReplicaSetRequest\x1a+.aiops.deployments.v1.GetReplicaSetResponse\"9\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02-\x12\x1e/replica-sets/{replica_set_id}b\x0breplica_set\x12\x9e\x01\n\x10\x43reateReplicaSet\x12-.aiops.deployments.v1.CreateReplicaSetRequest\x1a..aiops.deployments.v1.CreateReplicaSetResponse\"+\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x1f\"\r/replica-sets:\x01*b\x0breplica_set\x12\xb9\x01\n\x10UpdateReplicaSet\x12-.aiops.deployments.v1.UpdateReplicaSetRequest\x1a..aiops.deployments.v1.UpdateReplicaSetResponse\"F\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02:2\x1e/replica-sets/{replica_set_id}:\x0breplica_setb\x0breplica_set\x12\xac\x01\n\x10\x44\x65leteReplicaSet\x12-.aiops.deployments.v1.DeleteReplicaSetRequest\x1a..aiops.deployments.v1.DeleteReplicaSetResponse\"9\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02-*\x1e/replica-sets/{replica_set_id}b\x0breplica_set\x12\xa9\x01\n\x0cPauseRollout\x12).aiops.deployments.v1.PauseRolloutRequest\x1a*.aiops.deployments.v1.PauseRolloutResponse\"B\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x36\"$/replica-sets/{replica_set_id}/pause:\x01*b\x0breplica_set\x12\xad\x01\n\rResumeRollout\x12*.aiops.deployments.v1.ResumeRolloutRequest\x1a+.aiops.deployments.v1.ResumeRolloutResponse\"C\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x37\"%/replica-sets/{replica_set_id}/resume:\x01*b\x0breplica_set\x12\xa0\x01\n\x08RollBack\x12%.aiops.deployments.v1.RollBackRequest\x1a&.aiops.deployments.v1.RollBackResponse\"E\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x39\"\'/replica-sets/{replica_set_id}/rollback:\x01*b\x0breplica_setb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -116,48 +117,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLICASETSERVICE'].methods_by_name['ResumeRollout']._serialized_options = b'\202\316\030\002\030\001\202\323\344\223\0027\"%/replica-sets/{replica_set_id}/resume:\001*b\013replica_set'
   _globals['_REPLICASETSERVICE'].methods_by_name['RollBack']._loaded_options = None
   _globals['_REPLICASETSERVICE'].methods_by_name['RollBack']._serialized_options = b'\202\316\030\002\030\001\202\323\344\223\0029\"\'/replica-sets/{replica_set_id}/rollback:\001*b\013replica_set'
-  _globals['_LISTREPLICASETSREQUEST']._serialized_start=311
-  _globals['_LISTREPLICASETSREQUEST']._serialized_end=422
-  _globals['_LISTREPLICASETSRESPONSE']._serialized_start=424
-  _globals['_LISTREPLICASETSRESPONSE']._serialized_end=530
-  _globals['_GETREPLICASETREQUEST']._serialized_start=532
-  _globals['_GETREPLICASETREQUEST']._serialized_end=590
-  _globals['_GETREPLICASETRESPONSE']._serialized_start=592
-  _globals['_GETREPLICASETRESPONSE']._serialized_end=670
-  _globals['_CREATEREPLICASETREQUEST']._serialized_start=673
-  _globals['_CREATEREPLICASETREQUEST']._serialized_end=922
-  _globals['_REPLICATEMPLATEWISH']._serialized_start=925
-  _globals['_REPLICATEMPLATEWISH']._serialized_end=1765
-  _globals['_REPLICATEMPLATEWISH_ENVIRONMENTENTRY']._serialized_start=1604
-  _globals['_REPLICATEMPLATEWISH_ENVIRONMENTENTRY']._serialized_end=1654
-  _globals['_REPLICATEMPLATEWISH_REQUIREDLABELSENTRY']._serialized_start=1656
-  _globals['_REPLICATEMPLATEWISH_REQUIREDLABELSENTRY']._serialized_end=1709
-  _globals['_REPLICATEMPLATEWISH_FORBIDDENLABELSENTRY']._serialized_start=1711
-  _globals['_REPLICATEMPLATEWISH_FORBIDDENLABELSENTRY']._serialized_end=1765
-  _globals['_CREATEREPLICASETRESPONSE']._serialized_start=1767
-  _globals['_CREATEREPLICASETRESPONSE']._serialized_end=1848
-  _globals['_REPLICASETUPDATE']._serialized_start=1851
-  _globals['_REPLICASETUPDATE']._serialized_end=2009
-  _globals['_UPDATEREPLICASETREQUEST']._serialized_start=2012
-  _globals['_UPDATEREPLICASETREQUEST']._serialized_end=2191
-  _globals['_UPDATEREPLICASETRESPONSE']._serialized_start=2193
-  _globals['_UPDATEREPLICASETRESPONSE']._serialized_end=2274
-  _globals['_DELETEREPLICASETREQUEST']._serialized_start=2276
-  _globals['_DELETEREPLICASETREQUEST']._serialized_end=2337
-  _globals['_DELETEREPLICASETRESPONSE']._serialized_start=2339
-  _globals['_DELETEREPLICASETRESPONSE']._serialized_end=2420
-  _globals['_PAUSEROLLOUTREQUEST']._serialized_start=2422
-  _globals['_PAUSEROLLOUTREQUEST']._serialized_end=2479
-  _globals['_PAUSEROLLOUTRESPONSE']._serialized_start=2481
-  _globals['_PAUSEROLLOUTRESPONSE']._serialized_end=2558
-  _globals['_RESUMEROLLOUTREQUEST']._serialized_start=2560
-  _globals['_RESUMEROLLOUTREQUEST']._serialized_end=2618
-  _globals['_RESUMEROLLOUTRESPONSE']._serialized_start=2620
-  _globals['_RESUMEROLLOUTRESPONSE']._serialized_end=2698
-  _globals['_ROLLBACKREQUEST']._serialized_start=2700
-  _globals['_ROLLBACKREQUEST']._serialized_end=2771
-  _globals['_ROLLBACKRESPONSE']._serialized_start=2773
-  _globals['_ROLLBACKRESPONSE']._serialized_end=2846
-  _globals['_REPLICASETSERVICE']._serialized_start=2849
-  _globals['_REPLICASETSERVICE']._serialized_end=4211
+  _globals['_LISTREPLICASETSREQUEST']._serialized_start=351
+  _globals['_LISTREPLICASETSREQUEST']._serialized_end=462
+  _globals['_LISTREPLICASETSRESPONSE']._serialized_start=464
+  _globals['_LISTREPLICASETSRESPONSE']._serialized_end=570
+  _globals['_GETREPLICASETREQUEST']._serialized_start=572
+  _globals['_GETREPLICASETREQUEST']._serialized_end=630
+  _globals['_GETREPLICASETRESPONSE']._serialized_start=632
+  _globals['_GETREPLICASETRESPONSE']._serialized_end=710
+  _globals['_CREATEREPLICASETREQUEST']._serialized_start=713
+  _globals['_CREATEREPLICASETREQUEST']._serialized_end=1018
+  _globals['_REPLICATEMPLATEWISH']._serialized_start=1021
+  _globals['_REPLICATEMPLATEWISH']._serialized_end=1861
+  _globals['_REPLICATEMPLATEWISH_ENVIRONMENTENTRY']._serialized_start=1700
+  _globals['_REPLICATEMPLATEWISH_ENVIRONMENTENTRY']._serialized_end=1750
+  _globals['_REPLICATEMPLATEWISH_REQUIREDLABELSENTRY']._serialized_start=1752
+  _globals['_REPLICATEMPLATEWISH_REQUIREDLABELSENTRY']._serialized_end=1805
+  _globals['_REPLICATEMPLATEWISH_FORBIDDENLABELSENTRY']._serialized_start=1807
+  _globals['_REPLICATEMPLATEWISH_FORBIDDENLABELSENTRY']._serialized_end=1861
+  _globals['_CREATEREPLICASETRESPONSE']._serialized_start=1863
+  _globals['_CREATEREPLICASETRESPONSE']._serialized_end=1944
+  _globals['_REPLICASETUPDATE']._serialized_start=1947
+  _globals['_REPLICASETUPDATE']._serialized_end=2161
+  _globals['_UPDATEREPLICASETREQUEST']._serialized_start=2164
+  _globals['_UPDATEREPLICASETREQUEST']._serialized_end=2343
+  _globals['_UPDATEREPLICASETRESPONSE']._serialized_start=2345
+  _globals['_UPDATEREPLICASETRESPONSE']._serialized_end=2426
+  _globals['_DELETEREPLICASETREQUEST']._serialized_start=2428
+  _globals['_DELETEREPLICASETREQUEST']._serialized_end=2489
+  _globals['_DELETEREPLICASETRESPONSE']._serialized_start=2491
+  _globals['_DELETEREPLICASETRESPONSE']._serialized_end=2572
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_start=2574
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_end=2631
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_start=2633
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_end=2710
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_start=2712
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_end=2770
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_start=2772
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_end=2850
+  _globals['_ROLLBACKREQUEST']._serialized_start=2852
+  _globals['_ROLLBACKREQUEST']._serialized_end=2923
+  _globals['_ROLLBACKRESPONSE']._serialized_start=2925
+  _globals['_ROLLBACKRESPONSE']._serialized_end=2998
+  _globals['_REPLICASETSERVICE']._serialized_start=3001
+  _globals['_REPLICASETSERVICE']._serialized_end=4363
 # @@protoc_insertion_point(module_scope)

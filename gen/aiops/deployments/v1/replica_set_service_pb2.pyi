@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from aiops.deployments.v1 import autoscaling_pb2 as _autoscaling_pb2
 from aiops.deployments.v1 import deployment_service_pb2 as _deployment_service_pb2
 from aiops.deployments.v1 import replica_set_pb2 as _replica_set_pb2
 from aiops.types.v1 import engine_pb2 as _engine_pb2
@@ -122,6 +123,7 @@ class CreateReplicaSetRequest(_message.Message):
     TEMPLATE_FIELD_NUMBER: _builtins.int
     PROGRESS_DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    AUTOSCALING_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Model id, or the model's name."""
     replicas: _builtins.int
@@ -133,6 +135,10 @@ class CreateReplicaSetRequest(_message.Message):
     """Repeating a call with the same id answers the first call's set."""
     @_builtins.property
     def template(self) -> Global___ReplicaTemplateWish: ...
+    @_builtins.property
+    def autoscaling(self) -> _autoscaling_pb2.Autoscaling:
+        """`replicas` is then where it begins."""
+
     def __init__(
         self,
         *,
@@ -142,10 +148,11 @@ class CreateReplicaSetRequest(_message.Message):
         template: Global___ReplicaTemplateWish | None = ...,
         progress_deadline_seconds: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        autoscaling: _autoscaling_pb2.Autoscaling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["template", b"template"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "template", b"template"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "name", b"name", "progress_deadline_seconds", b"progress_deadline_seconds", "replicas", b"replicas", "request_id", b"request_id", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "model_id", b"model_id", "name", b"name", "progress_deadline_seconds", b"progress_deadline_seconds", "replicas", b"replicas", "request_id", b"request_id", "template", b"template"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,11 +328,16 @@ class ReplicaSetUpdate(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     TEMPLATE_FIELD_NUMBER: _builtins.int
     PROGRESS_DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
+    AUTOSCALING_FIELD_NUMBER: _builtins.int
     replicas: _builtins.int
     progress_deadline_seconds: _builtins.int
     @_builtins.property
     def template(self) -> Global___ReplicaTemplateWish:
         """A new revision also when it says what the present one says: every replica is then made anew."""
+
+    @_builtins.property
+    def autoscaling(self) -> _autoscaling_pb2.Autoscaling:
+        """Named in the mask and missing here, the number of replicas stays as people set it."""
 
     def __init__(
         self,
@@ -333,10 +345,11 @@ class ReplicaSetUpdate(_message.Message):
         replicas: _builtins.int = ...,
         template: Global___ReplicaTemplateWish | None = ...,
         progress_deadline_seconds: _builtins.int = ...,
+        autoscaling: _autoscaling_pb2.Autoscaling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["template", b"template"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "template", b"template"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress_deadline_seconds", b"progress_deadline_seconds", "replicas", b"replicas", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "progress_deadline_seconds", b"progress_deadline_seconds", "replicas", b"replicas", "template", b"template"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -355,7 +368,7 @@ class UpdateReplicaSetRequest(_message.Message):
     def replica_set(self) -> Global___ReplicaSetUpdate: ...
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """replicas, template, progress_deadline_seconds. Empty means every field that is set."""
+        """replicas, template, progress_deadline_seconds, autoscaling. Empty means every field that is set."""
 
     def __init__(
         self,

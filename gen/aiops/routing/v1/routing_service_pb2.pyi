@@ -176,6 +176,7 @@ class PolicyTarget(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
     EXTERNAL_FIELD_NUMBER: _builtins.int
+    SLEEP_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     weight: _builtins.int
     """Share of first attempts; 0 is a fallback."""
@@ -187,6 +188,10 @@ class PolicyTarget(_message.Message):
 
     @_builtins.property
     def external(self) -> Global___External: ...
+    @_builtins.property
+    def sleep(self) -> Global___Sleep:
+        """Set where the model may be without an instance because nobody asks for it."""
+
     def __init__(
         self,
         *,
@@ -195,10 +200,11 @@ class PolicyTarget(_message.Message):
         model: _builtins.str = ...,
         instances: _abc.Iterable[Global___Target] | None = ...,
         external: Global___External | None = ...,
+        sleep: Global___Sleep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["external", b"external"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["external", b"external", "sleep", b"sleep"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external", b"external", "instances", b"instances", "model", b"model", "name", b"name", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external", b"external", "instances", b"instances", "model", b"model", "name", b"name", "sleep", b"sleep", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -269,6 +275,7 @@ class ModelRoute(_message.Message):
     TARGETS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELDS_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    SLEEP_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     model: _builtins.str
     """What clients send as `model`."""
@@ -280,6 +287,10 @@ class ModelRoute(_message.Message):
     def refused_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedField]:
         """Request fields to refuse, because a target would silently ignore them."""
 
+    @_builtins.property
+    def sleep(self) -> Global___Sleep:
+        """Set where the model may be without a target because nobody asks for it."""
+
     def __init__(
         self,
         *,
@@ -288,14 +299,44 @@ class ModelRoute(_message.Message):
         targets: _abc.Iterable[Global___Target] | None = ...,
         refused_fields: _abc.Iterable[Global___RefusedField] | None = ...,
         created: _builtins.float = ...,
+        sleep: Global___Sleep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sleep", b"sleep"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "model", b"model", "org_id", b"org_id", "refused_fields", b"refused_fields", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "model", b"model", "org_id", b"org_id", "refused_fields", b"refused_fields", "sleep", b"sleep", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelRoute: _TypeAlias = ModelRoute  # noqa: Y015
+
+@_typing.final
+class Sleep(_message.Message):
+    """A model that sleeps while nobody asks for it: without a target its requests wait until it has one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
+    HOLD_SECONDS_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    replica_set_id: _builtins.str
+    hold_seconds: _builtins.int
+    """So long a request waits."""
+    standing: _builtins.str
+    """How its replicas stand, for people."""
+    def __init__(
+        self,
+        *,
+        replica_set_id: _builtins.str = ...,
+        hold_seconds: _builtins.int = ...,
+        standing: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_seconds", b"hold_seconds", "replica_set_id", b"replica_set_id", "standing", b"standing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sleep: _TypeAlias = Sleep  # noqa: Y015
 
 @_typing.final
 class Target(_message.Message):
@@ -313,6 +354,7 @@ class Target(_message.Message):
     PRIVATE_PATHS_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
     GRPC_PORT_FIELD_NUMBER: _builtins.int
+    REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     node_id: _builtins.str
@@ -327,6 +369,8 @@ class Target(_message.Message):
     """Reached through its node's tunnel instead of by address."""
     grpc_port: _builtins.int
     """Where the engine speaks the Open Inference Protocol over gRPC; 0 where it does not."""
+    replica_set_id: _builtins.str
+    """The replica set it belongs to, where the number of its replicas follows the load."""
     @_builtins.property
     def private_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Paths that are not for clients, with everything below them."""
@@ -344,10 +388,11 @@ class Target(_message.Message):
         private_paths: _abc.Iterable[_builtins.str] | None = ...,
         tunnel: _builtins.bool = ...,
         grpc_port: _builtins.int = ...,
+        replica_set_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deployment_id", b"deployment_id", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "node_id", b"node_id", "port", b"port", "private_paths", b"private_paths", "tunnel", b"tunnel", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deployment_id", b"deployment_id", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "node_id", b"node_id", "port", b"port", "private_paths", b"private_paths", "replica_set_id", b"replica_set_id", "tunnel", b"tunnel", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
