@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from aiops.routing.v1 import routing_service_pb2, routing_service_pb2_grpc
 from gateway.edge.listener import NAME, public_listener
 from gateway.edge.routes import api_routes
 from gateway.edge.upstreams import API, api_cluster
+from gateway.load.report import Reporter
+from gateway.load.rpc import LoadReportingServicer
+from gateway.load.tally import Tally
+from gateway.load.waiting import WaitingRoom
 from gateway.models.followed import Followed
 from gateway.models.publisher import Publisher
 from gateway.models.routes import RouteTable
@@ -44,21 +50,28 @@ from mesh.telemetry import Telemetry, start_telemetry
 
 log = logging.getLogger(__name__)
 SWEEP = timedelta(seconds=1)
+Step = Callable[[], Awaitable[timedelta | None]]
 
 
 async def run(settings: Settings, stopping: asyncio.Event) -> None:
     """Serves Envoys until `stopping` is set."""
     telemetry = start_telemetry("gateway", settings.observability)
-    cache = Cache()
-    publisher = _publisher(cache, settings)
+    cache, tally = Cache(), Tally(SystemClock())
+    publisher, waiting = _publisher(cache, settings), WaitingRoom(tally.held)
     try:
         alerts = Alerts(Addresses(settings.controller_mesh), _tls(settings))
+        discovery = DiscoveryServicer(cache, Metrics(telemetry.meter), alerts.refused)
         async with (
             _usage(settings, telemetry) as forwarder,
-            serve(settings.xds, DiscoveryServicer(cache, Metrics(telemetry.meter), alerts.refused)),
+            waiting.serve(*_address(settings.waiting_room)) as room,
+            serve(settings.xds, discovery, LoadReportingServicer(tally)),
+            aclosing(Reporter(Addresses(settings.controller_mesh), _tls(settings), tally)) as reporter,
         ):
-            feeds = _feeds(cache, publisher, alerts, settings)
-            await _repeat([*feeds, ("usage", forwarder.step, Wake())], stopping)
+            feeds = _feeds(cache, alerts, settings)
+            tables = _routing(settings, publisher, Followers(room, tally, waiting))
+            feeds += [("routing table", tables.step, Wake()), ("sweep", _sweep(publisher), Wake())]
+            feeds += [("usage", forwarder.step, Wake()), ("load", reporter.step, tally.wake)]
+            await _repeat(feeds, stopping)
     finally:
         telemetry.shutdown()
 
@@ -109,21 +122,34 @@ def _open_tunnels(cache: Cache, settings: Settings) -> None:
     cache.put(LISTENERS, {relay.NAME: resource(relay.relay_listener()), doorway.name: resource(doorway)})
 
 
-def _feeds(
-    cache: Cache, publisher: Publisher, alerts: Alerts, settings: Settings
-) -> list[tuple[str, Callable[[], Awaitable[timedelta | None]], Wake]]:
-    tls = _tls(settings)
-    routers, controllers = Addresses(settings.router_mesh), Addresses(settings.controller_mesh)
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """Who takes each table besides the publisher: those who count, and the room where requests wait."""
 
+    room: tuple[str, int]
+    tally: Tally
+    waiting: WaitingRoom
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    # What Envoy is told must be an address: it looks up names only for clusters that have nothing else.
+    return socket.gethostbyname(host), int(port)
+
+
+def _sweep(publisher: Publisher) -> Step:
     async def sweep() -> timedelta | None:
         return publisher.sweep()
 
+    return sweep
+
+
+def _feeds(cache: Cache, alerts: Alerts, settings: Settings) -> list[tuple[str, Step, Wake]]:
+    tls, controllers = _tls(settings), Addresses(settings.controller_mesh)
     return [
-        ("routing table", _routing(routers, tls, publisher).step, Wake()),
         ("token trust", _trust(controllers, tls, cache).step, Wake()),
         ("provider secrets", _secrets(controllers, tls, cache).step, Wake()),
         ("alerts", alerts.step, alerts.wake),
-        ("sweep", sweep, Wake()),
     ]
 
 
@@ -132,18 +158,22 @@ def _tls(settings: Settings) -> ClientTls:
 
 
 def _routing(
-    routers: Addresses, tls: ClientTls, publisher: Publisher
+    settings: Settings, publisher: Publisher, followers: Followers
 ) -> Feed[routing_service_pb2.WatchRoutingTableResponse]:
     def watch(router: grpc.aio.Channel) -> AsyncIterable[routing_service_pb2.WatchRoutingTableResponse]:
         stub = routing_service_pb2_grpc.RoutingServiceStub(router)
         return stub.WatchRoutingTable(routing_service_pb2.WatchRoutingTableRequest(changes=True))
 
-    followed = Followed()
+    followed = Followed(followers.room)
 
     def apply(message: routing_service_pb2.WatchRoutingTableResponse) -> None:
         followed.take(message)
-        publisher.publish(followed.models, followed.policies)
+        models, policies = followed.models, followed.policies
+        publisher.publish(models, policies)
+        followers.tally.follow(models, policies)
+        followers.waiting.follow(models, policies)
 
+    routers, tls = Addresses(settings.router_mesh), _tls(settings)
     return Feed("routing table", lambda: follow(routers, tls, watch), apply)
 
 
@@ -167,9 +197,7 @@ def _secrets(
     )
 
 
-async def _repeat(
-    steps: list[tuple[str, Callable[[], Awaitable[timedelta | None]], Wake]], stopping: asyncio.Event
-) -> None:
+async def _repeat(steps: list[tuple[str, Step, Wake]], stopping: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         loops = [group.create_task(run_loop(name, step, interval=SWEEP, wake=wake)) for name, step, wake in steps]
         await stopping.wait()

@@ -31,6 +31,8 @@ class Settings:
     node_port: int
     model_idle: timedelta
     linger: timedelta
+    # Where Envoy brings requests for models that sleep; port 0 takes a free one.
+    waiting_room: str
     kafka: str
     # Where Envoy, on the same machine, writes what requests used, and how much of it may wait for Kafka.
     usage_directory: Path
@@ -57,6 +59,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         node_port=whole(environment, "AIOPS_NODE_PORT", 0),
         model_idle=timedelta(seconds=whole(environment, "AIOPS_MODEL_IDLE_SECONDS", 600)),
         linger=timedelta(seconds=whole(environment, "AIOPS_ROUTE_LINGER_SECONDS", 30)),
+        waiting_room=environment.get("AIOPS_WAITING_ROOM", "127.0.0.1:0"),
         kafka=environment.get("AIOPS_KAFKA", "127.0.0.1:9092"),
         usage_directory=Path(environment.get("AIOPS_USAGE_DIRECTORY") or home / "usage"),
         usage_most_bytes=whole(environment, "AIOPS_USAGE_JOURNAL_MB", 4096) * 1024 * 1024,

@@ -36,6 +36,14 @@ def render(
         "bootstrap_extensions": _tunnel_extensions(),
         "admin": {"address": envoy_address(admin)},
         "dynamic_resources": {"ads_config": ads, "cds_config": source, "lds_config": source},
+        # How many requests the clusters work on that the gateway asks for, as often as it asks for that.
+        "cluster_manager": {
+            "load_stats_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [service],
+            }
+        },
         "static_resources": {"clusters": [grpc_cluster(XDS, xds)]},
         "overload_manager": _overload_manager(max_heap_mb * 1024 * 1024, max_connections),
         # A cluster's counters are made when it is first used: thousands of models cost little until then.

@@ -11,10 +11,11 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from gateway.edge.counting import NOTES
 from gateway.edge.messages import message, packed, typed
 from gateway.edge.upstreams import KEEPALIVE, PROTOCOL
-from gateway.models.table import ModelRoute, Target
+from gateway.models.table import ModelRoute, Sleep, Target
 from gateway.tunnels import relay
 
 log = logging.getLogger(__name__)
+HELD_AT_MOST = 4096
 SUBSET = "envoy.lb"
 INSTANCE = "instance"
 # Engines close idle connections after five seconds; whoever reuses one in that moment loses its request.
@@ -28,6 +29,9 @@ def model_cluster(route: ModelRoute) -> cluster_pb2.Cluster:
     cluster.name = route.cluster
     if route.grpc:
         cluster.typed_extension_protocol_options[PROTOCOL].CopyFrom(_HTTP2)
+    if route.sleep is not None:
+        # All that waited for a model are sent on when it wakes, at once.
+        cluster.circuit_breakers.thresholds[0].max_retries.value = HELD_AT_MOST
     if _needs_dns(route):
         cluster.type = cluster_pb2.Cluster.STRICT_DNS
         cluster.load_assignment.CopyFrom(model_endpoints(route))
@@ -44,6 +48,8 @@ def model_endpoints(route: ModelRoute) -> endpoint_pb2.ClusterLoadAssignment:
     locality = assignment.endpoints.add()
     for target in _reachable(route):
         locality.lb_endpoints.append(_endpoint(target))
+    if route.sleep is not None and not locality.lb_endpoints:
+        locality.lb_endpoints.append(_waiting_room(route.sleep))
     return assignment
 
 
@@ -63,6 +69,15 @@ def _endpoint(target: Target) -> endpoint_components_pb2.LbEndpoint:
     built.load_balancing_weight.value = target.weight
     built.metadata.filter_metadata[SUBSET].update({INSTANCE: target.instance_id})
     built.metadata.filter_metadata[NOTES].update({"deployment": target.deployment_id})
+    return built
+
+
+def _waiting_room(sleep: Sleep) -> endpoint_components_pb2.LbEndpoint:
+    """The room is asked by the name of the set that a request waits for."""
+    built = endpoint_components_pb2.LbEndpoint()
+    built.endpoint.hostname = sleep.replica_set_id
+    address = built.endpoint.address.socket_address
+    address.address, address.port_value = sleep.room
     return built
 
 

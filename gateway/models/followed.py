@@ -13,6 +13,8 @@ from gateway.policies.table import PolicyRoute, policies_from_proto
 class Followed:
     """Models by organisation and name, and policies by id. What does not change stays the same object."""
 
+    # Where requests for models that sleep wait.
+    room: tuple[str, int] | None = None
     _models: dict[str, ModelRoute] = field(default_factory=dict)
     _policies: dict[str, PolicyRoute] = field(default_factory=dict)
 
@@ -26,8 +28,8 @@ class Followed:
             self._models.pop(f"{route.org_id}/{route.model}", None)
         for policy_id in (*(policy.route_id for policy in message.table.policies), *message.gone_policy_ids):
             self._policies.pop(policy_id, None)
-        self._models |= {model.key: model for model in from_proto(message.table)}
-        self._policies |= {policy.route_id: policy for policy in policies_from_proto(message.table)}
+        self._models |= {model.key: model for model in from_proto(message.table, self.room)}
+        self._policies |= {policy.route_id: policy for policy in policies_from_proto(message.table, self.room)}
 
     @property
     def models(self) -> Sequence[ModelRoute]:

@@ -70,7 +70,7 @@ def grpc_entry() -> list[route_components_pb2.Route]:
 
 def speaks(route: ModelRoute) -> bool:
     """Whether the model's engines speak the protocol."""
-    return all(target.inference_path.startswith(MODELS) for target in route.targets)
+    return bool(route.targets) and all(target.inference_path.startswith(MODELS) for target in route.targets)
 
 
 def _refusal(match: dict[str, object], text: str) -> route_components_pb2.Route:

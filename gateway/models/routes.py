@@ -18,8 +18,9 @@ from gateway.models import open_inference
 from gateway.models.answers import model_description, model_list, private_path, unknown_model, wrong_protocol
 from gateway.models.clusters import INSTANCE, SUBSET
 from gateway.models.context import body_context
-from gateway.models.lookup import KEY, MODEL, Lookup, action, empty_lookup
+from gateway.models.lookup import BODY_LIMIT, KEY, MODEL, Lookup, action, empty_lookup
 from gateway.models.memo import Memo
+from gateway.models.sleep import AWAKE, NO_RETRY, SENT_ON_AT_MOST
 from gateway.models.table import Listed, ModelRoute, Target
 from gateway.policies.routes import policy_route
 from gateway.policies.table import PolicyRoute
@@ -38,6 +39,15 @@ RETRY = {
     "host_selection_retry_max_attempts": 3,
     "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.1s"},
 }
+# A request that waited for its model is sent to it when it is awake, as often as it takes Envoy to hear of it.
+RETRY_ASLEEP = message(
+    route_components_pb2.RetryPolicy,
+    {
+        **RETRY,
+        "retriable_headers": [{"name": name, "present_match": True} for name in (UNREACHED, AWAKE)],
+        "num_retries": SENT_ON_AT_MOST,
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +176,11 @@ class RouteTable:
         route.route.idle_timeout.CopyFrom(self._idle)
         # A user's token is none of the engine's business.
         route.request_headers_to_remove.append("authorization")
+        if model.sleep is not None:
+            route.route.retry_policy.CopyFrom(RETRY_ASLEEP)
+            route.route.auto_host_rewrite.value = True
+            # What is not kept cannot be sent on.
+            route.request_body_buffer_limit.value = BODY_LIMIT
         if refusals is not None:
             route.typed_per_filter_config[BODY].CopyFrom(refusals)
 
@@ -186,7 +201,7 @@ def _configuration(cors: Sequence[str]) -> dict[str, object]:
         "domains": ["*"],
         "retry_policy": RETRY,
         "request_headers_to_remove": [MODEL, KEY, API_KEY, *CLAIMS.values()],
-        "response_headers_to_remove": ["x-aiops-engine-status", UNREACHED],
+        "response_headers_to_remove": ["x-aiops-engine-status", UNREACHED, AWAKE, NO_RETRY],
         "typed_per_filter_config": {"envoy.filters.http.cors": _cors(cors)},
     }
     return {"name": NAME, "max_direct_response_body_size_bytes": LONGEST_ANSWER, "virtual_hosts": [host]}

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from aiops.routing.v1 import routing_service_pb2 as pb
 
@@ -29,6 +29,26 @@ class Target:
     tunnel: str = ""
     grpc_port: int = 0
     deployment_id: str = ""
+    # The replica set, where the number of its replicas follows the load.
+    replica_set_id: str = ""
+
+    @property
+    def endpoint(self) -> str:
+        """What Envoy calls its endpoint by."""
+        return self.tunnel or f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """A model may be without a target: its requests then wait in the `room`, host and port, and wake its set.
+
+    What is for people alone makes no difference to Envoy.
+    """
+
+    replica_set_id: str
+    room: tuple[str, int]
+    hold_seconds: int = field(default=120, compare=False)
+    standing: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +80,12 @@ class ModelRoute:
     grpc: bool = False
     # The cluster, where it is not the model's own.
     named: str = ""
+    sleep: Sleep | None = None
+
+    @property
+    def asleep(self) -> bool:
+        """Whether its requests wait for a target."""
+        return self.sleep is not None and not self.targets
 
     @property
     def key(self) -> str:
@@ -80,26 +106,34 @@ class ModelRoute:
     def over_grpc(self) -> "ModelRoute | None":
         """The same model at its engines' gRPC ports, None when it has none."""
         targets = tuple(_at_grpc_port(target) for target in self.targets if target.grpc_port)
-        return replace(self, targets=targets, grpc=True) if targets else None
+        return replace(self, targets=targets, grpc=True, sleep=None) if targets else None
 
 
-def from_proto(table: pb.RoutingTable) -> tuple[ModelRoute, ...]:
-    """The routes of a table that have somewhere to go, in a stable order.
+def from_proto(table: pb.RoutingTable, room: tuple[str, int] | None = None) -> tuple[ModelRoute, ...]:
+    """The routes of a table that have somewhere to go, in a stable order. Who asks a sleeping model waits in a room.
 
     What Envoy would refuse is left out and logged: one bad target must not keep the others from changing.
     """
-    routes = (_route(message) for message in table.routes if _is_name(message.org_id) and _is_name(message.model))
-    return tuple(sorted((route for route in routes if route.targets), key=lambda route: route.key))
+    routes = (_route(message, room) for message in table.routes if _is_name(message.org_id) and _is_name(message.model))
+    return tuple(sorted((route for route in routes if route.targets or route.sleep), key=lambda route: route.key))
 
 
-def _route(message: pb.ModelRoute) -> ModelRoute:
+def _route(message: pb.ModelRoute, room: tuple[str, int] | None) -> ModelRoute:
     return ModelRoute(
         org_id=message.org_id,
         model=message.model,
         targets=targets_from(message.targets),
         refused=refused_from(message.refused_fields),
         created=int(message.created),
+        sleep=sleep_from(message.sleep, room),
     )
+
+
+def sleep_from(message: pb.Sleep, room: tuple[str, int] | None) -> Sleep | None:
+    """How a model sleeps; None where it does not, or where there is no room to wait in."""
+    if room is None or not message.replica_set_id:
+        return None
+    return Sleep(message.replica_set_id, room, message.hold_seconds, message.standing)
 
 
 def targets_from(messages: Iterable[pb.Target]) -> tuple[Target, ...]:
@@ -135,6 +169,7 @@ def _target(message: pb.Target) -> Target:
         private_paths=tuple(path for path in message.private_paths if PATH.fullmatch(path)),
         grpc_port=message.grpc_port if message.grpc_port < 65536 else 0,
         deployment_id=message.deployment_id,
+        replica_set_id=message.replica_set_id,
     )
 
 

@@ -15,6 +15,7 @@ from gateway.edge.counting import NOTES
 from gateway.edge.messages import message, typed
 from gateway.edge.upstreams import PROTOCOL
 from gateway.models.clusters import has_endpoints_apart, model_cluster, model_endpoints
+from gateway.models.sleep import SENT_ON_AT_MOST
 from gateway.models.table import ModelRoute
 from gateway.policies.table import AUTHORIZATION, External, PolicyRoute, PolicyTarget, Resilience
 
@@ -113,6 +114,8 @@ def _of_chain(policy: PolicyRoute, first: PolicyTarget) -> Iterator[Cluster]:
             yield Cluster(name, None, guard, tuple(ways[number:]))
         steps.append(name if number < len(chain) - 1 else ways[number])
     again = max(guard.max_attempts - len(chain), 0)
+    if first.serving is not None and first.serving.sleep is not None:
+        again += SENT_ON_AT_MOST
     yield Cluster(f"chain/{policy.route_id}/{first.name}", None, guard, (*steps[:1] * again, *steps), steps=True)
 
 

@@ -92,6 +92,8 @@ def _route(policy: PolicyRoute, target: PolicyTarget) -> route_components_pb2.Ro
         route.request_headers_to_remove.extend(_OURS)
         if outside.messages:
             route.MergeFrom(message(Route, {"typed_per_filter_config": enabled([MESSAGES_TARGET])}))
+    if target.serving is not None and target.serving.sleep is not None:
+        route.route.auto_host_rewrite.value = True
     route.request_headers_to_remove.append(WANTED)
     _tell_who_answers(route)
     context = body_context(target.model, rename=target.model)

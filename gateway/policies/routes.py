@@ -13,8 +13,10 @@ from gateway.edge.messages import message, typed
 from gateway.edge.routes import direct as direct_response
 from gateway.models.context import body_context
 from gateway.models.lookup import BODY_LIMIT
+from gateway.models.sleep import AWAKE, SENT_ON_AT_MOST
 from gateway.policies.clusters import TARGET, direct, entrance, way
 from gateway.policies.table import PolicyRoute, PolicyTarget
+from gateway.tunnels.relay import UNREACHED
 
 # Which target answered, and whether it was another one than the request was for.
 ANSWERED_BY, DEGRADED = "x-aiops-target", "x-aiops-degraded"
@@ -35,6 +37,8 @@ def policy_route(policy: PolicyRoute, idle: duration_pb2.Duration) -> route_comp
     # No limit in time: an answer may be long. A connection on which nothing happens ends.
     route.route.timeout.SetInParent()
     route.route.idle_timeout.CopyFrom(_milliseconds(policy.resilience.idle_timeout_ms) or idle)
+    if policy.sleepy:
+        route.route.auto_host_rewrite.value = True
     longest = max(len(policy.chain(first)) for first in policy.firsts)
     route.route.retry_policy.CopyFrom(_retries(policy, longest))
     # What is not kept cannot be sent again.
@@ -71,8 +75,8 @@ def _retries(policy: PolicyRoute, longest: int) -> route_components_pb2.RetryPol
     content: dict[str, object] = {
         "retry_on": RETRIED,
         "retriable_status_codes": list(wanted.retry_statuses),
-        "num_retries": max(wanted.max_attempts, longest) - 1,
-        "retriable_headers": [{"name": "x-aiops-unreached", "present_match": True}],
+        "num_retries": max(wanted.max_attempts, longest) - 1 + (SENT_ON_AT_MOST if policy.sleepy else 0),
+        "retriable_headers": [{"name": name, "present_match": True} for name in (UNREACHED, AWAKE)],
         "retry_host_predicate": [
             {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": typed(PREVIOUS_HOSTS)}
         ],

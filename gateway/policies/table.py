@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from aiops.routing.v1 import route_pb2
 from aiops.routing.v1 import routing_service_pb2 as pb
 
-from gateway.models.table import NAME, ModelRoute, RefusedField, refused_from, targets_from
+from gateway.models.table import NAME, ModelRoute, RefusedField, refused_from, sleep_from, targets_from
 
 log = logging.getLogger(__name__)
 AUTHORIZATION = "authorization"
@@ -78,6 +78,11 @@ class PolicyRoute:
         """Those that get first attempts."""
         return tuple(target for target in self.targets if target.weight)
 
+    @property
+    def sleepy(self) -> bool:
+        """Whether a target may be asleep."""
+        return any(target.serving is not None and target.serving.sleep is not None for target in self.targets)
+
     def chain(self, first: PolicyTarget) -> tuple[PolicyTarget, ...]:
         """Whom a request is tried with, in turn."""
         known = {target.name: target for target in self.targets}
@@ -85,20 +90,20 @@ class PolicyRoute:
         return (first, *(target for target in rest if target is not first))
 
 
-def policies_from_proto(table: pb.RoutingTable) -> tuple[PolicyRoute, ...]:
+def policies_from_proto(table: pb.RoutingTable, room: tuple[str, int] | None = None) -> tuple[PolicyRoute, ...]:
     """The policies of a table in a stable order. What Envoy would refuse is left out and logged."""
-    routes = (_policy(message) for message in table.policies)
+    routes = (_policy(message, room) for message in table.policies)
     return tuple(sorted((route for route in routes if route.names), key=lambda route: route.route_id))
 
 
-def _policy(message: pb.PolicyRoute) -> PolicyRoute:
+def _policy(message: pb.PolicyRoute, room: tuple[str, int] | None) -> PolicyRoute:
     asked = message.resilience
     return PolicyRoute(
         route_id=message.route_id,
         org_id=message.org_id,
         universe=message.universe,
         names=tuple(_names(message)),
-        targets=tuple(_targets(message)),
+        targets=tuple(_targets(message, room)),
         fallbacks=tuple(message.fallbacks),
         resilience=_resilience(asked),
         refused=refused_from(message.refused_fields),
@@ -130,15 +135,18 @@ def _names(message: pb.PolicyRoute) -> Iterable[str]:
             log.error("route %r is not served as %r: it is no name", message.route_id, name)
 
 
-def _targets(message: pb.PolicyRoute) -> Iterable[PolicyTarget]:
+def _targets(message: pb.PolicyRoute, room: tuple[str, int] | None) -> Iterable[PolicyTarget]:
     for target in message.targets:
         outside = _external(target) if target.HasField("external") else None
         instances = targets_from(target.instances)
-        if not NAME.fullmatch(target.name) or (outside is None and not instances):
+        sleep = sleep_from(target.sleep, room)
+        if not NAME.fullmatch(target.name) or not (outside or instances or sleep):
             log.error("target %r of route %s is left out: no request can be sent to it", target.name, message.route_id)
             continue
         cluster = f"target/{message.route_id}/{target.name}"
-        serving = ModelRoute(message.org_id, target.model, instances, (), 0, named=cluster) if instances else None
+        serving = None
+        if instances or sleep:
+            serving = ModelRoute(message.org_id, target.model, instances, (), 0, named=cluster, sleep=sleep)
         yield PolicyTarget(target.name, target.weight, target.model, serving, outside)
 
 

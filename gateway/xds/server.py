@@ -5,8 +5,10 @@ from contextlib import asynccontextmanager
 
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
+from envoy.service.load_stats.v3 import lrs_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from gateway.load.rpc import LoadReportingServicer
 from gateway.xds.rpc import DiscoveryServicer
 
 OPTIONS = [
@@ -23,10 +25,14 @@ OPTIONS = [
 
 
 @asynccontextmanager
-async def serve(address: str, servicer: DiscoveryServicer) -> AsyncIterator[int]:
+async def serve(
+    address: str, servicer: DiscoveryServicer, loads: LoadReportingServicer | None = None
+) -> AsyncIterator[int]:
     """Serves at `host:port` or `unix:/path` while the block lasts; yields the port. Envoys keep what they have."""
     server = grpc.aio.server(options=OPTIONS)
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(servicer, server)
+    if loads is not None:
+        lrs_pb2_grpc.add_LoadReportingServiceServicer_to_server(loads, server)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

@@ -12,7 +12,14 @@ from aiops.deployments.v1 import deployment_service_pb2, deployment_service_pb2_
 from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc, user_pb2
 from aiops.models.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
 from aiops.nodes.v1 import node_service_pb2, node_service_pb2_grpc
-from aiops.routing.v1 import alert_service_pb2, alert_service_pb2_grpc, routing_service_pb2, routing_service_pb2_grpc
+from aiops.routing.v1 import (
+    alert_service_pb2,
+    alert_service_pb2_grpc,
+    load_service_pb2,
+    load_service_pb2_grpc,
+    routing_service_pb2,
+    routing_service_pb2_grpc,
+)
 from aiops.system.v1 import system_service_pb2, system_service_pb2_grpc
 
 from mesh.clock import SystemClock
@@ -61,6 +68,8 @@ class ControlPlane:
     metadata: list[dict[str, str]] = field(default_factory=list)
     uploaded: int = 0
     refusals: list[tuple[str, str]] = field(default_factory=list)
+    # The last load that was told of each replica set.
+    loads: dict[str, load_service_pb2.SetLoad] = field(default_factory=dict)
     api: str = ""
     controller_mesh: str = ""
     router_mesh: str = ""
@@ -95,6 +104,15 @@ class _Alerts(alert_service_pb2_grpc.RoutingAlertServiceServicer):
     async def ReportRefusal(self, request: Any, context: Any) -> alert_service_pb2.ReportRefusalResponse:
         self._plane.refusals.append((request.subject, request.reason))
         return alert_service_pb2.ReportRefusalResponse()
+
+
+class _Loads(load_service_pb2_grpc.LoadServiceServicer):
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    async def ReportLoad(self, request: Any, context: Any) -> load_service_pb2.ReportLoadResponse:
+        self._plane.loads |= {each.replica_set_id: each for each in request.loads}
+        return load_service_pb2.ReportLoadResponse()
 
 
 class _Routing(routing_service_pb2_grpc.RoutingServiceServicer):
@@ -163,6 +181,7 @@ async def controller(plane: ControlPlane, pki: Path, verifier: TokenVerifier) ->
     servicers = [
         _Trust(plane),
         _Alerts(plane),
+        _Loads(plane),
         _Secrets(plane),
         _Models(plane),  # type: ignore[abstract]
         _Nodes(),  # type: ignore[abstract]
