@@ -17,7 +17,6 @@ GRPC_CODES = "aiops.grpc_codes"
 ENGINE_ERRORS = "aiops.engine_errors"
 GRPC_TO_JSON = "aiops.grpc_to_json"
 MODEL_NAME = "aiops.model_name"
-MODEL_KEY = "aiops.model_key"
 GRPC_MODEL = "aiops.grpc_model"
 GRPC_MODEL_KEY = "aiops.grpc_model_key"
 TRANSCRIPTION = "aiops.transcription"
@@ -32,7 +31,7 @@ TRANSCODER = "aiops.transcoder"
 ENGINE_STATUS = "aiops.engine_status"
 
 # Filters that only some routes pass; a route names those it wants.
-CHAT = (MODEL_NAME, MODEL_KEY, BODY, OPENAI_ERRORS, *counting.COUNTING)
+CHAT = (MODEL_NAME, BODY, OPENAI_ERRORS, *counting.COUNTING)
 GRPC_CHAT = (GRPC_CODES, GRPC_TO_JSON, ENGINE_ERRORS, *CHAT, ENGINE_STATUS)
 READS = (UNWRAP, TRANSCODER)
 WRITES = (FIELDS, UNWRAP, TRANSCODER)
@@ -55,8 +54,7 @@ def chain() -> list[dict[str, object]]:
         _optional(ENGINE_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("engine_errors.lua"))),
         # Before the model is read, so that all behind it see a chat.
         _optional(MESSAGES, _dialect("chat_request", "message_answer", "edge")),
-        _optional(MODEL_NAME, _model_name()),
-        _optional(MODEL_KEY, _model_key()),
+        _optional(MODEL_NAME, typed(HTTP + "lua.v3.Lua", default_source_code=_source("model_name.lua"))),
         _optional(GRPC_MODEL, extraction()),
         _optional(GRPC_MODEL_KEY, typed(HTTP + "lua.v3.Lua", default_source_code=_source("grpc_model.lua"))),
         _optional(TRANSCRIPTION, typed(HTTP + "lua.v3.Lua", default_source_code=_source("transcription.lua"))),
@@ -120,32 +118,6 @@ def _dialect(*parts: str) -> dict[str, object]:
 
 def _set(key: str, value: str) -> dict[str, object]:
     return {"append": {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
-
-
-def _model_name() -> dict[str, object]:
-    def into(value: str | None = None) -> dict[str, object]:
-        target: dict[str, object] = {"metadata_namespace": "aiops", "key": "model"}
-        return target if value is None else {**target, "value": value}
-
-    rule = {
-        "selectors": [{"key": "model"}],
-        "on_present": into(),
-        "on_missing": into(MISSING),
-        "on_error": into(INVALID),
-    }
-    # The filter's own default refuses a charset parameter.
-    return typed(
-        HTTP + "json_to_metadata.v3.JsonToMetadata",
-        request_rules={"rules": [rule], "allow_content_types_regex": counting.JSON},
-    )
-
-
-def _model_key() -> dict[str, object]:
-    mutations = [
-        _set("x-aiops-model", "%DYNAMIC_METADATA(aiops:model)%"),
-        _set("x-aiops-route", "%REQ(x-aiops-org)%/%DYNAMIC_METADATA(aiops:model)%"),
-    ]
-    return typed(HTTP + "header_mutation.v3.HeaderMutation", mutations={"request_mutations": mutations})
 
 
 def _grpc_to_json() -> dict[str, object]:

@@ -6,14 +6,16 @@ local function skip_space(text, at)
   return string.find(text, "[^ \t\r\n]", at) or #text + 1
 end
 
--- `at` is an opening quote; answers the position behind the closing one.
+-- `at` is an opening quote; answers the position behind the closing one. A plain find is memchr(3): prompts are long.
 local function string_end(text, at)
-  local from = at + 1
+  local found = at
   while true do
-    local found = string.find(text, '["\\]', from)
+    found = string.find(text, '"', found + 1, true)
     if not found then return nil end
-    if string.byte(text, found) == 34 then return found + 1 end
-    from = found + 2
+    local before = found - 1
+    while string.byte(text, before) == 92 do before = before - 1 end
+    -- A quote behind an odd number of backslashes is one of the string's own.
+    if (found - before) % 2 == 1 then return found + 1 end
   end
 end
 
