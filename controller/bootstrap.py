@@ -15,6 +15,13 @@ from alembic.config import Config
 from controller.autoscaling.reconcile import Autoscaler
 from controller.autoscaling.rpc import LoadServicer
 from controller.autoscaling.service import Loads
+from controller.batches.asking import Gateway, Tokens
+from controller.batches.files import Files
+from controller.batches.rpc import BatchServicer, FileServicer
+from controller.batches.service import Batches
+from controller.batches.working import POLL as BATCH_POLL
+from controller.batches.working import BatchWorker
+from controller.batches.working import Rules as BatchRules
 from controller.credentials.rpc import CredentialServicer, ProviderSecretServicer
 from controller.credentials.service import Credentials
 from controller.deployments.adapters import Adapters
@@ -98,6 +105,7 @@ from mesh.tokens import TokenVerifier
 NOTICES_AGAIN = timedelta(seconds=1)
 Loop = Callable[[], Awaitable[None]]
 PARALLEL_DOWNLOADS = 2
+PARALLEL_BATCHES = 2
 LEDGER_HOUSEKEEPING = timedelta(hours=1)
 LOADS_HOUSEKEEPING = timedelta(minutes=1)
 PEAKS_KEPT = timedelta(minutes=1)
@@ -132,10 +140,11 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
     await asyncio.to_thread(_migrate, settings.database_url)
     async with AsyncExitStack() as stack:
         kernel = await stack.enter_async_context(_kernel(settings))
-        await _identity(kernel, stack)
+        signers = await _identity(kernel, stack)
         _registry(kernel)
         _fleet(kernel)
         _platform(kernel)
+        _batches(kernel, signers, stack)
         _events(kernel)
         authenticator = TokenAuthenticator(kernel.verifier, PeerAuthenticator(kernel.clock))
         async with (
@@ -165,7 +174,7 @@ async def _kernel(settings: Settings) -> AsyncIterator[Kernel]:
         telemetry.shutdown()
 
 
-async def _identity(kernel: Kernel, stack: AsyncExitStack) -> None:
+async def _identity(kernel: Kernel, stack: AsyncExitStack) -> Signers:
     passwords, revoked, seal = Passwords(), Wake(), ensure_seal(kernel.settings.pki)
     stack.callback(passwords.close)
     signers = Signers(seal)
@@ -188,6 +197,7 @@ async def _identity(kernel: Kernel, stack: AsyncExitStack) -> None:
     patience = Backoff(limit=POLL)
     kernel.loops.append(lambda: run_loop("token trust", trust.load, interval=POLL, wake=revoked, backoff=patience))
     kernel.repeat("identity housekeeping", keys.keep_house, HOUSEKEEPING)
+    return signers
 
 
 def _registry(kernel: Kernel) -> None:
@@ -275,6 +285,19 @@ async def _watch(name: str, watcher: Failover | Reconciler | Drainer | RolloutRe
 
 def _platform(kernel: Kernel) -> None:
     kernel.servicers.append(SystemServicer(System(kernel.unit_of_work, kernel.clock), version("aiops")))
+
+
+def _batches(kernel: Kernel, signers: Signers, stack: AsyncExitStack) -> None:
+    settings, unit_of_work, clock, due = kernel.settings, kernel.unit_of_work, kernel.clock, Wake()
+    objects, gateway = ObstoreObjects(settings.storage_url), Gateway(settings.url)
+    stack.push_async_callback(gateway.close)
+    files, tokens = Files(unit_of_work, objects, clock, settings.batch_file_bytes), Tokens(unit_of_work, signers, clock)
+    kernel.servicers += [FileServicer(files), BatchServicer(Batches(unit_of_work, due))]
+    kernel.repeat("files of batches", files.keep_house, HOUSEKEEPING)
+    for number in range(PARALLEL_BATCHES):
+        rules = BatchRules(most_open=settings.batch_concurrency)
+        worker = BatchWorker(unit_of_work, objects, gateway, tokens, clock, rules)
+        kernel.repeat(f"batches {number}", worker.step, BATCH_POLL, wake=due)
 
 
 def _endpoints(settings: Settings) -> Endpoints:

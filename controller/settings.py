@@ -48,6 +48,10 @@ class Settings:
     mass_percent: int
     # Whether routes may lead to providers in the platform's own network.
     private_providers: bool
+    # Where batches ask, how many requests of one at a time, and how long their files may be.
+    url: str
+    batch_concurrency: int
+    batch_file_bytes: int
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -81,4 +85,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         mass_least=whole(environment, "AIOPS_MASS_LOSS_NODES", 3),
         mass_percent=whole(environment, "AIOPS_MASS_LOSS_PERCENT", 50),
         private_providers=environment.get("AIOPS_PRIVATE_PROVIDERS", "off") == "on",
+        url=environment.get("AIOPS_URL", "http://127.0.0.1:8080"),
+        batch_concurrency=whole(environment, "AIOPS_BATCH_CONCURRENCY", 8),
+        batch_file_bytes=whole(environment, "AIOPS_BATCH_FILE_MB", 200) * 1024 * 1024,
     )

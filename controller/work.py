@@ -7,6 +7,8 @@ from functools import cached_property
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.autoscaling.store import SqlLoadStore
+from controller.batches.file_store import SqlFileStore
+from controller.batches.store import SqlBatchStore
 from controller.credentials.store import SqlCredentialStore
 from controller.deployments.fleet import FleetView
 from controller.deployments.store import SqlDeploymentStore
@@ -159,6 +161,14 @@ class Work:
     @cached_property
     def ledger(self) -> SqlLedger:
         return SqlLedger(self._connection)
+
+    @cached_property
+    def batches(self) -> SqlBatchStore:
+        return SqlBatchStore(self._connection)
+
+    @cached_property
+    def batch_files(self) -> SqlFileStore:
+        return SqlFileStore(self._connection)
 
     @cached_property
     def system(self) -> SqlSystemStore:

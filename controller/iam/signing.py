@@ -124,6 +124,13 @@ class Signer:
             TokenType.API_KEY, key.user_id, key.org_id, key.roles, key.api_key_id, key.created_at, key.expires_at
         )
 
+    def inference_token(
+        self, user: User, token_id: str, now: datetime, expires_at: datetime, *, of_api_key: bool
+    ) -> str:
+        """The JWT of work that goes on without its user: it lets requests through to models, and has no role."""
+        token_type = TokenType.API_KEY if of_api_key else TokenType.ACCESS
+        return self._sign(token_type, user.user_id, user.org_id, (), token_id, now, expires_at)
+
     def _sign(
         self,
         token_type: TokenType,

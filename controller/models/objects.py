@@ -80,6 +80,12 @@ class ObstoreObjects:
         part_size = max(SMALLEST_PART, size_bytes // _MOST_PARTS)
         return ObstoreSink(self._store, self._url, path, part_size, Hashing(size_bytes))
 
+    async def read(self, path: str, start: int, length: int) -> bytes:
+        """A part of an object."""
+        return await _in_thread(
+            self._url, f"read {path}", lambda: bytes(obstore.get_range(self._store, path, start=start, length=length))
+        )
+
     async def remove(self, folder: str) -> None:
         """Removes a folder with everything in it, or one object; what is gone already is no error."""
         await _in_thread(self._url, f"remove {folder}", lambda: self._remove(folder))
