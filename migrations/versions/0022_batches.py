@@ -6,8 +6,8 @@ from sqlalchemy.dialects import postgresql
 
 from mesh.sql.security import protection
 
-revision = "0021"
-down_revision = "0020"
+revision = "0022"
+down_revision = "0021"
 
 TENANT_OWNED = ["batch_files", "batches", "batch_lines"]
 
