@@ -38,15 +38,21 @@ def sleepy(*engines: Engine, hold_seconds: int = 60, standing: str = "") -> rout
 async def asleep(edge: Edge, *, hold_seconds: int = 60, standing: str = "") -> None:
     """Nobody serves the model any more, and Envoy knows that."""
     await edge.route(sleepy(hold_seconds=hold_seconds, standing=standing))
-    await led_to_the_room(edge, f"model/{ORG}/sleepy")
+    await led_to_the_room(edge, f"model/{ORG}/sleepy", "sleepy")
 
 
-async def led_to_the_room(edge: Edge, cluster: str) -> None:
-    """Envoy sends requests for the cluster to the waiting room."""
+async def names(edge: Edge) -> list[str]:
+    listed = await edge.client.get("/v1/models", headers=edge.bearer())
+    return [model["id"] for model in listed.json()["data"]]
+
+
+async def led_to_the_room(edge: Edge, cluster: str, name: str) -> None:
+    """Envoy has a route of that name, and sends requests for the cluster to the waiting room."""
 
     async def known() -> bool:
         lines = (await edge.admin("/clusters")).splitlines()
-        return any(line.startswith(f"{cluster}::") and line.endswith(f"::hostname::{SET}") for line in lines)
+        led = any(line.startswith(f"{cluster}::") and line.endswith(f"::hostname::{SET}") for line in lines)
+        return led and name in await names(edge)
 
     await edge.until(known, seconds=20)
 
@@ -124,8 +130,7 @@ async def test_who_leaves_is_not_held_any_more(edge: Edge, engine: Engine) -> No
 
 async def test_an_alias_wakes_its_model_and_lists_have_it_asleep(edge: Edge, engine: Engine) -> None:
     await asleep(edge)
-    listed = await edge.client.get("/v1/models", headers=edge.bearer())
-    assert [model["id"] for model in listed.json()["data"]] == ["sleepy"]
+    assert await names(edge) == ["sleepy"]
 
     def alias(*engines: Engine) -> routing.PolicyRoute:
         to = target(*engines, name="only", model="sleepy", weight=1)
@@ -134,7 +139,7 @@ async def test_an_alias_wakes_its_model_and_lists_have_it_asleep(edge: Edge, eng
 
     await edge.route(sleepy(), policies=[alias()])
 
-    await led_to_the_room(edge, "target/route-alias/only")
+    await led_to_the_room(edge, "target/route-alias/only", "alias")
     waiting = asyncio.ensure_future(edge.chat("alias"))
     await held(edge, 1)
     await edge.route(sleepy(engine), policies=[alias(engine)])
@@ -152,7 +157,7 @@ async def test_what_replicas_work_on_is_told(edge: Edge, engine: Engine) -> None
         return edge.plane.loads[SET].in_flight == number
 
     await edge.until(lambda: told(3), seconds=20)
-    assert edge.plane.loads[SET].idle_seconds < 3
+    assert edge.plane.loads[SET].idle_seconds < 10
     engine.release.set()
     assert [answer.status_code for answer in await asyncio.gather(*open_ones)] == [200] * 3
     await edge.until(lambda: told(0), seconds=20)
