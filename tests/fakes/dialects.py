@@ -67,6 +67,16 @@ def chat_stream(chunks: Iterable[bytes], *, wants_usage: bool = False) -> bytes:
     return _streamed(_FUNCTIONS["chat_stream"](NOW.encode(), wants_usage), chunks)
 
 
+def decoded(literal: bytes) -> str:
+    """What a JSON string literal says."""
+    return str(_PIECES["decoded"](literal), "utf-8")
+
+
+def is_sound_object(text: bytes) -> bool:
+    """Whether the text is one JSON object."""
+    return bool(_PIECES["is_sound_object"](text))
+
+
 def _streamed(translate: Callable[[bytes], bytes], chunks: Iterable[bytes]) -> bytes:
     return b"".join(translate(chunk) for chunk in (*chunks, b""))
 
@@ -91,6 +101,7 @@ def _asking(part: str) -> Callable[..., Any]:
     return scripts[0]
 
 
+_PIECES = {name: load("message_answer", name)[0] for name in ("decoded", "is_sound_object")}
 _ASKING = {part: _asking(part) for part in ("chat_request", "messages_request")}
 _FUNCTIONS = {
     name: load(part, name)[0]
