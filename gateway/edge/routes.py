@@ -27,7 +27,7 @@ def api_routes(pages: Iterable[dict[str, object]]) -> list[dict[str, object]]:
     served = [method for method in methods if method.bindings or method.streams]
     routes = [health_route(), *pages]
     routes += [_grpc_route(method) for method in served if method.service != INFERENCE_SERVICE]
-    routes.append(_chat_route())
+    routes += [_inference_route(method) for method in served if method.service == INFERENCE_SERVICE]
     routes += [_open_rest_route(binding) for method in methods if method.anyone for binding in method.bindings]
     routes.append(
         entry({"prefix": "/", "headers": [_header(":method", WRITING_VERBS)]}, enabled(WRITES), REQUEST_LIMIT)
@@ -66,8 +66,8 @@ def _grpc_route(method: Method) -> dict[str, object]:
     return {"match": {"path": method.path}, "route": route, "typed_per_filter_config": filters}
 
 
-def _chat_route() -> dict[str, object]:
-    return entry({"path": f"/{INFERENCE_SERVICE}/Chat"}, enabled(GRPC_CHAT), REQUEST_LIMIT)
+def _inference_route(method: Method) -> dict[str, object]:
+    return entry({"path": method.path}, enabled(GRPC_CHAT), REQUEST_LIMIT)
 
 
 def _open_rest_route(binding: Binding) -> dict[str, object]:

@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*aiops/inference/v1/inference_service.proto\x12\x12\x61iops.inference.v1\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xb2\x02\n\x0b\x43hatRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12;\n\x08messages\x18\x02 \x03(\x0b\x32\x1f.aiops.inference.v1.ChatMessageB\x08\xbaH\x05\x92\x01\x02\x08\x01\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x11\n\x04seed\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x14\n\x12_frequency_penalty\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xa9\x01\n\x0c\x43hatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12/\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\x1e.aiops.inference.v1.ChatChoice\x12,\n\x05usage\x18\x06 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"d\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x30\n\x07message\x18\x02 \x01(\x0b\x32\x1f.aiops.inference.v1.ChatMessage\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\"S\n\tChatUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\r2\x84\x01\n\x10InferenceService\x12p\n\x04\x43hat\x12\x1f.aiops.inference.v1.ChatRequest\x1a .aiops.inference.v1.ChatResponse\"%\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*aiops/inference/v1/inference_service.proto\x12\x12\x61iops.inference.v1\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xb2\x02\n\x0b\x43hatRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12;\n\x08messages\x18\x02 \x03(\x0b\x32\x1f.aiops.inference.v1.ChatMessageB\x08\xbaH\x05\x92\x01\x02\x08\x01\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x11\n\x04seed\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x14\n\x12_frequency_penalty\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xa9\x01\n\x0c\x43hatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12/\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\x1e.aiops.inference.v1.ChatChoice\x12,\n\x05usage\x18\x06 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"d\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x30\n\x07message\x18\x02 \x01(\x0b\x32\x1f.aiops.inference.v1.ChatMessage\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\"S\n\tChatUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\r\"\x89\x02\n\x0f\x43ompleteRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x11\n\x04seed\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x14\n\x12_frequency_penalty\"\xb1\x01\n\x10\x43ompleteResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12\x33\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\".aiops.inference.v1.CompleteChoice\x12,\n\x05usage\x18\x06 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"D\n\x0e\x43ompleteChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\"g\n\x0c\x45mbedRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x17\n\x05input\x18\x02 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x08\x01\x12\x17\n\ndimensions\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_dimensions\"\x89\x01\n\rEmbedResponse\x12\x0e\n\x06object\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12+\n\x04\x64\x61ta\x18\x03 \x03(\x0b\x32\x1d.aiops.inference.v1.Embedding\x12,\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"-\n\tEmbedding\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\tembedding\x18\x02 \x03(\x01\x32\xec\x02\n\x10InferenceService\x12p\n\x04\x43hat\x12\x1f.aiops.inference.v1.ChatRequest\x1a .aiops.inference.v1.ChatResponse\"%\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*\x12w\n\x08\x43omplete\x12#.aiops.inference.v1.CompleteRequest\x1a$.aiops.inference.v1.CompleteResponse\" \x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/completions:\x01*\x12m\n\x05\x45mbed\x12 .aiops.inference.v1.EmbedRequest\x1a!.aiops.inference.v1.EmbedResponse\"\x1f\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/embeddings:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATREQUEST'].fields_by_name['model']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_CHATREQUEST'].fields_by_name['messages']._loaded_options = None
   _globals['_CHATREQUEST'].fields_by_name['messages']._serialized_options = b'\272H\005\222\001\002\010\001'
+  _globals['_COMPLETEREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_COMPLETEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_EMBEDREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_EMBEDREQUEST'].fields_by_name['model']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_EMBEDREQUEST'].fields_by_name['input']._loaded_options = None
+  _globals['_EMBEDREQUEST'].fields_by_name['input']._serialized_options = b'\272H\005\222\001\002\010\001'
   _globals['_INFERENCESERVICE'].methods_by_name['Chat']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['Chat']._serialized_options = b'\202\316\030\002\030\006\202\323\344\223\002\031\"\024/v1/chat/completions:\001*'
+  _globals['_INFERENCESERVICE'].methods_by_name['Complete']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['Complete']._serialized_options = b'\202\316\030\002\030\006\202\323\344\223\002\024\"\017/v1/completions:\001*'
+  _globals['_INFERENCESERVICE'].methods_by_name['Embed']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['Embed']._serialized_options = b'\202\316\030\002\030\006\202\323\344\223\002\023\"\016/v1/embeddings:\001*'
   _globals['_CHATREQUEST']._serialized_start=156
   _globals['_CHATREQUEST']._serialized_end=462
   _globals['_CHATMESSAGE']._serialized_start=464
@@ -50,6 +60,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATCHOICE']._serialized_end=782
   _globals['_CHATUSAGE']._serialized_start=784
   _globals['_CHATUSAGE']._serialized_end=867
-  _globals['_INFERENCESERVICE']._serialized_start=870
-  _globals['_INFERENCESERVICE']._serialized_end=1002
+  _globals['_COMPLETEREQUEST']._serialized_start=870
+  _globals['_COMPLETEREQUEST']._serialized_end=1135
+  _globals['_COMPLETERESPONSE']._serialized_start=1138
+  _globals['_COMPLETERESPONSE']._serialized_end=1315
+  _globals['_COMPLETECHOICE']._serialized_start=1317
+  _globals['_COMPLETECHOICE']._serialized_end=1385
+  _globals['_EMBEDREQUEST']._serialized_start=1387
+  _globals['_EMBEDREQUEST']._serialized_end=1490
+  _globals['_EMBEDRESPONSE']._serialized_start=1493
+  _globals['_EMBEDRESPONSE']._serialized_end=1630
+  _globals['_EMBEDDING']._serialized_start=1632
+  _globals['_EMBEDDING']._serialized_end=1677
+  _globals['_INFERENCESERVICE']._serialized_start=1680
+  _globals['_INFERENCESERVICE']._serialized_end=2044
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,16 @@ class InferenceServiceStub:
                 request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatRequest.SerializeToString,
                 response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatResponse.FromString,
                 _registered_method=True)
+        self.Complete = channel.unary_unary(
+                '/aiops.inference.v1.InferenceService/Complete',
+                request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteRequest.SerializeToString,
+                response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteResponse.FromString,
+                _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/aiops.inference.v1.InferenceService/Embed',
+                request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -53,6 +63,20 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Complete(self, request, context):
+        """The continuation of a text, answered whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Vectors of texts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +84,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Chat,
                     request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatRequest.FromString,
                     response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatResponse.SerializeToString,
+            ),
+            'Complete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Complete,
+                    request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteRequest.FromString,
+                    response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.FromString,
+                    response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +124,60 @@ class InferenceService:
             '/aiops.inference.v1.InferenceService/Chat',
             aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatRequest.SerializeToString,
             aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Complete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.inference.v1.InferenceService/Complete',
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteRequest.SerializeToString,
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.inference.v1.InferenceService/Embed',
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.SerializeToString,
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Chat: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ChatRequest, _inference_service_pb2.ChatResponse]
     """One chat completion, answered whole."""
+    Complete: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CompleteRequest, _inference_service_pb2.CompleteResponse]
+    """The continuation of a text, answered whole."""
+    Embed: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]
+    """Vectors of texts."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -43,6 +47,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Chat: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ChatRequest, _inference_service_pb2.ChatResponse]  # type: ignore[assignment]
     """One chat completion, answered whole."""
+    Complete: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CompleteRequest, _inference_service_pb2.CompleteResponse]  # type: ignore[assignment]
+    """The continuation of a text, answered whole."""
+    Embed: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Vectors of texts."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Calls deployed models. Served by the gateway in front of the engines."""
@@ -54,5 +62,21 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ChatResponse, _abc.Awaitable[_inference_service_pb2.ChatResponse]]:
         """One chat completion, answered whole."""
+
+    @_abc_1.abstractmethod
+    def Complete(
+        self,
+        request: _inference_service_pb2.CompleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.CompleteResponse, _abc.Awaitable[_inference_service_pb2.CompleteResponse]]:
+        """The continuation of a text, answered whole."""
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _inference_service_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.EmbedResponse, _abc.Awaitable[_inference_service_pb2.EmbedResponse]]:
+        """Vectors of texts."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

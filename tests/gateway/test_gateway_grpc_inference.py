@@ -1,6 +1,7 @@
-"""Chat over gRPC: Envoy turns the call into the engine's JSON and back."""
+"""Inference over gRPC: Envoy turns the call into the engine's JSON and back."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -10,19 +11,26 @@ from aiops.inference.v1 import inference_service_pb2_grpc
 from aiops.routing.v1 import routing_service_pb2 as routing
 
 from tests.fakes.engine_http import Engine, running_engine
-from tests.fakes.routes import policy, target
+from tests.fakes.provider import Provider, Reply, running_provider
+from tests.fakes.routes import outside, policy, target
 from tests.fixtures.edge import Edge, model_route
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(edge: Edge) -> AsyncIterator[Engine]:
+async def provider() -> AsyncIterator[Provider]:
+    async with running_provider() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(edge: Edge, provider: Provider) -> AsyncIterator[Engine]:
     async with running_engine("a") as running:
         running.release.set()
         ignores = [routing.RefusedField(path="seed", harmless_values=["null"])]
         named = policy("alias", target(Engine("gone", port=1), weight=1), target(running), fallbacks="a")
-        await edge.route(model_route(running, refused=ignores), policies=[named])
+        await edge.route(model_route(running, refused=ignores), policies=[named, policy("far", outside(provider.port))])
         await edge.until_chat(200)
         yield running
 
@@ -67,7 +75,7 @@ async def test_a_long_chat_passes_whole(edge: Edge, engine: Engine) -> None:
 async def test_refusals_are_status_codes_with_a_message_for_people(edge: Edge, engine: Engine) -> None:
     unknown = await failure(edge, model="huge")
     assert unknown.code() is grpc.StatusCode.NOT_FOUND
-    assert unknown.details() == "there is no such model; deployed are: alias, tiny"
+    assert unknown.details() == "there is no such model; deployed are: alias, far, tiny"
     missing = await failure(edge, model="")
     assert missing.code() is grpc.StatusCode.INVALID_ARGUMENT
     ignored = await failure(edge, seed=7)
@@ -94,3 +102,30 @@ async def test_grpc_web_can_chat(edge: Edge, engine: Engine) -> None:
     response = await edge.client.post("/aiops.inference.v1.InferenceService/Chat", content=frame, headers=headers)
     assert b"a: web" in response.content
     assert b"grpc-status:0" in response.content
+
+
+async def call(edge: Edge, name: str, request: Any) -> Any:
+    """The answer of one of the service's methods."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+        method = getattr(inference_service_pb2_grpc.InferenceServiceStub(channel), name)
+        return await method(request, metadata=[("authorization", f"Bearer {edge.issuer.token()}")], timeout=10)
+
+
+async def test_a_text_is_continued(edge: Edge, engine: Engine, provider: Provider) -> None:
+    text = {"index": 0, "text": " and so on", "finish_reason": "length", "logprobs": None}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    provider.script(Reply({"id": "c", "object": "text_completion", "created": 1, "choices": [text], "usage": usage}))
+    answer = await call(edge, "Complete", pb.CompleteRequest(model="far", prompt="It was", max_tokens=5, stop=["."]))
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == (" and so on", "length")
+    assert answer.usage.total_tokens == 5
+    assert provider.seen[-1].path == "/proxy/v1/completions"
+    assert provider.asked() == {"model": "far", "prompt": "It was", "max_tokens": 5, "stop": ["."]}
+
+
+async def test_texts_become_vectors(edge: Edge, engine: Engine, provider: Provider) -> None:
+    data = [{"object": "embedding", "index": n, "embedding": [0.5, -1e-3 * n]} for n in range(2)]
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    provider.script(Reply({"object": "list", "data": data, "model": "far", "usage": usage}))
+    answer = await call(edge, "Embed", pb.EmbedRequest(model="far", input=["a", "b"]))
+    assert [list(each.embedding) for each in answer.data] == [[0.5, 0.0], [0.5, -1e-3]]
+    assert (provider.seen[-1].path, provider.asked()["input"]) == ("/proxy/v1/embeddings", ["a", "b"])
