@@ -10,12 +10,16 @@ from gateway.edge.contracts import INFERENCE_SERVICE, descriptor_set, public_met
 from gateway.edge.fields import field_tables
 from gateway.edge.messages import HTTP, typed
 from gateway.edge.open_inference import extraction
+from gateway.edge.wire import wire_tables
 
 JWT = "envoy.filters.http.jwt_authn"
 REVOCATIONS = "aiops.revocations"
 GRPC_CODES = "aiops.grpc_codes"
 ENGINE_ERRORS = "aiops.engine_errors"
 GRPC_TO_JSON = "aiops.grpc_to_json"
+GRPC_SCRIPT_STATUS = "aiops.grpc_script_status"
+GRPC_TRAILERS = "aiops.grpc_trailers"
+GRPC_SCRIPT = "aiops.grpc_script"
 MODEL_NAME = "aiops.model_name"
 GRPC_MODEL = "aiops.grpc_model"
 GRPC_MODEL_KEY = "aiops.grpc_model_key"
@@ -33,10 +37,15 @@ ENGINE_STATUS = "aiops.engine_status"
 # Filters that only some routes pass; a route names those it wants.
 CHAT = (MODEL_NAME, BODY, OPENAI_ERRORS, *counting.COUNTING)
 GRPC_CHAT = (GRPC_CODES, GRPC_TO_JSON, ENGINE_ERRORS, *CHAT, ENGINE_STATUS)
+# Streams of answers, and recordings: what the transcoder has no way for.
+SCRIPTED = (GRPC_SCRIPT_STATUS, GRPC_TRAILERS, GRPC_SCRIPT)
+GRPC_STREAM = (*SCRIPTED, *CHAT)
+GRPC_RECORDING = (*SCRIPTED, TRANSCRIPTION, *counting.COUNTING)
 READS = (UNWRAP, TRANSCODER)
 WRITES = (FIELDS, UNWRAP, TRANSCODER)
 
 REQUEST_LIMIT = 4 * 1024 * 1024
+RECORDING_LIMIT = 26 * 1024 * 1024
 RESPONSE_LIMIT = 16 * 1024 * 1024
 MISSING, INVALID = "!missing", "!invalid"
 
@@ -52,6 +61,9 @@ def chain() -> list[dict[str, object]]:
         _optional(GRPC_CODES, _grpc_codes()),
         _optional(GRPC_TO_JSON, _grpc_to_json()),
         _optional(ENGINE_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("engine_errors.lua"))),
+        _optional(GRPC_SCRIPT_STATUS, _script_status()),
+        _optional(GRPC_TRAILERS, _trailers()),
+        _optional(GRPC_SCRIPT, _dialect("wire", "grpc", tables=wire_tables(public_methods()))),
         # Before the model is read, so that all behind it see a chat.
         _optional(MESSAGES, _dialect("chat_request", "message_answer", "edge")),
         _optional(MODEL_NAME, typed(HTTP + "lua.v3.Lua", default_source_code=_source("model_name.lua"))),
@@ -108,12 +120,25 @@ def _source(script: str, tables: str = "") -> dict[str, object]:
     return {"inline_string": "\n".join(((scripts / "json.lua").read_text(), tables, (scripts / script).read_text()))}
 
 
-def _dialect(*parts: str) -> dict[str, object]:
+def _dialect(*parts: str, tables: str = "") -> dict[str, object]:
     scripts = resources.files("gateway.edge") / "lua"
     read = [scripts / "json.lua", *(scripts / "dialects" / f"{part}.lua" for part in ("pieces", *parts))]
-    return typed(
-        HTTP + "lua.v3.Lua", default_source_code={"inline_string": "\n".join(part.read_text() for part in read)}
-    )
+    text = "\n".join((tables, *(part.read_text() for part in read)))
+    return typed(HTTP + "lua.v3.Lua", default_source_code={"inline_string": text})
+
+
+def _trailers() -> dict[str, object]:
+    """Ends answers with a status, as gRPC asks for. The script before it has written the rest."""
+    return typed(HTTP + "grpc_http1_reverse_bridge.v3.FilterConfig", content_type="application/grpc")
+
+
+def _script_status() -> dict[str, object]:
+    noted = {
+        "grpc-status": "%DYNAMIC_METADATA(aiops.grpc:code)%",
+        "grpc-message": "%DYNAMIC_METADATA(aiops.grpc:message)%",
+    }
+    mutations = {"response_trailers_mutations": [_set(key, value) for key, value in noted.items()]}
+    return typed(HTTP + "header_mutation.v3.HeaderMutation", mutations=mutations)
 
 
 def _set(key: str, value: str) -> dict[str, object]:

@@ -26,6 +26,7 @@ EXTENSIONS = tuple(
         "extensions.filters.http.cors.v3.cors",
         "extensions.filters.http.credential_injector.v3.credential_injector",
         "extensions.filters.http.grpc_field_extraction.v3.config",
+        "extensions.filters.http.grpc_http1_reverse_bridge.v3.config",
         "extensions.filters.http.grpc_json_reverse_transcoder.v3.transcoder",
         "extensions.filters.http.grpc_json_transcoder.v3.transcoder",
         "extensions.filters.http.grpc_web.v3.grpc_web",

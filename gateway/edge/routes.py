@@ -3,9 +3,21 @@
 from collections.abc import Iterable
 
 from gateway.edge.contracts import INFERENCE_SERVICE, Binding, Method, public_methods
-from gateway.edge.filters import GRPC_CHAT, JWT, READS, REQUEST_LIMIT, UNWRAP, WRITES, enabled
+from gateway.edge.filters import (
+    GRPC_CHAT,
+    GRPC_RECORDING,
+    GRPC_STREAM,
+    JWT,
+    READS,
+    RECORDING_LIMIT,
+    REQUEST_LIMIT,
+    UNWRAP,
+    WRITES,
+    enabled,
+)
 from gateway.edge.messages import HTTP, typed
 from gateway.edge.upstreams import API
+from gateway.edge.wire import is_scripted
 
 # The longest a unary call may take; services have their own, shorter deadlines.
 DEADLINE = "60s"
@@ -24,7 +36,7 @@ def api_routes(pages: Iterable[dict[str, object]]) -> list[dict[str, object]]:
     it into a gRPC path, which leads to the controller. What no method answers ends at the first pass, with 404.
     """
     methods = public_methods()
-    served = [method for method in methods if method.bindings or method.streams]
+    served = [method for method in methods if method.bindings or method.streams or is_scripted(method)]
     routes = [health_route(), *pages]
     routes += [_grpc_route(method) for method in served if method.service != INFERENCE_SERVICE]
     routes += [_inference_route(method) for method in served if method.service == INFERENCE_SERVICE]
@@ -67,7 +79,11 @@ def _grpc_route(method: Method) -> dict[str, object]:
 
 
 def _inference_route(method: Method) -> dict[str, object]:
-    return entry({"path": method.path}, enabled(GRPC_CHAT), REQUEST_LIMIT)
+    if not is_scripted(method):
+        return entry({"path": method.path}, enabled(GRPC_CHAT), REQUEST_LIMIT)
+    if method.streams:
+        return entry({"path": method.path}, enabled(GRPC_STREAM), REQUEST_LIMIT)
+    return entry({"path": method.path}, enabled(GRPC_RECORDING), RECORDING_LIMIT)
 
 
 def _open_rest_route(binding: Binding) -> dict[str, object]:

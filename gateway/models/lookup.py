@@ -13,7 +13,7 @@ from xds.core.v3 import extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, string_pb2
 
 from gateway.edge.counting import COUNTING
-from gateway.edge.filters import BODY, CHAT, INVALID, MESSAGES, MISSING, TRANSCRIPTION, enabled
+from gateway.edge.filters import BODY, CHAT, INVALID, MESSAGES, MISSING, RECORDING_LIMIT, TRANSCRIPTION, enabled
 from gateway.edge.messages import message, packed
 from gateway.edge.routes import entry
 from gateway.models.answers import invalid_body, model_list, unknown_model
@@ -31,7 +31,6 @@ ENDPOINTS = "^/v1/(chat/completions|completions|embeddings|responses)$"
 ANTHROPIC = "/v1/messages"
 BODY_LIMIT = 16 * 1024 * 1024
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
-RECORDING_LIMIT = 26 * 1024 * 1024
 ORG, MODEL, KEY = "x-aiops-org", "x-aiops-model", "x-aiops-route"
 NO_MODEL = "the body names no model; send a JSON object with a 'model'"
 NOT_JSON = "the body is no JSON object with a 'model' that is a string"

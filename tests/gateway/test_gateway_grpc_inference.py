@@ -11,7 +11,7 @@ from aiops.inference.v1 import inference_service_pb2_grpc
 from aiops.routing.v1 import routing_service_pb2 as routing
 
 from tests.fakes.engine_http import Engine, running_engine
-from tests.fakes.provider import Provider, Reply, running_provider
+from tests.fakes.provider import Provider, Reply, chunks, running_provider
 from tests.fakes.routes import outside, policy, target
 from tests.fixtures.edge import Edge, model_route
 
@@ -129,3 +129,81 @@ async def test_texts_become_vectors(edge: Edge, engine: Engine, provider: Provid
     answer = await call(edge, "Embed", pb.EmbedRequest(model="far", input=["a", "b"]))
     assert [list(each.embedding) for each in answer.data] == [[0.5, 0.0], [0.5, -1e-3]]
     assert (provider.seen[-1].path, provider.asked()["input"]) == ("/proxy/v1/embeddings", ["a", "b"])
+
+
+async def streamed(edge: Edge, name: str, request: Any) -> list[Any]:
+    """Every part of a stream."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+        method = getattr(inference_service_pb2_grpc.InferenceServiceStub(channel), name)
+        answers = method(request, metadata=[("authorization", f"Bearer {edge.issuer.token()}")], timeout=10)
+        return [each async for each in answers]
+
+
+async def broken(edge: Edge, request: pb.ChatRequest) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await streamed(edge, "StreamChat", request)
+    return caught.value
+
+
+def asking(model: str = "far", text: str = "hi", **more: Any) -> pb.ChatRequest:
+    return pb.ChatRequest(model=model, messages=[pb.ChatMessage(role="user", content=text)], **more)
+
+
+async def test_a_chat_is_streamed(edge: Edge, engine: Engine, provider: Provider) -> None:
+    provider.script(
+        Reply(events=chunks({"role": "assistant", "content": ""}, {"content": "Grü"}, {"content": "ße 😀"}))
+    )
+    asked = asking(text='say "hi" ü\n', temperature=0.25, seed=-3, max_tokens=300, stop=["a", "b"])
+    told = await streamed(edge, "StreamChat", asked)
+    assert "".join(choice.delta.content for part in told for choice in part.choices) == "Grüße 😀"
+    assert (told[0].model, told[0].created) == ("far", 1.0)
+    assert told[-2].choices[0].finish_reason == "stop"
+    assert told[-1].usage.total_tokens == 18
+    assert provider.asked() == {
+        "model": "far", "messages": [{"role": "user", "content": 'say "hi" ü\n'}], "temperature": 0.25, "seed": -3,
+        "max_tokens": 300, "stop": ["a", "b"], "stream": True, "stream_options": {"include_usage": True},
+    }  # fmt: skip
+
+
+async def test_the_parts_of_a_stream_come_as_they_are_made(edge: Edge, engine: Engine) -> None:
+    engine.release.clear()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        token = [("authorization", f"Bearer {edge.issuer.token()}")]
+        answers = aiter(stub.StreamChat(asking("tiny", "one two"), metadata=token, timeout=10))
+        assert (await anext(answers)).choices[0].delta.content == "one"
+        engine.release.set()
+        assert [each.choices[0].delta.content async for each in answers if each.choices] == ["two"]
+
+
+async def test_a_text_is_continued_in_parts(edge: Edge, engine: Engine, provider: Provider) -> None:
+    parts = [{"id": "c", "created": 1.5, "choices": [{"index": 0, "text": text}]} for text in ("and ", "so on")]
+    provider.script(Reply(events=[*parts, "[DONE]"]))
+    told = await streamed(edge, "StreamComplete", pb.CompleteRequest(model="far", prompt="It was"))
+    assert [(part.created, part.choices[0].text) for part in told] == [(1.5, "and "), (1.5, "so on")]
+
+
+async def test_refusals_of_streams_are_status_codes(edge: Edge, engine: Engine, provider: Provider) -> None:
+    unknown = await broken(edge, asking("huge"))
+    assert unknown.code() is grpc.StatusCode.NOT_FOUND
+    assert unknown.details() == "there is no such model; deployed are: alias, far, tiny"
+    limit = Reply({"error": {"message": "zu schnell: größer"}}, status=400)
+    provider.script(limit)
+    refused = await broken(edge, asking())
+    assert (refused.code(), refused.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "zu schnell: größer")
+    provider.script(Reply(events=[*chunks({"content": "he"})[:1], {"error": {"message": "out of memory"}}]))
+    midst = await broken(edge, asking())
+    assert (midst.code(), midst.details()) == (grpc.StatusCode.INTERNAL, "out of memory")
+    ignored = await broken(edge, asking("tiny", seed=7))
+    assert ignored.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "'seed'" in str(ignored.details())
+    provider.script(Reply(events=chunks({"content": "he"})[:1], cut=True))
+    assert (await broken(edge, asking())).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+
+
+async def test_a_stream_asks_for_a_token(edge: Edge, engine: Engine) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.StreamChat(asking(), timeout=10).read()
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import pytest_asyncio
+from aiops.inference.v1.inference_service_pb2 import TranscribeRequest
+from aiops.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from aiops.routing.v1 import routing_service_pb2 as routing
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
@@ -178,6 +181,27 @@ async def test_a_recording_is_transcribed_by_openais_client(edge: Edge, server: 
             await client.audio.transcriptions.create(model=SPEECH, file=RECORDING, prompt="digits")
         with pytest.raises(BadRequestError, match="no WAV file"):
             await client.audio.transcriptions.create(model=SPEECH, file=("star.wav", STAR))
+
+
+async def test_a_recording_is_transcribed_over_grpc(edge: Edge, server: TritonServer) -> None:
+    token = [("authorization", f"Bearer {edge.issuer.token()}")]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+        transcribe = InferenceServiceStub(channel).Transcribe
+        recording = RECORDING.read_bytes()
+        heard = await transcribe(TranscribeRequest(model=SPEECH, audio=recording), metadata=token, timeout=60)
+        assert heard.text == "three one four"
+        for request, code, message in (
+            (
+                TranscribeRequest(model="huge", audio=recording),
+                grpc.StatusCode.NOT_FOUND,
+                "deployed are: digits, shapes",
+            ),
+            (TranscribeRequest(model=SPEECH, audio=STAR), grpc.StatusCode.INVALID_ARGUMENT, "no WAV file"),
+            (TranscribeRequest(audio=recording), grpc.StatusCode.INVALID_ARGUMENT, "names no model"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match=message) as refused:
+                await transcribe(request, metadata=token, timeout=60)
+            assert refused.value.code() is code
 
 
 FORM = "multipart/form-data; boundary=x"

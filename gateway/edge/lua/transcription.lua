@@ -4,6 +4,9 @@
 local FORMATS = { json = true, text = true }
 
 local function refuse(handle, message, param, code)
+  if string.find(handle:headers():get("x-aiops-call") or "", "^application/grpc") then
+    return handle:respond({ [":status"] = "400", ["grpc-status"] = "3" }, message)
+  end
   handle:respond(
     { [":status"] = "400", ["content-type"] = "application/json" },
     '{"error":{"message":' .. quoted(message) .. ',"type":"invalid_request_error","param":' .. (param and quoted(param) or "null")

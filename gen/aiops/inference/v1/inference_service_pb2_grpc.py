@@ -50,6 +50,21 @@ class InferenceServiceStub:
                 request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.StreamChat = channel.unary_stream(
+                '/aiops.inference.v1.InferenceService/StreamChat',
+                request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatRequest.SerializeToString,
+                response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatChunk.FromString,
+                _registered_method=True)
+        self.StreamComplete = channel.unary_stream(
+                '/aiops.inference.v1.InferenceService/StreamComplete',
+                request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteRequest.SerializeToString,
+                response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteResponse.FromString,
+                _registered_method=True)
+        self.Transcribe = channel.unary_unary(
+                '/aiops.inference.v1.InferenceService/Transcribe',
+                request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.TranscribeRequest.SerializeToString,
+                response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.TranscribeResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -77,6 +92,27 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamChat(self, request, context):
+        """One chat completion, as it is made; the last part has the usage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamComplete(self, request, context):
+        """The continuation of a text, as it is made; the last part has the usage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Transcribe(self, request, context):
+        """What is said in a recording.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +130,21 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.FromString,
                     response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.SerializeToString,
+            ),
+            'StreamChat': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamChat,
+                    request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatRequest.FromString,
+                    response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatChunk.SerializeToString,
+            ),
+            'StreamComplete': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamComplete,
+                    request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteRequest.FromString,
+                    response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteResponse.SerializeToString,
+            ),
+            'Transcribe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Transcribe,
+                    request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.TranscribeRequest.FromString,
+                    response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.TranscribeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +229,87 @@ class InferenceService:
             '/aiops.inference.v1.InferenceService/Embed',
             aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedRequest.SerializeToString,
             aiops_dot_inference_dot_v1_dot_inference__service__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamChat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aiops.inference.v1.InferenceService/StreamChat',
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatRequest.SerializeToString,
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamComplete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aiops.inference.v1.InferenceService/StreamComplete',
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteRequest.SerializeToString,
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transcribe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.inference.v1.InferenceService/Transcribe',
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.TranscribeRequest.SerializeToString,
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.TranscribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,12 @@ class InferenceServiceStub:
     """The continuation of a text, answered whole."""
     Embed: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]
     """Vectors of texts."""
+    StreamChat: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.ChatRequest, _inference_service_pb2.ChatChunk]
+    """One chat completion, as it is made; the last part has the usage."""
+    StreamComplete: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.CompleteRequest, _inference_service_pb2.CompleteResponse]
+    """The continuation of a text, as it is made; the last part has the usage."""
+    Transcribe: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.TranscribeRequest, _inference_service_pb2.TranscribeResponse]
+    """What is said in a recording."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -51,6 +57,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """The continuation of a text, answered whole."""
     Embed: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]  # type: ignore[assignment]
     """Vectors of texts."""
+    StreamChat: _aio.UnaryStreamMultiCallable[_inference_service_pb2.ChatRequest, _inference_service_pb2.ChatChunk]  # type: ignore[assignment]
+    """One chat completion, as it is made; the last part has the usage."""
+    StreamComplete: _aio.UnaryStreamMultiCallable[_inference_service_pb2.CompleteRequest, _inference_service_pb2.CompleteResponse]  # type: ignore[assignment]
+    """The continuation of a text, as it is made; the last part has the usage."""
+    Transcribe: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.TranscribeRequest, _inference_service_pb2.TranscribeResponse]  # type: ignore[assignment]
+    """What is said in a recording."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Calls deployed models. Served by the gateway in front of the engines."""
@@ -78,5 +90,29 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.EmbedResponse, _abc.Awaitable[_inference_service_pb2.EmbedResponse]]:
         """Vectors of texts."""
+
+    @_abc_1.abstractmethod
+    def StreamChat(
+        self,
+        request: _inference_service_pb2.ChatRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.ChatChunk], _abc.AsyncIterator[_inference_service_pb2.ChatChunk]]:
+        """One chat completion, as it is made; the last part has the usage."""
+
+    @_abc_1.abstractmethod
+    def StreamComplete(
+        self,
+        request: _inference_service_pb2.CompleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.CompleteResponse], _abc.AsyncIterator[_inference_service_pb2.CompleteResponse]]:
+        """The continuation of a text, as it is made; the last part has the usage."""
+
+    @_abc_1.abstractmethod
+    def Transcribe(
+        self,
+        request: _inference_service_pb2.TranscribeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.TranscribeResponse, _abc.Awaitable[_inference_service_pb2.TranscribeResponse]]:
+        """What is said in a recording."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
