@@ -21,8 +21,9 @@ USAGE = {"prompt_tokens": 2, "total_tokens": 2}
 
 async def run(*command: str | Path, cwd: Path) -> str:
     """The standard output of a command that must succeed."""
-    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec(*map(str, command), cwd=cwd, **pipes)
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command), cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
     try:
         async with asyncio.timeout(TIMEOUT_S):
             out, error = await process.communicate()
