@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from aiops.deployments.v1 import deployment_pb2 as _deployment_pb2
+from aiops.quotas.v1 import quota_pb2 as _quota_pb2
 from aiops.routing.v1 import route_pb2 as _route_pb2
 from aiops.types.v1 import engine_pb2 as _engine_pb2
 from collections import abc as _abc
@@ -744,6 +745,7 @@ class WatchReplicasResponse(_message.Message):
 
     REPLICAS_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
     GONE_DEPLOYMENT_IDS_FIELD_NUMBER: _builtins.int
     GONE_ROUTE_IDS_FIELD_NUMBER: _builtins.int
@@ -755,6 +757,10 @@ class WatchReplicasResponse(_message.Message):
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[_route_pb2.Route]:
         """Every route of every organisation."""
+
+    @_builtins.property
+    def quotas(self) -> _quota_pb2.Quotas:
+        """Every quota of every organisation; missing in a partial one when none is different."""
 
     @_builtins.property
     def gone_deployment_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -771,14 +777,15 @@ class WatchReplicasResponse(_message.Message):
         *,
         replicas: _abc.Iterable[Global___Replica] | None = ...,
         routes: _abc.Iterable[_route_pb2.Route] | None = ...,
+        quotas: _quota_pb2.Quotas | None = ...,
         partial: _builtins.bool = ...,
         gone_deployment_ids: _abc.Iterable[_builtins.str] | None = ...,
         gone_route_ids: _abc.Iterable[_builtins.str] | None = ...,
         sleepy: _abc.Iterable[Global___SleepyModel] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quotas", b"quotas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone_deployment_ids", b"gone_deployment_ids", "gone_route_ids", b"gone_route_ids", "partial", b"partial", "replicas", b"replicas", "routes", b"routes", "sleepy", b"sleepy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone_deployment_ids", b"gone_deployment_ids", "gone_route_ids", b"gone_route_ids", "partial", b"partial", "quotas", b"quotas", "replicas", b"replicas", "routes", b"routes", "sleepy", b"sleepy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

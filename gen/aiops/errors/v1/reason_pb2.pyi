@@ -123,6 +123,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     FILE_TOO_LARGE: _Reason.ValueType  # 781
     FILE_IN_USE: _Reason.ValueType  # 782
     BATCH_NOT_FOUND: _Reason.ValueType  # 783
+    QUOTA_NOT_FOUND: _Reason.ValueType  # 700
+    """Quotas."""
+    QUOTA_CHANGED: _Reason.ValueType  # 701
     DEAD_LETTER_NOT_FOUND: _Reason.ValueType  # 500
     """Events."""
 
@@ -229,6 +232,9 @@ FILE_NOT_FOUND: Reason.ValueType  # 780
 FILE_TOO_LARGE: Reason.ValueType  # 781
 FILE_IN_USE: Reason.ValueType  # 782
 BATCH_NOT_FOUND: Reason.ValueType  # 783
+QUOTA_NOT_FOUND: Reason.ValueType  # 700
+"""Quotas."""
+QUOTA_CHANGED: Reason.ValueType  # 701
 DEAD_LETTER_NOT_FOUND: Reason.ValueType  # 500
 """Events."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -233,7 +233,9 @@ Global___RouteTarget: _TypeAlias = RouteTarget  # noqa: Y015
 
 @_typing.final
 class Prices(_message.Message):
-    """Decimal numbers, in the platform's currency for one token; empty means nothing."""
+    """Decimal numbers, in the platform's currency for one token; empty means nothing, but for tokens that were cached: what
+    other input costs.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -3,6 +3,7 @@
 isort:skip_file
 The routing table: what the inference router compiles and the gateway renders."""
 
+from aiops.quotas.v1 import quota_pb2 as _quota_pb2
 from aiops.routing.v1 import route_pb2 as _route_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -84,6 +85,7 @@ class RoutingTable(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Grows with every change while the router runs."""
     @_builtins.property
@@ -92,16 +94,21 @@ class RoutingTable(_message.Message):
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyRoute]:
         """Routes by policy. Their names stand before those of models."""
 
+    @_builtins.property
+    def quotas(self) -> Global___QuotaRules:
+        """Limits of requests; missing in a partial table when none is different."""
+
     def __init__(
         self,
         *,
         version: _builtins.int = ...,
         routes: _abc.Iterable[Global___ModelRoute] | None = ...,
         policies: _abc.Iterable[Global___PolicyRoute] | None = ...,
+        quotas: Global___QuotaRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quotas", b"quotas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies", "routes", b"routes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies", "quotas", b"quotas", "routes", b"routes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -122,6 +129,7 @@ class PolicyRoute(_message.Message):
     RESILIENCE_FIELD_NUMBER: _builtins.int
     REFUSED_FIELDS_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
     route_id: _builtins.str
     org_id: _builtins.str
     universe: _builtins.bool
@@ -146,6 +154,10 @@ class PolicyRoute(_message.Message):
 
     @_builtins.property
     def refused_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedField]: ...
+    @_builtins.property
+    def prices(self) -> _route_pb2.Prices:
+        """What its tokens cost."""
+
     def __init__(
         self,
         *,
@@ -158,14 +170,78 @@ class PolicyRoute(_message.Message):
         resilience: _route_pb2.Resilience | None = ...,
         refused_fields: _abc.Iterable[Global___RefusedField] | None = ...,
         created: _builtins.float = ...,
+        prices: _route_pb2.Prices | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resilience", b"resilience"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "fallbacks", b"fallbacks", "names", b"names", "org_id", b"org_id", "refused_fields", b"refused_fields", "resilience", b"resilience", "route_id", b"route_id", "targets", b"targets", "universe", b"universe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "fallbacks", b"fallbacks", "names", b"names", "org_id", b"org_id", "prices", b"prices", "refused_fields", b"refused_fields", "resilience", b"resilience", "route_id", b"route_id", "targets", b"targets", "universe", b"universe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PolicyRoute: _TypeAlias = PolicyRoute  # noqa: Y015
+
+@_typing.final
+class QuotaRules(_message.Message):
+    """Every limit of requests: one rule for each subject and model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaRule]: ...
+    def __init__(
+        self,
+        *,
+        rules: _abc.Iterable[Global___QuotaRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaRules: _TypeAlias = QuotaRules  # noqa: Y015
+
+@_typing.final
+class QuotaRule(_message.Message):
+    """How many requests of a subject are let in; 0 is no limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SUBJECT_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_HOUR_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_DAY_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation of those who ask."""
+    subject: _quota_pb2.Quota.Subject.ValueType
+    subject_id: _builtins.str
+    model: _builtins.str
+    """The first name of a route, or a model's; empty means all together."""
+    requests_per_minute: _builtins.int
+    requests_per_hour: _builtins.int
+    requests_per_day: _builtins.int
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        subject: _quota_pb2.Quota.Subject.ValueType = ...,
+        subject_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        requests_per_minute: _builtins.int = ...,
+        requests_per_hour: _builtins.int = ...,
+        requests_per_day: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "org_id", b"org_id", "requests_per_day", b"requests_per_day", "requests_per_hour", b"requests_per_hour", "requests_per_minute", b"requests_per_minute", "subject", b"subject", "subject_id", b"subject_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaRule: _TypeAlias = QuotaRule  # noqa: Y015
 
 @_typing.final
 class PolicyTarget(_message.Message):

@@ -49,6 +49,10 @@ class UsageRecorded(_message.Message):
     ROUTE_ID_FIELD_NUMBER: _builtins.int
     INTENDED_TARGET_FIELD_NUMBER: _builtins.int
     MIRRORED_FIELD_NUMBER: _builtins.int
+    ROUTE_NAME_FIELD_NUMBER: _builtins.int
+    INPUT_PRICE_FIELD_NUMBER: _builtins.int
+    OUTPUT_PRICE_FIELD_NUMBER: _builtins.int
+    CACHED_PRICE_FIELD_NUMBER: _builtins.int
     usage_id: _builtins.str
     """The platform's own id of the request; the same when the event comes twice."""
     org_id: _builtins.str
@@ -96,6 +100,12 @@ class UsageRecorded(_message.Message):
     """The target of the route that the request was for at first."""
     mirrored: _builtins.bool
     """A copy of a request, whose answer no client got."""
+    route_name: _builtins.str
+    """The route's own name, where the model was asked for by another one."""
+    input_price: _builtins.str
+    """The route's prices when the request was let in; empty where there are none."""
+    output_price: _builtins.str
+    cached_price: _builtins.str
     def __init__(
         self,
         *,
@@ -126,10 +136,14 @@ class UsageRecorded(_message.Message):
         route_id: _builtins.str = ...,
         intended_target: _builtins.str = ...,
         mirrored: _builtins.bool = ...,
+        route_name: _builtins.str = ...,
+        input_price: _builtins.str = ...,
+        output_price: _builtins.str = ...,
+        cached_price: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "counted", b"counted", "degraded", b"degraded", "deployment_id", b"deployment_id", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "first_byte_ms", b"first_byte_ms", "flags", b"flags", "input_tokens", b"input_tokens", "instance_id", b"instance_id", "intended_target", b"intended_target", "mirrored", b"mirrored", "model", b"model", "org_id", b"org_id", "output_tokens", b"output_tokens", "request_bytes", b"request_bytes", "request_id", b"request_id", "response_bytes", b"response_bytes", "route_id", b"route_id", "started_at", b"started_at", "status", b"status", "streamed", b"streamed", "target", b"target", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "attempts", b"attempts", "cached_price", b"cached_price", "cached_tokens", b"cached_tokens", "counted", b"counted", "degraded", b"degraded", "deployment_id", b"deployment_id", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "first_byte_ms", b"first_byte_ms", "flags", b"flags", "input_price", b"input_price", "input_tokens", b"input_tokens", "instance_id", b"instance_id", "intended_target", b"intended_target", "mirrored", b"mirrored", "model", b"model", "org_id", b"org_id", "output_price", b"output_price", "output_tokens", b"output_tokens", "request_bytes", b"request_bytes", "request_id", b"request_id", "response_bytes", b"response_bytes", "route_id", b"route_id", "route_name", b"route_name", "started_at", b"started_at", "status", b"status", "streamed", b"streamed", "target", b"target", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -176,6 +176,7 @@ class UsageSum(_message.Message):
     AVG_FIRST_BYTE_MS_FIELD_NUMBER: _builtins.int
     AVG_TOKEN_MS_FIELD_NUMBER: _builtins.int
     GPU_SECONDS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     deployment_id: _builtins.str
     user_id: _builtins.str
@@ -197,6 +198,8 @@ class UsageSum(_message.Message):
     """Milliseconds between two tokens of a stream."""
     gpu_seconds: _builtins.float
     """Seconds in which requests held their replica's GPUs, times the GPUs."""
+    cost: _builtins.str
+    """What they cost by their routes' prices: a decimal number in the platform's currency."""
     @_builtins.property
     def period(self) -> _timestamp_pb2.Timestamp:
         """The beginning of the hour or day."""
@@ -220,10 +223,11 @@ class UsageSum(_message.Message):
         avg_first_byte_ms: _builtins.float = ...,
         avg_token_ms: _builtins.float = ...,
         gpu_seconds: _builtins.float = ...,
+        cost: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_period", b"_period", "period", b"period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_period", b"_period", "api_key_id", b"api_key_id", "avg_duration_ms", b"avg_duration_ms", "avg_first_byte_ms", b"avg_first_byte_ms", "avg_token_ms", b"avg_token_ms", "cached_tokens", b"cached_tokens", "counted", b"counted", "deployment_id", b"deployment_id", "failed", b"failed", "gpu_seconds", b"gpu_seconds", "input_tokens", b"input_tokens", "model", b"model", "org_id", b"org_id", "output_tokens", b"output_tokens", "period", b"period", "requests", b"requests", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_period", b"_period", "api_key_id", b"api_key_id", "avg_duration_ms", b"avg_duration_ms", "avg_first_byte_ms", b"avg_first_byte_ms", "avg_token_ms", b"avg_token_ms", "cached_tokens", b"cached_tokens", "cost", b"cost", "counted", b"counted", "deployment_id", b"deployment_id", "failed", b"failed", "gpu_seconds", b"gpu_seconds", "input_tokens", b"input_tokens", "model", b"model", "org_id", b"org_id", "output_tokens", b"output_tokens", "period", b"period", "requests", b"requests", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__period: _TypeAlias = _typing.Literal["period"]  # noqa: Y015
     _WhichOneofArgType__period: _TypeAlias = _typing.Literal["_period", b"_period"]  # noqa: Y015
@@ -313,6 +317,7 @@ class UsageRecord(_message.Message):
     ROUTE_ID_FIELD_NUMBER: _builtins.int
     INTENDED_TARGET_FIELD_NUMBER: _builtins.int
     MIRRORED_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     usage_id: _builtins.str
     org_id: _builtins.str
     user_id: _builtins.str
@@ -345,6 +350,8 @@ class UsageRecord(_message.Message):
     """The target of the route that the request was for at first."""
     mirrored: _builtins.bool
     """A copy of a request, whose answer no client got. Sums leave it out."""
+    cost: _builtins.str
+    """A decimal number in the platform's currency."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -376,10 +383,11 @@ class UsageRecord(_message.Message):
         route_id: _builtins.str = ...,
         intended_target: _builtins.str = ...,
         mirrored: _builtins.bool = ...,
+        cost: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "counted", b"counted", "degraded", b"degraded", "deployment_id", b"deployment_id", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "first_byte_ms", b"first_byte_ms", "flags", b"flags", "gpu_seconds", b"gpu_seconds", "input_tokens", b"input_tokens", "intended_target", b"intended_target", "mirrored", b"mirrored", "model", b"model", "org_id", b"org_id", "output_tokens", b"output_tokens", "request_id", b"request_id", "route_id", b"route_id", "started_at", b"started_at", "status", b"status", "streamed", b"streamed", "target", b"target", "token_ms", b"token_ms", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "cost", b"cost", "counted", b"counted", "degraded", b"degraded", "deployment_id", b"deployment_id", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "first_byte_ms", b"first_byte_ms", "flags", b"flags", "gpu_seconds", b"gpu_seconds", "input_tokens", b"input_tokens", "intended_target", b"intended_target", "mirrored", b"mirrored", "model", b"model", "org_id", b"org_id", "output_tokens", b"output_tokens", "request_id", b"request_id", "route_id", b"route_id", "started_at", b"started_at", "status", b"status", "streamed", b"streamed", "target", b"target", "token_ms", b"token_ms", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
