@@ -59,6 +59,8 @@ from controller.nodes.rpc import NodeEnrollmentServicer, NodeServicer
 from controller.nodes.service import Nodes
 from controller.notifications.consume import notification_consumer
 from controller.notifications.service import Notifications
+from controller.quotas.rpc import QuotaServicer
+from controller.quotas.service import Quotas
 from controller.replica_sets.reconcile import Reconciler
 from controller.replica_sets.rpc import ReplicaSetServicer
 from controller.replica_sets.service import ReplicaSets
@@ -239,6 +241,7 @@ def _fleet(kernel: Kernel) -> None:
         RolloutServicer(Rollouts(unit_of_work, hints)),
         RoutingRulesServicer(RoutingRules(unit_of_work)),
         RoutingAlertServicer(Alerts(unit_of_work)),
+        QuotaServicer(Quotas(unit_of_work, hints)),
         CredentialServicer(credentials),
         ProviderSecretServicer(credentials),
     ]

@@ -7,6 +7,7 @@ from controller.iam import convert as iam
 from controller.models import convert as models
 from controller.models import download_convert as downloads
 from controller.nodes import encodings as nodes
+from controller.quotas import convert as quotas
 from controller.replica_sets import convert as replica_sets
 from controller.rollouts import convert as rollouts
 from controller.routing import convert as routing
@@ -22,6 +23,7 @@ EVENTS: Encodings = {
     **deployments.EVENTS,
     **replica_sets.EVENTS,
     **credentials.EVENTS,
+    **quotas.EVENTS,
     **routing.EVENTS,
     **rollouts.EVENTS,
     **routing_rules.EVENTS,

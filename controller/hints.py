@@ -13,6 +13,7 @@ _ROUTES = "routes"
 _CREDENTIALS = "credentials"
 _ROLLOUTS = "rollouts"
 _LOADS = "loads"
+_QUOTAS = "quotas"
 
 
 class Hints:
@@ -69,6 +70,16 @@ class Hints:
         with self._watching((_LOADS, "")) as wake:
             yield wake
 
+    def quotas_changed(self) -> None:
+        """A quota was made, changed or deleted, or one is spent."""
+        self._wake((_QUOTAS, ""))
+
+    @contextmanager
+    def watching_quotas(self) -> Iterator[Wake]:
+        """A wake of the watcher's own for quotas."""
+        with self._watching((_QUOTAS, "")) as wake:
+            yield wake
+
     @contextmanager
     def watching_credentials(self) -> Iterator[Wake]:
         """A wake of the watcher's own for credentials."""
@@ -89,8 +100,8 @@ class Hints:
 
     @contextmanager
     def watching_routes(self) -> Iterator[Wake]:
-        """A wake of the watcher's own for where requests may go: routes, and the instances that may receive traffic."""
-        with self._watching((_ROUTES, ""), (_REPLICAS, "")) as wake:
+        """A wake of the watcher's own for where requests may go: routes, instances that may receive traffic, quotas."""
+        with self._watching((_ROUTES, ""), (_REPLICAS, ""), (_QUOTAS, "")) as wake:
             yield wake
 
     @contextmanager

@@ -25,6 +25,7 @@ from controller.models.store import SqlModelStore
 from controller.nodes.standing_store import SqlStandingStore
 from controller.nodes.store import SqlJoinTokenStore, SqlNodeStore
 from controller.placement.store import SqlPeakStore
+from controller.quotas.store import SqlQuotaStore
 from controller.replica_sets.store import SqlReplicaSetStore
 from controller.rollouts.evidence_store import SqlEvidenceStore
 from controller.rollouts.store import SqlRolloutStore
@@ -145,6 +146,10 @@ class Work:
     @cached_property
     def evidence(self) -> SqlEvidenceStore:
         return SqlEvidenceStore(self._connection)
+
+    @cached_property
+    def quotas(self) -> SqlQuotaStore:
+        return SqlQuotaStore(self._connection)
 
     @cached_property
     def credentials(self) -> SqlCredentialStore:

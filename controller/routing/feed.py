@@ -8,6 +8,7 @@ from datetime import timedelta
 from controller.deployments.model import DeploymentId, Replica
 from controller.deployments.sleepy import SleepyModel
 from controller.hints import Hints
+from controller.quotas.model import Quota
 from controller.routing.model import Route, RouteId
 from controller.routing.whereabouts import Whereabouts, WhereaboutsView
 
@@ -26,6 +27,8 @@ class Change:
     routes: tuple[Route, ...]
     gone: tuple[DeploymentId, ...] = ()
     gone_routes: tuple[RouteId, ...] = ()
+    # Every quota, where one is different.
+    quotas: tuple[Quota, ...] | None = None
     whole: bool = False
     # All models that may be without an instance, and whether that is different.
     sleepy: tuple[SleepyModel, ...] = ()
@@ -35,7 +38,7 @@ class Change:
     def empty(self) -> bool:
         """Whether nothing is different."""
         routed = self.replicas or self.routes or self.gone or self.gone_routes
-        return not (routed or self.whole or self.otherwise_sleepy)
+        return not (routed or self.whole or self.otherwise_sleepy or self.quotas is not None)
 
 
 class RoutingFeed:
@@ -68,7 +71,8 @@ class RoutingFeed:
 def whole(now: Whereabouts) -> Change:
     """Everything."""
     replicas = tuple(each for deployment_id in sorted(now.replicas) for each in now.replicas[deployment_id])
-    return Change(replicas, tuple(now.routes[each] for each in sorted(now.routes)), whole=True, sleepy=now.sleepy)
+    routes, quotas = tuple(now.routes[each] for each in sorted(now.routes)), tuple(now.quotas.values())
+    return Change(replicas, routes, quotas=quotas, whole=True, sleepy=now.sleepy)
 
 
 def difference(before: Whereabouts, now: Whereabouts) -> Change:
@@ -81,4 +85,5 @@ def difference(before: Whereabouts, now: Whereabouts) -> Change:
         gone_routes=tuple(sorted(before.routes.keys() - now.routes.keys())),
         sleepy=now.sleepy,
         otherwise_sleepy=now.sleepy != before.sleepy,
+        quotas=None if before.quotas == now.quotas else tuple(now.quotas.values()),
     )

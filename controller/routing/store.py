@@ -88,6 +88,14 @@ class SqlRouteStore:
         query = select(routes).where(_KEPT if since is None else changed_since(routes, since))
         return tuple(_route(row) for row in (await self._connection.execute(query)).all())
 
+    async def own_name(self, name: str, org_id: OrgId) -> str:
+        """The first name of the route that an organisation calls by this one; empty when there is none."""
+        scoped = route_names.c.scope.in_([org_id, EVERYBODY]) & (route_names.c.name == name)
+        query = select(routes.c.name).join(route_names, route_names.c.route_id == routes.c.route_id).where(scoped)
+        # An organisation's own routes stand before everybody's.
+        found = await self._connection.scalars(query.order_by(route_names.c.scope == EVERYBODY))
+        return found.first() or ""
+
     async def using(self, credential_id: str) -> tuple[str, ...]:
         """The names of routes with a target that needs the credential."""
         needed = routes.c.wish.contains({"targets": [{"credential_id": credential_id}]})

@@ -12,6 +12,7 @@ from controller.deployments.serving import replicas_of
 from controller.deployments.sleepy import SleepyModel
 from controller.nodes.model import NodeId
 from controller.nodes.reached import Reached
+from controller.quotas.model import Quota, QuotaId
 from controller.routing.model import Route, RouteId
 from mesh.identity import SYSTEM, Caller
 from mesh.sharing import SharedReads
@@ -47,6 +48,12 @@ class Sets(Protocol):
     async def sleepy(self) -> tuple[SleepyModel, ...]: ...
 
 
+class Quotas(Protocol):
+    """How much may be used."""
+
+    async def changed(self, since: Snapshot | None) -> Sequence[Quota]: ...
+
+
 class Work(Protocol):
     """One connection that reads, with the stores on it."""
 
@@ -58,6 +65,8 @@ class Work(Protocol):
     def routes(self) -> Routes: ...
     @property
     def replica_sets(self) -> Sets: ...
+    @property
+    def quotas(self) -> Quotas: ...
 
 
 class UnitOfWork(Protocol):
@@ -68,12 +77,13 @@ class UnitOfWork(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """All instances that may receive traffic, by deployment, and all routes, of every organisation."""
+    """All instances that may receive traffic, by deployment, all routes and all quotas, of every organisation."""
 
     replicas: Mapping[DeploymentId, tuple[Replica, ...]] = field(default_factory=dict)
     routes: Mapping[RouteId, Route] = field(default_factory=dict)
     # Models that may be without an instance, whether they are or not.
     sleepy: tuple[SleepyModel, ...] = ()
+    quotas: Mapping[QuotaId, Quota] = field(default_factory=dict)
 
 
 class WhereaboutsView:
@@ -104,17 +114,19 @@ class WhereaboutsView:
             running = await work.deployments.running_changed(since)
             routes = await work.routes.changed(since)
             scaled, sleepy = await work.replica_sets.autoscaled(), await work.replica_sets.sleepy()
+            quotas = await work.quotas.changed(since)
         if since is None:
             self._forget()
             self._whole = seen
         changed = self._take_nodes(nodes) | self._take_running(running) | self._take_scaled(frozenset(scaled))
         if since is None:
-            self._now = Whereabouts(self._answering(self._running), _with({}, routes), sleepy)
-        elif changed or routes or sleepy != self._now.sleepy:
+            self._now = Whereabouts(self._answering(self._running), _with({}, routes), sleepy, _with_quotas({}, quotas))
+        elif changed or routes or quotas or sleepy != self._now.sleepy:
             kept = {each: found for each, found in self._now.replicas.items() if each not in changed}
             replicas = {**kept, **self._answering(changed)} if changed else self._now.replicas
             known = _with(self._now.routes, routes) if routes else self._now.routes
-            self._now = Whereabouts(replicas, known, sleepy)
+            limits = _with_quotas(self._now.quotas, quotas) if quotas else self._now.quotas
+            self._now = Whereabouts(replicas, known, sleepy, limits)
         self._seen = seen
 
     def _since(self, now: Snapshot) -> Snapshot | None:
@@ -172,3 +184,8 @@ class WhereaboutsView:
 def _with(known: Mapping[RouteId, Route], changed: Sequence[Route]) -> dict[RouteId, Route]:
     after = {**known, **{each.route_id: each for each in changed}}
     return {route_id: route for route_id, route in after.items() if route.deleted_at is None}
+
+
+def _with_quotas(known: Mapping[QuotaId, Quota], changed: Sequence[Quota]) -> dict[QuotaId, Quota]:
+    after = {**known, **{each.quota_id: each for each in changed}}
+    return {quota_id: quota for quota_id, quota in after.items() if quota.deleted_at is None}

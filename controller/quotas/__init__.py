@@ -1,0 +1,1 @@
+"""Quotas: how much keys, users and organisations may use, and who has nothing left."""
