@@ -6,6 +6,8 @@ from aiops.routing.v1 import routing_service_pb2 as pb
 from inference_router.routing.model import ModelRoute, RefusedField, Replica, Sleep, SleepyModel
 from inference_router.routing.policy import PolicyRoute
 from inference_router.routing.policy_convert import policy_from_proto, policy_to_proto
+from inference_router.routing.quota_convert import rule_from_proto, rules_to_proto
+from inference_router.routing.quotas import QuotaRule
 from inference_router.routing.table import Name, RoutingTable
 from inference_router.routing.target_convert import (
     refused_from_proto,
@@ -52,6 +54,7 @@ class TableMessages:
     def __init__(self) -> None:
         self._routes: dict[Name, tuple[ModelRoute, pb.ModelRoute]] = {}
         self._policies: dict[str, tuple[PolicyRoute, pb.PolicyRoute]] = {}
+        self._quotas: tuple[QuotaRule, ...] = ()
 
     def whole(self, table: RoutingTable) -> pb.RoutingTable:
         """The whole table."""
@@ -60,17 +63,19 @@ class TableMessages:
             version=table.version,
             routes=[message for _, message in self._routes.values()],
             policies=[message for _, message in self._policies.values()],
+            quotas=rules_to_proto(table.quotas),
         )
 
     def change(self, table: RoutingTable) -> pb.WatchRoutingTableResponse:
         """What is different from the table that was asked for last."""
-        routes, policies = self._routes, self._policies
+        routes, policies, quotas = self._routes, self._policies, self._quotas
         self._build(table)
+        limits = rules_to_proto(table.quotas) if quotas != table.quotas else None
         changed = [message for name, (route, message) in self._routes.items() if not _known(routes.get(name), route)]
         moved = [message for each, (route, message) in self._policies.items() if not _known(policies.get(each), route)]
         gone = [pb.ModelRoute(org_id=org_id, model=model) for org_id, model in routes.keys() - self._routes.keys()]
         return pb.WatchRoutingTableResponse(
-            table=pb.RoutingTable(version=table.version, routes=changed, policies=moved),
+            table=pb.RoutingTable(version=table.version, routes=changed, policies=moved, quotas=limits),
             partial=True,
             gone_routes=gone,
             gone_policy_ids=policies.keys() - self._policies.keys(),
@@ -78,7 +83,7 @@ class TableMessages:
 
     def _build(self, table: RoutingTable) -> None:
         routes, policies = self._routes, self._policies
-        self._routes, self._policies = {}, {}
+        self._routes, self._policies, self._quotas = {}, {}, table.quotas
         for route in table.routes:
             name = (route.org_id, route.model)
             before = routes.get(name)
@@ -100,6 +105,7 @@ def table_from_proto(message: pb.RoutingTable) -> RoutingTable:
         message.version,
         tuple(_route_from_proto(route) for route in message.routes),
         tuple(policy_from_proto(policy) for policy in message.policies),
+        tuple(rule_from_proto(rule) for rule in message.quotas.rules),
     )
 
 

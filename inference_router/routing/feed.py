@@ -39,7 +39,7 @@ class ReplicaFeed:
                 async for message in messages:
                     self._heard()
                     told.take(message)
-                    await self._routing.follow(told.replicas, told.routes, told.sleepy)
+                    await self._routing.follow(told.replicas, told.routes, told.sleepy, told.quotas)
         except grpc.aio.AioRpcError as error:
             self._lost(error.details() or error.code().name)
         else:

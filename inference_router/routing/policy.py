@@ -43,6 +43,15 @@ class External:
 
 
 @dataclass(frozen=True, slots=True)
+class Prices:
+    """What one token costs: decimal numbers; empty means nothing."""
+
+    input_token: str = ""
+    output_token: str = ""
+    cached_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyTarget:
     """Where a share of the requests goes: to instances of a model of the platform, or outside."""
 
@@ -73,6 +82,7 @@ class PolicyRoute:
     created: float
     resilience: Resilience = field(default_factory=Resilience)
     refused_fields: tuple[RefusedField, ...] = ()
+    prices: Prices = field(default_factory=Prices)
 
     def flaw(self) -> str:
         """Why it cannot be served, beginning with the field at fault; empty when it can."""

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 from aiops.routing.v1 import route_pb2
 from aiops.routing.v1 import routing_service_pb2 as pb
 
-from inference_router.routing.policy import External, PolicyRoute, PolicyTarget, Resilience, resilience_of
+from inference_router.routing.policy import External, PolicyRoute, PolicyTarget, Prices, Resilience, resilience_of
 from inference_router.routing.target_convert import (
     refused_from_proto,
     refused_to_proto,
@@ -33,6 +33,7 @@ def policy_from_route(message: route_pb2.Route) -> PolicyRoute:
         fallbacks=tuple(message.fallbacks),
         created=message.created_at.seconds,
         resilience=_resilience(message.resilience),
+        prices=_prices(message.prices),
     )
 
 
@@ -48,6 +49,7 @@ def policy_to_proto(policy: PolicyRoute) -> pb.PolicyRoute:
         resilience=route_pb2.Resilience(**asdict(policy.resilience)),
         refused_fields=refused_to_proto(policy.refused_fields),
         created=policy.created,
+        prices=route_pb2.Prices(**asdict(policy.prices)),
     )
 
 
@@ -63,7 +65,12 @@ def policy_from_proto(message: pb.PolicyRoute) -> PolicyRoute:
         created=message.created,
         resilience=_resilience(message.resilience),
         refused_fields=refused_from_proto(message.refused_fields),
+        prices=_prices(message.prices),
     )
+
+
+def _prices(message: route_pb2.Prices) -> Prices:
+    return Prices(message.input_token, message.output_token, message.cached_token)
 
 
 def _resilience(message: route_pb2.Resilience) -> Resilience:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from inference_router.routing.model import Replica, SleepyModel
 from inference_router.routing.policy import PolicyRoute
+from inference_router.routing.quotas import QuotaRule
 from inference_router.routing.table import Compiler, RoutingTable
 
 log = logging.getLogger(__name__)
@@ -46,13 +47,15 @@ class Routing:
         replicas: Sequence[Replica],
         wanted: Sequence[PolicyRoute] = (),
         sleepy: Sequence[SleepyModel] = (),
+        quotas: Sequence[QuotaRule] = (),
     ) -> None:
-        """Makes the table match these instances and routes; tells the watchers first, then the store."""
+        """Makes the table match these instances, routes and quotas; tells the watchers first, then the store."""
         version = self.table.version + 1 if self.table is not None else 1
-        table = self._compiler.compile(version, replicas, wanted, sleepy, self.table)
+        table = self._compiler.compile(version, replicas, wanted, sleepy, self.table, quotas)
         flaws = {(f"deployment {each.deployment_id}", flaw) for each in replicas if (flaw := each.flaw())}
+        flaws |= {(f"a quota of organisation {each.org_id}", flaw) for each in quotas if (flaw := each.flaw())}
         self._report(flaws | {(f"route {route_id}", flaw) for route_id, flaw in self._compiler.flaws.items()})
-        if self.table is not None and (self.table.routes, self.table.policies) == (table.routes, table.policies):
+        if self.table is not None and self.table.content == table.content:
             return
         self.table = table
         changed, self._changed = self._changed, asyncio.Event()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from inference_router.routing.model import ModelRoute, Replica, SleepyModel, by_name, let_sleep, route_of
 from inference_router.routing.policy import PolicyRoute, compiled
+from inference_router.routing.quotas import QuotaRule, compile_quotas
 
 Name = tuple[str, str]
 
@@ -16,6 +17,12 @@ class RoutingTable:
     version: int
     routes: tuple[ModelRoute, ...]
     policies: tuple[PolicyRoute, ...] = ()
+    quotas: tuple[QuotaRule, ...] = ()
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """Everything but the version."""
+        return self.routes, self.policies, self.quotas
 
 
 @dataclass(slots=True)
@@ -29,6 +36,7 @@ class Compiler:
     _sound: dict[str, PolicyRoute] = field(default_factory=dict)
     _checked: dict[str, tuple[PolicyRoute, str]] = field(default_factory=dict)
     _models: dict[Name, tuple[tuple[Replica, ...], ModelRoute]] = field(default_factory=dict)
+    _quotas: tuple[Sequence[QuotaRule], tuple[QuotaRule, ...]] = ((), ())
     _policies: dict[str, tuple[PolicyRoute, Sequence[ModelRoute | None], PolicyRoute]] = field(default_factory=dict)
 
     def compile(
@@ -38,6 +46,7 @@ class Compiler:
         wanted: Sequence[PolicyRoute],
         sleepy: Iterable[SleepyModel] = (),
         before: RoutingTable | None = None,
+        quotas: Sequence[QuotaRule] = (),
     ) -> RoutingTable:
         """The table of that version. `flaws` says afterwards why routes, by id, were not taken as they are wanted."""
         self._check(wanted)
@@ -49,7 +58,9 @@ class Compiler:
         ordered = sorted(self._sound.values(), key=lambda route: route.route_id)
         self._policies = {route.route_id: self._policy(route, models) for route in ordered}
         policies = tuple(policy for _, _, policy in self._policies.values())
-        return RoutingTable(version, tuple(models.values()), policies)
+        if quotas is not self._quotas[0]:
+            self._quotas = (quotas, compile_quotas(quotas))
+        return RoutingTable(version, tuple(models.values()), policies, self._quotas[1])
 
     def _check(self, wanted: Sequence[PolicyRoute]) -> None:
         known = self._checked

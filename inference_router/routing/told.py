@@ -10,12 +10,15 @@ from inference_router.routing.convert import replica_from_proto, sleepy_from_pro
 from inference_router.routing.model import Replica, SleepyModel
 from inference_router.routing.policy import PolicyRoute
 from inference_router.routing.policy_convert import policy_from_route
+from inference_router.routing.quota_convert import rule_from_quota
+from inference_router.routing.quotas import QuotaRule
 
 
 @dataclass(slots=True)
 class Told:
-    """Instances by deployment, and routes by id."""
+    """Instances by deployment, routes by id, and quotas. What does not change stays the same object."""
 
+    quotas: tuple[QuotaRule, ...] = ()
     _replicas: dict[str, list[Replica]] = field(default_factory=dict)
     _routes: dict[str, PolicyRoute] = field(default_factory=dict)
     sleepy: list[SleepyModel] = field(default_factory=list)
@@ -25,6 +28,8 @@ class Told:
         if not message.partial:
             self._replicas.clear()
             self._routes.clear()
+        if message.HasField("quotas") or not message.partial:
+            self.quotas = tuple(map(rule_from_quota, message.quotas.quotas))
         changed = defaultdict[str, list[Replica]](list)
         for replica in message.replicas:
             changed[replica.deployment_id].append(replica_from_proto(replica))
