@@ -26,6 +26,8 @@ from gateway.models.publisher import Publisher
 from gateway.models.routes import RouteTable
 from gateway.policies.clusters import RELAY
 from gateway.policies.relay import relay_listener
+from gateway.quotas.publish import publish_limits, publish_none
+from gateway.quotas.table import limits_from_proto
 from gateway.settings import Settings
 from gateway.tunnels import relay
 from gateway.tunnels.doorway import controller_clusters, node_listener
@@ -68,7 +70,7 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
             aclosing(Reporter(Addresses(settings.controller_mesh), _tls(settings), tally)) as reporter,
         ):
             feeds = _feeds(cache, alerts, settings)
-            tables = _routing(settings, publisher, Followers(room, tally, waiting))
+            tables = _routing(settings, cache, publisher, Followers(room, tally, waiting))
             feeds += [("routing table", tables.step, Wake()), ("sweep", _sweep(publisher), Wake())]
             feeds += [("usage", forwarder.step, Wake()), ("load", reporter.step, tally.wake)]
             await _repeat(feeds, stopping)
@@ -111,6 +113,7 @@ def _publisher(cache: Cache, settings: Settings) -> Publisher:
     routes = RouteTable(api_routes(pages()), settings.cors_origins, settings.model_idle)
     publisher = Publisher(cache, routes, SystemClock(), settings.linger)
     publisher.guess()
+    publish_none(cache)
     return publisher
 
 
@@ -158,7 +161,7 @@ def _tls(settings: Settings) -> ClientTls:
 
 
 def _routing(
-    settings: Settings, publisher: Publisher, followers: Followers
+    settings: Settings, cache: Cache, publisher: Publisher, followers: Followers
 ) -> Feed[routing_service_pb2.WatchRoutingTableResponse]:
     def watch(router: grpc.aio.Channel) -> AsyncIterable[routing_service_pb2.WatchRoutingTableResponse]:
         stub = routing_service_pb2_grpc.RoutingServiceStub(router)
@@ -168,6 +171,8 @@ def _routing(
 
     def apply(message: routing_service_pb2.WatchRoutingTableResponse) -> None:
         followed.take(message)
+        if message.table.HasField("quotas") or not message.partial:
+            publish_limits(cache, limits_from_proto(message.table.quotas))
         models, policies = followed.models, followed.policies
         publisher.publish(models, policies)
         followers.tally.follow(models, policies)

@@ -23,6 +23,9 @@ STATUSES = {
 }
 
 UNIMPLEMENTED = 12
+SPENT_WINDOW = (
+    "the limit of requests for this %RESP(X-RATELIMIT-WINDOW)% is reached; try again after %RESP(RETRY-AFTER)% s"
+)
 
 # Answers whose body is already as it should be.
 WRITTEN = "(has(response.code_details) && response.code_details in ['direct_response', 'lua_response'])"
@@ -49,6 +52,7 @@ def local_replies() -> dict[str, object]:
     mappers.append(_mapper(f"{NOWHERE} && {OPENAI}", openai_error(NO_MODEL_PATH, "unknown_url")))
     mappers.append(_mapper(f"{NOWHERE} && {PROTOCOL}", {"error": NO_MODEL_PATH}))
     mappers += [_mapper(f"{NOWHERE} && !{GRPC}", status(NO_METHOD, 404)), _grpc(404, NOWHERE, UNIMPLEMENTED)]
+    mappers += _limited()
     mappers += [_grpc(code) for code in STATUSES]
     mappers.append(_mapper(PROTOCOL, {"error": "%LOCAL_REPLY_BODY%"}))
     for code in STATUSES:
@@ -70,6 +74,20 @@ def status(message: str, http_code: int) -> dict[str, object]:
     code, reason, _ = STATUSES[http_code]
     info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "aiops", "metadata": {}}
     return {"code": code, "message": message, "details": [info]}
+
+
+def _limited() -> list[dict[str, object]]:
+    """Of a request that a quota holds back: when it may come again."""
+    text = {"body": {"inline_string": "request limit"}}
+    grpc = _grpc(429, "true")
+    grpc["body_format_override"] = {"text_format_source": {"inline_string": SPENT_WINDOW}}
+    limited = "response.code == 429"
+    openai = openai_error(SPENT_WINDOW, "rate_limit_exceeded", kind="rate_limit_error")
+    return [
+        grpc,
+        {**_mapper(f"{limited} && {PROTOCOL}", {"error": SPENT_WINDOW}), **text},
+        {**_mapper(f"{limited} && {OPENAI}", openai), **text},
+    ]
 
 
 def _openai(http_code: int) -> dict[str, object]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 
-from gateway.edge import counting
+from gateway.edge import counting, limits
 from gateway.edge.contracts import INFERENCE_SERVICE, descriptor_set, public_methods
 from gateway.edge.fields import field_tables
 from gateway.edge.messages import HTTP, typed
@@ -35,7 +35,8 @@ TRANSCODER = "aiops.transcoder"
 ENGINE_STATUS = "aiops.engine_status"
 
 # Filters that only some routes pass; a route names those it wants.
-CHAT = (MODEL_NAME, BODY, OPENAI_ERRORS, *counting.COUNTING)
+METERED = (*counting.COUNTING, *limits.LIMITS)
+CHAT = (MODEL_NAME, BODY, OPENAI_ERRORS, *METERED)
 GRPC_CHAT = (GRPC_CODES, GRPC_TO_JSON, ENGINE_ERRORS, *CHAT, ENGINE_STATUS)
 # Streams of answers, and recordings: what the transcoder has no way for.
 SCRIPTED = (GRPC_SCRIPT_STATUS, GRPC_TRAILERS, GRPC_SCRIPT)
@@ -70,6 +71,8 @@ def chain() -> list[dict[str, object]]:
         _optional(GRPC_MODEL, extraction()),
         _optional(GRPC_MODEL_KEY, typed(HTTP + "lua.v3.Lua", default_source_code=_source("grpc_model.lua"))),
         _optional(TRANSCRIPTION, typed(HTTP + "lua.v3.Lua", default_source_code=_source("transcription.lua"))),
+        # Behind what finds out the model, before a body is read again.
+        *limits.discovered(),
         {**body_filter(), "disabled": True},
         _optional(OPENAI_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("openai_errors.lua"))),
         _optional(

@@ -12,8 +12,17 @@ from envoy.type.matcher.v3 import http_inputs_pb2
 from xds.core.v3 import extension_pb2
 from xds.type.matcher.v3 import matcher_pb2, string_pb2
 
-from gateway.edge.counting import COUNTING
-from gateway.edge.filters import BODY, CHAT, INVALID, MESSAGES, MISSING, RECORDING_LIMIT, TRANSCRIPTION, enabled
+from gateway.edge.filters import (
+    BODY,
+    CHAT,
+    INVALID,
+    MESSAGES,
+    METERED,
+    MISSING,
+    RECORDING_LIMIT,
+    TRANSCRIPTION,
+    enabled,
+)
 from gateway.edge.messages import message, packed
 from gateway.edge.routes import entry
 from gateway.models.answers import invalid_body, model_list, unknown_model
@@ -157,7 +166,7 @@ def _by_grpc_model() -> matcher_pb2.Matcher:
 def _entry() -> list[route_components_pb2.Route]:
     post = {"name": ":method", "string_match": {"exact": "POST"}}
     read = entry({"safe_regex": {"regex": ENDPOINTS}, "headers": [post]}, enabled(CHAT), BODY_LIMIT)
-    heard = entry({"path": TRANSCRIPTIONS, "headers": [post]}, enabled([TRANSCRIPTION, *COUNTING]), RECORDING_LIMIT)
+    heard = entry({"path": TRANSCRIPTIONS, "headers": [post]}, enabled([TRANSCRIPTION, *METERED]), RECORDING_LIMIT)
     translated = entry({"path": ANTHROPIC, "headers": [post]}, enabled([MESSAGES, *CHAT]), BODY_LIMIT)
     # Whatever else Anthropic has there is refused in its own words.
     beside = entry({"prefix": ANTHROPIC}, enabled([MESSAGES]), BODY_LIMIT)
@@ -192,4 +201,4 @@ def _read(target: extension_pb2.TypedExtensionConfig, header: str) -> None:
     target.typed_config.CopyFrom(packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=header)))
 
 
-_INSTANCE = tree(ORG, [message(Route, entry({"prefix": "/"}, enabled([BODY, *COUNTING]), BODY_LIMIT))])
+_INSTANCE = tree(ORG, [message(Route, entry({"prefix": "/"}, enabled([BODY, *METERED]), BODY_LIMIT))])

@@ -8,6 +8,7 @@ from envoy.config.route.v3 import route_components_pb2
 
 from gateway.edge.counting import CALLER
 from gateway.edge.filters import GRPC_MODEL, GRPC_MODEL_KEY, enabled
+from gateway.edge.limits import LIMITS
 from gateway.edge.messages import message
 from gateway.edge.open_inference import CALLS, SERVICE
 from gateway.edge.routes import direct, entry
@@ -36,7 +37,7 @@ def server_routes() -> list[route_components_pb2.Route]:
 
 def second_look() -> route_components_pb2.Route:
     """Where nothing is known of the caller yet."""
-    return message(Route, entry({"prefix": "/"}, enabled([CALLER]), 0))
+    return message(Route, entry({"prefix": "/"}, enabled([CALLER, *LIMITS]), 0))
 
 
 def no_such_model(names: Sequence[str]) -> route_components_pb2.Route:
@@ -63,7 +64,7 @@ def model_matches(model: str) -> tuple[dict[str, object], ...]:
 
 def grpc_entry() -> list[route_components_pb2.Route]:
     """The first pass of a gRPC call: its message is read for the model's name. What is no client's is unknown."""
-    filters = enabled((CALLER, GRPC_MODEL, GRPC_MODEL_KEY))
+    filters = enabled((CALLER, GRPC_MODEL, GRPC_MODEL_KEY, *LIMITS))
     routes = [entry({"path": GRPC + call}, filters, GRPC_LIMIT) for call in sorted(CALLS)]
     return [message(Route, route) for route in (*routes, entry({"prefix": "/"}, {}, 0))]
 

@@ -1,0 +1,35 @@
+"""Gives Envoys the limits of requests, and those who have nothing left."""
+
+from collections.abc import Mapping
+
+from envoy.config.core.v3 import extension_pb2
+from google.protobuf.message import Message
+
+from gateway.edge.limits import LIMITS, PERIODS, buckets, by_organisation
+from gateway.edge.messages import packed
+from gateway.quotas.table import Limits
+from gateway.xds.cache import FILTERS, Cache, Resource, resource
+
+
+def publish_none(cache: Cache) -> None:
+    """Lets Envoys that have nothing yet start without limits; whoever has some keeps them."""
+    cache.put(FILTERS, {name: _filter(name, by_organisation({}), provisional=True) for name in LIMITS})
+
+
+def publish_limits(cache: Cache, limits: Limits) -> None:
+    """Publishes the limits. Buckets of a period begin anew when something of that period changed."""
+    rendered = {period.filter: _filter(period.filter, buckets(period, limits.get(period, {}))) for period in PERIODS}
+    known = cache.of(FILTERS)
+    changed = {name: made for name, made in rendered.items() if _version(known, name) != (made.version, False)}
+    if changed:
+        cache.put(FILTERS, changed)
+
+
+def _version(known: Mapping[str, Resource], name: str) -> tuple[str, bool] | None:
+    before = known.get(name)
+    return (before.version, before.provisional) if before else None
+
+
+def _filter(name: str, config: Message, *, provisional: bool = False) -> Resource:
+    built = extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(config))
+    return resource(built, provisional=provisional)

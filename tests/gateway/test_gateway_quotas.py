@@ -1,0 +1,181 @@
+"""Quotas at a real Envoy: exactly so many requests are let in, whoever a client says it is."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from aiops.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
+from aiops.quotas.v1 import quota_pb2
+from aiops.routing.v1 import route_pb2
+from aiops.routing.v1 import routing_service_pb2 as routing
+
+from tests.fakes.engine_http import Engine, running_engine
+from tests.fakes.eventually import eventually
+from tests.fixtures.edge import ORG, OTHER_ORG, Edge, model_route
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+Quota = quota_pb2.Quota
+CLIENTS = 50
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine() -> AsyncIterator[Engine]:
+    async with running_engine("one") as running:
+        running.release.set()
+        yield running
+
+
+def rule(subject: Quota.Subject.ValueType, subject_id: str, *, org: str = ORG, **limits: Any) -> routing.QuotaRule:
+    return routing.QuotaRule(org_id=org, subject=subject, subject_id=subject_id, **limits)
+
+
+async def limit(edge: Edge, engine: Engine, *rules: routing.QuotaRule) -> None:
+    """Publishes the rules and waits until the edge has them; the models of both organisations are there."""
+    edge.version += 1
+    routes = [model_route(engine), model_route(engine, org=OTHER_ORG), model_route(engine, model="large")]
+    policy = routing.PolicyRoute(
+        route_id="r", org_id=ORG, names=["named", "alias"],
+        targets=[routing.PolicyTarget(name="t", weight=1, model="tiny", instances=routes[0].targets)],
+        resilience=route_pb2.Resilience(max_attempts=1),
+    )  # fmt: skip
+    # Whether the marker is in force tells whether the others are.
+    marker = f"marker-{edge.version}"
+    table = routing.RoutingTable(version=edge.version, routes=routes, policies=[policy])
+    table.quotas.rules.extend(rules)
+    for period in ("minute", "hour", "day"):
+        table.quotas.rules.append(
+            rule(Quota.user, f"{marker}-{period}", org=OTHER_ORG, **{f"requests_per_{period}": 1})
+        )
+    await edge.plane.table.set(table)
+    for period in ("minute", "hour", "day"):
+        headers = edge.bearer(sub=f"{marker}-{period}", org=OTHER_ORG)
+
+        async def held() -> bool:
+            return (await edge.chat(headers=headers)).status_code == 429  # noqa: B023 - asked at once
+
+        await edge.until(held, seconds=20)
+
+
+async def crowd(edge: Edge, number: int, model: str = "tiny", **claims: Any) -> Counter[int]:
+    """What so many clients are answered at once."""
+    waiting = [edge.chat(model, headers=edge.bearer(**claims)) for _ in range(number)]
+    return Counter(answer.status_code for answer in await asyncio.gather(*waiting))
+
+
+@pytest.mark.parametrize(
+    ("subject", "claim"), [(Quota.user, "sub"), (Quota.organization, "org"), (Quota.api_key, "jti")]
+)
+async def test_exactly_so_many_are_let_in(
+    edge: Edge, engine: Engine, subject: Quota.Subject.ValueType, claim: str
+) -> None:
+    org = "org-crowd" if claim == "org" else ORG
+    someone = {"sub": "user-crowd", "jti": "key-crowd", "org": org}
+    await limit(edge, engine, rule(subject, someone[claim], org=org, requests_per_day=CLIENTS - 13))
+    model = "tiny" if org == ORG else "nowhere"
+    answers = await crowd(edge, CLIENTS, model, **someone)
+    assert answers[429] == 13
+    assert answers.total() - answers[429] == CLIENTS - 13
+    other = {**someone, claim: "somebody-else"} if claim != "org" else {**someone, "org": OTHER_ORG}
+    assert (await crowd(edge, 3, **other))[200] == 3
+
+
+async def test_a_refusal_says_when_to_come_again(edge: Edge, engine: Engine) -> None:
+    await limit(edge, engine, rule(Quota.user, "user-late", requests_per_day=1))
+    headers = edge.bearer(sub="user-late")
+    assert (await edge.chat(headers=headers)).status_code == 200
+    before = _left_of_the_day()
+    refused = await edge.chat(headers=headers)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["type"], error["code"]) == (429, "rate_limit_error", "rate_limit_exceeded")
+    assert error["param"] is None
+    again = int(refused.headers["retry-after"])
+    assert again in range(_left_of_the_day() - 1, before + 2) or before < 30
+    assert str(again) in error["message"]
+    assert refused.headers["x-ratelimit-window"] == "day"
+
+
+async def test_a_call_over_grpc_is_told_so_in_its_own_words(edge: Edge, engine: Engine) -> None:
+    await limit(edge, engine, rule(Quota.user, "user-grpc", requests_per_hour=1))
+    metadata = (("authorization", f"Bearer {edge.issuer.token(sub='user-grpc')}"),)
+    request = inference_service_pb2.ChatRequest(model="tiny")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        codes = []
+        for _ in range(3):
+            try:
+                await stub.Chat(request, metadata=metadata)
+                codes.append(grpc.StatusCode.OK)
+            except grpc.aio.AioRpcError as error:
+                codes.append(error.code())
+                assert "limit of requests for this hour" in (error.details() or "")
+    # The hour may have ended between two of them.
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED in codes
+    assert codes[0] == grpc.StatusCode.OK
+
+
+async def test_headers_that_clients_make_up_change_nothing(edge: Edge, engine: Engine) -> None:
+    await limit(edge, engine, rule(Quota.user, "user-sly", requests_per_day=2))
+    sly = edge.bearer(sub="user-sly") | {
+        "x-aiops-user": "user-honest", "x-aiops-org": "org-honest", "x-aiops-token-id": "key-honest",
+        "x-aiops-model": "other", "x-aiops-route": "other/other", "x-aiops-token-type": "none",
+    }  # fmt: skip
+    answers = [(await edge.chat(headers=sly)).status_code for _ in range(4)]
+    assert answers == [200, 200, 429, 429]
+
+
+async def test_a_model_is_counted_by_whichever_name_it_is_asked_for(edge: Edge, engine: Engine) -> None:
+    await limit(edge, engine, rule(Quota.user, "user-names", model="named", requests_per_day=2))
+    headers = edge.bearer(sub="user-names")
+    answers = [(await edge.chat(name, headers=headers)).status_code for name in ("named", "alias", "alias", "named")]
+    assert answers == [200, 200, 429, 429]
+    assert (await edge.chat("large", headers=headers)).status_code == 200
+
+
+async def test_the_path_of_an_instance_is_no_way_around(edge: Edge, engine: Engine) -> None:
+    await limit(edge, engine, rule(Quota.user, "user-around", model="tiny", requests_per_day=1))
+    headers = edge.bearer(sub="user-around")
+    path, body = f"/models/tiny/{engine.name}/v1/inference", {"model": "tiny", "messages": []}
+    answers = [(await edge.client.post(path, json=body, headers=headers)).status_code for _ in range(3)]
+    assert answers == [200, 429, 429]
+
+
+async def test_of_several_quotas_each_has_to_let_a_request_in(edge: Edge, engine: Engine) -> None:
+    rules = [
+        rule(Quota.organization, ORG, requests_per_day=5),
+        rule(Quota.user, "user-one", requests_per_hour=3),
+        rule(Quota.api_key, "key-one", requests_per_day=2),
+    ]
+    await limit(edge, engine, *rules)
+    assert (await crowd(edge, 9, sub="user-one", jti="key-one"))[200] == 2
+    assert (await crowd(edge, 9, sub="user-two", jti="key-two"))[200] == 3
+
+
+async def test_a_bucket_is_full_again_in_the_next_window(edge: Edge, engine: Engine) -> None:
+    await limit(edge, engine, rule(Quota.user, "user-window", requests_per_minute=2))
+
+    async def answers() -> list[int]:
+        return [(await edge.chat(headers=edge.bearer(sub="user-window"))).status_code for _ in range(3)]
+
+    async def spent() -> bool:
+        return (await answers())[-1] == 429
+
+    async def full() -> bool:
+        return await answers() == [200, 200, 429]
+
+    await edge.until(spent)
+    await eventually(full, 70, every=timedelta(milliseconds=500))
+
+
+async def test_without_quotas_nothing_is_counted(edge: Edge, engine: Engine) -> None:
+    await limit(edge, engine)
+    assert (await crowd(edge, CLIENTS, sub="user-free"))[200] == CLIENTS
+
+
+def _left_of_the_day() -> int:
+    now = datetime.now(UTC)
+    return 86400 - (now.hour * 3600 + now.minute * 60 + now.second)
