@@ -18,6 +18,7 @@ from cli import (
     placing,
     programs,
     provider_credentials,
+    quotas,
     replica_sets,
     rollouts,
     routes,
@@ -53,6 +54,7 @@ routes.app.command("for")(routing.route_for)
 app.add_typer(routes.app, name="routes")
 app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(provider_credentials.app, name="credentials")
+app.add_typer(quotas.app, name="quotas")
 app.add_typer(events.app, name="events")
 models.app.command()(downloads.download)
 models.app.command()(downloads.downloads)
