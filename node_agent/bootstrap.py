@@ -120,7 +120,13 @@ class Agent:
             self._offered_at,
         )
         self._exchange = Exchange(
-            identity.node_id, self.workloads, self.statuses, self.machine, clock, self._tunnel_report
+            identity.node_id,
+            self.workloads,
+            self.statuses,
+            self.machine,
+            clock,
+            self._tunnel_report,
+            self.cache.models,
         )
         self.session = SessionClient(
             Addresses(target), store, presence, self.workloads, self.machine, self._exchange, clock

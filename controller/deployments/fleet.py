@@ -38,6 +38,21 @@ class Holdings(Protocol):
     async def holdings_changed(self, since: Snapshot | None) -> Sequence[Holding]: ...
 
 
+class Cached(Protocol):
+    """The models whose files a node has, by digest."""
+
+    @property
+    def node_id(self) -> NodeId: ...
+    @property
+    def digests(self) -> tuple[str, ...]: ...
+
+
+class Caches(Protocol):
+    """What files nodes have."""
+
+    async def cached_changed(self, since: Snapshot | None) -> Sequence[Cached]: ...
+
+
 class Work(Protocol):
     """One connection that reads, with the stores on it."""
 
@@ -45,6 +60,8 @@ class Work(Protocol):
     def nodes(self) -> Nodes: ...
     @property
     def deployments(self) -> Holdings: ...
+    @property
+    def peers(self) -> Caches: ...
 
 
 class UnitOfWork(Protocol):
@@ -82,9 +99,12 @@ class FleetView:
             since = self._since(seen)
             nodes = await work.nodes.changed(since)
             held = await work.deployments.holdings_changed(since)
+            caches = await work.peers.cached_changed(since)
         if since is None:
             self._forget()
             self._whole = seen
+        for cached in caches:
+            self._fleet.cache(cached.node_id, cached.digests)
         changed = self._take(nodes, held)
         for number, node_id in enumerate(changed, 1):
             self._put(node_id)

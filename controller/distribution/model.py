@@ -12,6 +12,10 @@ MOST_PEERS = 16
 ADDRESS_LIFETIME = timedelta(minutes=15)
 
 
+# A node that tells of more models than this is believed so many.
+MOST_CACHED = 256
+
+
 class FileNotNamedError(DomainError):
     """The node asks for a file that it was not told to have."""
 
@@ -27,6 +31,14 @@ class Peer:
 
     node_id: NodeId
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """The models whose files a node has, by the digests of their manifests."""
+
+    node_id: NodeId
+    digests: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,18 @@
 """What nodes are told of where files are: at each other's, and in object storage."""
 
+import re
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Protocol
 
-from controller.distribution.model import ADDRESS_LIFETIME, Address, FileNotNamedError, Peer
+from controller.distribution.model import ADDRESS_LIFETIME, MOST_CACHED, Address, Cached, FileNotNamedError, Peer
 from controller.models.model import ModelFile, ModelId
 from controller.nodes.model import NodeId
 from controller.nodes.standing import Standing, present
 from mesh.identity import SYSTEM, Caller
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Standings(Protocol):
@@ -20,6 +23,7 @@ class PeerStore(Protocol):
     async def address(self, node_id: NodeId) -> str: ...
     async def announce(self, node_id: NodeId, org_id: str, address: str) -> None: ...
     async def peers(self, node_id: NodeId, model_id: ModelId) -> Sequence[Peer]: ...
+    async def keep_cached(self, cached: Cached, org_id: str) -> None: ...
 
 
 class Work(Protocol):
@@ -64,6 +68,7 @@ class Distribution:
         self._unit_of_work, self._wishes, self._storage, self._lifetime = unit_of_work, wishes, storage, lifetime
         # What each node last said here; a row is only written when it says something else.
         self._announced: dict[NodeId, str] = {}
+        self._cached: dict[NodeId, Cached] = {}
 
     async def announce(self, node_id: NodeId, address: str) -> None:
         """The node offers files at `host:port`, or none when empty."""
@@ -77,6 +82,17 @@ class Distribution:
                 await work.peers.announce(node_id, node.org_id, address)
                 await work.commit()
         self._announced[node_id] = address
+
+    async def keep_cached(self, node_id: NodeId, digests: Sequence[str]) -> None:
+        """The node has the files of these models: placement prefers it for them."""
+        known = Cached(node_id, tuple(sorted(filter(_DIGEST.fullmatch, digests))[:MOST_CACHED]))
+        if self._cached.get(node_id) == known:
+            return
+        async with self._unit_of_work(SYSTEM) as work:
+            node = present(await work.standings.get(node_id), node_id)
+            await work.peers.keep_cached(known, node.org_id)
+            await work.commit()
+        self._cached[node_id] = known
 
     async def peers(self, node_id: NodeId, model_id: ModelId) -> Sequence[Peer]:
         """Who else has files of the model, or fetches them."""

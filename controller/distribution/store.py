@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 
 from sqlalchemy import Column, ForeignKey, Table, Text, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.deployments.model import ACTIVE
 from controller.deployments.store import deployments
 from controller.deployments.workload import Goal
-from controller.distribution.model import MOST_PEERS, Peer
+from controller.distribution.model import MOST_PEERS, Cached, Peer
 from controller.models.model import ModelId
 from controller.nodes.model import NodeId, NodeStatus
 from controller.nodes.store import nodes
+from mesh.sql.snapshot import Snapshot, changed_since
 from mesh.sql.tables import metadata
 
 node_peers = Table(
@@ -21,6 +22,13 @@ node_peers = Table(
     Column("node_id", Text, ForeignKey("nodes.node_id"), primary_key=True),
     Column("org_id", Text, nullable=False),
     Column("address", Text, nullable=False),
+)
+node_caches = Table(
+    "node_caches",
+    metadata,
+    Column("node_id", Text, ForeignKey("nodes.node_id"), primary_key=True),
+    Column("org_id", Text, nullable=False),
+    Column("digests", ARRAY(Text), nullable=False),
 )
 
 
@@ -41,6 +49,23 @@ class SqlPeerStore:
         key = [node_peers.c.node_id]
         query = row.on_conflict_do_update(index_elements=key, set_={"address": row.excluded.address})
         await self._connection.execute(query)
+
+    async def keep_cached(self, cached: Cached, org_id: str) -> None:
+        """Keeps what files the node has."""
+        row = insert(node_caches).values(node_id=cached.node_id, org_id=org_id, digests=cached.digests)
+        key = [node_caches.c.node_id]
+        query = row.on_conflict_do_update(
+            index_elements=key,
+            set_={"digests": row.excluded.digests},
+            where=node_caches.c.digests != row.excluded.digests,
+        )
+        await self._connection.execute(query)
+
+    async def cached_changed(self, since: Snapshot | None) -> Sequence[Cached]:
+        """What files nodes have that told of others since then; of every node without a snapshot."""
+        query = select(node_caches).where(changed_since(node_caches, since))
+        rows = await self._connection.execute(query)
+        return [Cached(NodeId(row.node_id), tuple(row.digests)) for row in rows]
 
     async def peers(self, node_id: NodeId, model_id: ModelId) -> Sequence[Peer]:
         """Other nodes of the organisation that are there and run or deploy the model; some, when there are many."""

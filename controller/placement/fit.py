@@ -36,6 +36,7 @@ class Offer:
     replicas: int
     ready_s: int
     opened: int
+    has_files: bool
 
     @property
     def rank(self) -> Rank:
@@ -54,6 +55,7 @@ def offer_of(demand: Demand, seat: Seat, fleet: Fleet) -> Offer:
     if need is None:
         raise UnfitError(Cause.MEMORY, unknown_need(demand))
     chosen = _cards(demand, seat, need) if seat.kind.gpu else _ram(demand, seat, need)
+    has_files = fleet.has_files(seat.node_id, demand.model_id, demand.digest)
     opened = [each for each in chosen if each not in seat.held and not _device(seat, each).mig_profile]
     return Offer(
         seat,
@@ -62,8 +64,9 @@ def offer_of(demand: Demand, seat: Seat, fleet: Fleet) -> Offer:
         engine,
         sum(seat.devices[each] for each in chosen) if chosen else seat.ram,
         seat.replicas(demand.model_id),
-        ready_s(demand, has_files=fleet.has_files(seat.node_id, demand.model_id, demand.digest)),
+        ready_s(demand, has_files=has_files),
         len(opened),
+        has_files,
     )
 
 

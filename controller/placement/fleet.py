@@ -76,6 +76,8 @@ class Fleet:
         """The artefacts whose files the node has, instead of what was known of them."""
         for digest in self._cached.get(node_id, ()):
             self._caching[digest].discard(node_id)
+            if not self._caching[digest]:
+                del self._caching[digest]
         self._cached[node_id] = frozenset(digests)
         for digest in digests:
             self._caching[digest].add(node_id)

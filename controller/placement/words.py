@@ -53,9 +53,10 @@ def explain(offer: "Offer") -> str:
     """Why the node can take it."""
     where = f"GPU {', '.join(offer.gpu_devices)}" if offer.gpu_devices else "RAM"
     needed = f"{offer.need.total_mb(len(offer.gpu_devices)):,} MB are needed ({offer.need})"
+    files = ", for its files are there" if offer.has_files else ""
     return (
         f"{offer.seat.node.name} has {offer.available_mb:,} MB of {where} free and {offer.replicas} replicas of the "
-        f"model; {needed}, served by {offer.engine} after about {offer.ready_s} s"
+        f"model; {needed}, served by {offer.engine} after about {offer.ready_s} s{files}"
     )
 
 
@@ -73,7 +74,8 @@ def passed_over(offer: "Offer", best: "Offer") -> str:
     if offer.replicas != best.replicas:
         why = f"{name} has fewer replicas of the model ({best.replicas} to {offer.replicas})"
     elif offer.ready_s != best.ready_s:
-        why = f"{name} would serve sooner (after about {best.ready_s} s to {offer.ready_s} s)"
+        there = ", for it has the model's files" if best.has_files and not offer.has_files else ""
+        why = f"{name} would serve sooner (after about {best.ready_s} s to {offer.ready_s} s){there}"
     elif of[2] != to[2]:
         why = f"{name} needs fewer cards for it ({to[2]} to {of[2]})"
     elif offer.opened != best.opened:

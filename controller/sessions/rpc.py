@@ -178,6 +178,8 @@ class Conversation:
         tell = now - self._told_at >= self._sessions.rules.telling.total_seconds()
         node = await self._sessions.heartbeat(session.node_id, session.epoch, reading_from_proto(message), tell=tell)
         self._told_at = now if tell else self._told_at
+        if message.HasField("cached"):
+            await self._sessions.cached(session.node_id, message.cached.digests)
         # Changes first: an agent that hears of a revision it does not know asks for everything.
         return [*await self._changes(node.desired_revision), heartbeat_ack_to_proto(node)]
 

@@ -49,6 +49,10 @@ class Distribution(Protocol):
         """The node offers files at `host:port`, or none when empty."""
         ...
 
+    async def keep_cached(self, node_id: NodeId, digests: Sequence[str]) -> None:
+        """The node has the files of these models."""
+        ...
+
     async def peers(self, node_id: NodeId, model_id: ModelId) -> Sequence[Peer]:
         """Who else has files of the model, or fetches them."""
         ...
@@ -106,6 +110,11 @@ class Sessions:
         node = await self._liveness.heartbeat(beat)
         self._workloads.measure(reading.containers)
         return node
+
+    async def cached(self, node_id: NodeId, digests: Sequence[str]) -> None:
+        """The node has the files of these models."""
+        async with self._speaking:
+            await self._distribution.keep_cached(node_id, digests)
 
     async def check(self, node_id: NodeId, session_epoch: int) -> Standing:
         """The node as it is now. SessionSupersededError, NodeRemovedError."""

@@ -104,6 +104,13 @@ class BlobStore:
             os.utime(folder)
         return folder
 
+    def models(self, most: int) -> list[str]:
+        """The digests of the models that are laid out, those used last, in a stable order."""
+        with contextlib.suppress(OSError):
+            laid_out = [(each.stat().st_mtime, each.name) for each in self._models.iterdir() if each.name[0] != "."]
+            return sorted(name for _, name in sorted(laid_out)[-most:])
+        return []
+
     def make_room_for(self, file: ArtifactFile, held: Collection[str]) -> None:
         """Drops least recently used models, until the file fits.
 

@@ -87,9 +87,9 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """Names the content: equal for the same files, wherever they are stored."""
-        lines = sorted(f"{each.sha256} {each.path}" for each in self.files)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """Names the content as the registry does: equal for the same files, wherever they are stored."""
+        lines = sorted(f"{each.sha256} {each.size_bytes} {each.path}\n" for each in self.files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def check(self) -> None:
         """Raises FileNotAllowedError when a file could land outside of the model's folder."""

@@ -14,6 +14,8 @@ from node_agent.cache.partial import PartialFile
 from node_agent.cache.storage import Storage
 from node_agent.cache.swarm import ALONE, Holding, Neighbourhood, Swarm, Tally
 
+# The controller is told of so many models; a machine seldom has more.
+MOST_TOLD = 256
 # Less than this is sooner read than asked for.
 _WORTH_SHARING = 1024 * 1024
 
@@ -73,6 +75,10 @@ class ModelCache:
     def folder(self, artifact: Artifact) -> Path:
         """Where lay_out() puts the model."""
         return self._store.folder(artifact)
+
+    async def models(self) -> list[str]:
+        """The digests of whole models that are here: what could be served without fetching it."""
+        return await asyncio.to_thread(self._store.models, MOST_TOLD)
 
     def holding(self, sha256: str) -> Holding | None:
         """What is here of a file, for other nodes; None for nothing."""

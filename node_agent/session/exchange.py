@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -32,6 +32,10 @@ class SessionEndedError(Exception):
     """The session is over, for a reason that no status of the call tells."""
 
 
+async def _nothing() -> list[str]:
+    return []
+
+
 class Exchange:
     """Holds one session at a time."""
 
@@ -43,10 +47,12 @@ class Exchange:
         machine: Machine,
         clock: Clock,
         tunnel: Callable[[], Report | None] = no_tunnel,
+        cached: Callable[[], Awaitable[list[str]]] = _nothing,
     ) -> None:
         self._node_id = node_id
         self._workloads, self._statuses, self._machine, self._clock = workloads, statuses, machine, clock
         self._tunnel = tunnel
+        self._cached = cached
         self._session: _Session | None = None
         self._asked: dict[str, asyncio.Future[Sequence[Peer]]] = {}
 
@@ -147,6 +153,11 @@ class Exchange:
                 tunnel=convert.tunnel_to_proto(self._tunnel()),
                 runtime_report=convert.runtimes_to_proto(self._workloads.runtimes(), self._workloads.images()),
             )
+            cached = await self._cached()
+            if cached != session.cached:
+                session.cached = cached
+                heartbeat.cached.digests.extend(cached)
+                heartbeat.cached.SetInParent()
             session.beaten(self._clock.monotonic())
             await session.write(pb.ConnectRequest(heartbeat=heartbeat))
             # Reading a machine whose driver hangs takes a while; the rhythm stays.
@@ -162,6 +173,8 @@ class _Session:
         self._unanswered: deque[float] = deque()
         self._known_alive = now
         self.welcome = welcome
+        # What this session was told of models that are here; at first nothing, so that the first heartbeat tells.
+        self.cached: list[str] | None = None
 
     def beaten(self, now: float) -> None:
         """A heartbeat is sent."""

@@ -65,6 +65,15 @@ async def test_hello_and_heartbeats_tell_of_the_machine_and_of_what_runs(
     assert (container.workload_id, container.port, container.status) == ("dep-1", running.port, "running")
     assert str(container.pid) == container.container_id == running.container_id
 
+    def cached() -> list[list[str]]:
+        beats = [each.heartbeat for each in controller.received if each.WhichOneof("message") == "heartbeat"]
+        return [list(each.cached.digests) for each in beats if each.HasField("cached")]
+
+    await controller.until(lambda _: any(cached()))
+    told = cached()
+    assert [len(each) for each in told[-1]] == [64]
+    assert len(told) <= 2, "what is on the disk is told once, and again when it changes"
+
 
 async def test_a_change_that_comes_twice_or_late_does_nothing(
     agent: AgentProcess, controller: FakeController, workload: Workload

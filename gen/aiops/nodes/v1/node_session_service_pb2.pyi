@@ -1081,6 +1081,7 @@ class Heartbeat(_message.Message):
     APPLIED_REVISION_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
     RUNTIME_REPORT_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     applied_revision: _builtins.int
     """The last desired-state revision that the agent applied."""
@@ -1094,6 +1095,10 @@ class Heartbeat(_message.Message):
 
     @_builtins.property
     def runtime_report(self) -> Global___RuntimeReport: ...
+    @_builtins.property
+    def cached(self) -> Global___CachedModels:
+        """Set in the first heartbeat of a session, and whenever it is different from what was told last."""
+
     def __init__(
         self,
         *,
@@ -1103,16 +1108,46 @@ class Heartbeat(_message.Message):
         applied_revision: _builtins.int = ...,
         tunnel: _node_pb2.Tunnel | None = ...,
         runtime_report: Global___RuntimeReport | None = ...,
+        cached: Global___CachedModels | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "metrics", b"metrics", "runtime_report", b"runtime_report", "tunnel", b"tunnel"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached", b"_cached", "_tunnel", b"_tunnel", "cached", b"cached", "metrics", b"metrics", "runtime_report", b"runtime_report", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel", "applied_revision", b"applied_revision", "containers", b"containers", "metrics", b"metrics", "runtime_report", b"runtime_report", "session_epoch", b"session_epoch", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached", b"_cached", "_tunnel", b"_tunnel", "applied_revision", b"applied_revision", "cached", b"cached", "containers", b"containers", "metrics", b"metrics", "runtime_report", b"runtime_report", "session_epoch", b"session_epoch", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cached: _TypeAlias = _typing.Literal["cached"]  # noqa: Y015
+    _WhichOneofArgType__cached: _TypeAlias = _typing.Literal["_cached", b"_cached"]  # noqa: Y015
     _WhichOneofReturnType__tunnel: _TypeAlias = _typing.Literal["tunnel"]  # noqa: Y015
     _WhichOneofArgType__tunnel: _TypeAlias = _typing.Literal["_tunnel", b"_tunnel"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cached) -> _WhichOneofReturnType__cached | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tunnel) -> _WhichOneofReturnType__tunnel | None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class CachedModels(_message.Message):
+    """Models whose files are on the node, whether they run or not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of manifests, as the registry has them; those used last, when there are very many."""
+
+    def __init__(
+        self,
+        *,
+        digests: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CachedModels: _TypeAlias = CachedModels  # noqa: Y015
 
 @_typing.final
 class HeartbeatAck(_message.Message):
