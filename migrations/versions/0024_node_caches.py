@@ -6,8 +6,8 @@ from sqlalchemy.dialects import postgresql
 
 from mesh.sql.security import protection
 
-revision = "0023"
-down_revision = "0022"
+revision = "0024"
+down_revision = "0023"
 
 
 def upgrade() -> None:
