@@ -37,6 +37,9 @@ File = Annotated[
     str,
     typer.Option("--file", "-f", help="The wish in JSON as the API takes it; - is standard input. Options add to it."),
 ]
+Affinity = Annotated[
+    str, typer.Option(help="none, session or prefix: which requests go to the same instance of a target.")
+]
 Version = Annotated[int, typer.Option(min=0, help="Only when the route is still at this version.")]
 COLUMNS = {
     "route": lambda found: found.route_id,
@@ -79,6 +82,7 @@ def create_route(
     alias: Aliases = None,
     fallback: Fallbacks = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="For every organisation.")] = False,
+    affinity: Affinity = "",
     file: File = "",
     output: Output = Format.TABLE,
 ) -> None:
@@ -86,7 +90,7 @@ def create_route(
     from aiops.routing.v1 import route_pb2
     from aiops.routing.v1.route_service_pb2 import CreateRouteRequest
 
-    wish = _wish(file, target, alias, fallback)
+    wish = _wish(file, target, alias, fallback, affinity)
     wish.name = name
     if everybody:
         wish.visibility = route_pb2.Route.universe
@@ -102,6 +106,7 @@ def update_route(
     target: Targets = None,
     alias: Aliases = None,
     fallback: Fallbacks = None,
+    affinity: Affinity = "",
     file: File = "",
     version: Version = 0,
     output: Output = Format.TABLE,
@@ -110,7 +115,7 @@ def update_route(
     from aiops.routing.v1.route_service_pb2 import UpdateRouteRequest
 
     session = connect(context)
-    request = UpdateRouteRequest(route_id=route, route=_wish(file, target, alias, fallback), version=version)
+    request = UpdateRouteRequest(route_id=route, route=_wish(file, target, alias, fallback, affinity), version=version)
     show_one(session.call(_stub(session).UpdateRoute, request).route, COLUMNS, output)
 
 
@@ -126,7 +131,10 @@ def delete_route(
     show_one(session.call(_stub(session).DeleteRoute, request).route, COLUMNS, output)
 
 
-def _wish(file: str, targets: list[str] | None, aliases: list[str] | None, fallbacks: list[str] | None) -> "RouteWish":
+def _wish(
+    file: str, targets: list[str] | None, aliases: list[str] | None, fallbacks: list[str] | None, affinity: str
+) -> "RouteWish":
+    from aiops.routing.v1 import route_pb2
     from aiops.routing.v1.route_service_pb2 import RouteWish
     from google.protobuf.json_format import ParseDict, ParseError
 
@@ -138,6 +146,11 @@ def _wish(file: str, targets: list[str] | None, aliases: list[str] | None, fallb
     wish.targets.extend(_target(text) for text in targets or [])
     wish.aliases.extend(aliases or [])
     wish.fallbacks.extend(fallbacks or [])
+    if affinity:
+        known = dict(route_pb2.Balancing.Affinity.items())
+        if affinity not in ("none", "session", "prefix"):
+            raise CliError(f"--affinity {affinity} is none of none, session and prefix", Exit.USAGE)
+        wish.balancing.affinity = known[affinity]
     return wish
 
 

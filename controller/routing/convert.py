@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.events import Encoding, Encodings
 from controller.routing.alerts import RoutingRefused
+from controller.routing.balancing import Affinity, Balancing
 from controller.routing.model import (
     Capability,
     Prices,
@@ -29,7 +30,7 @@ from mesh.errors import FieldViolation, InvalidRequestError
 TOPIC = "aiops.routing.v1"
 _PATHS = (
     *("name", "aliases", "targets", "fallbacks", "capabilities"),
-    *("max_tokens", "prices", "visibility", "resilience"),
+    *("max_tokens", "prices", "visibility", "resilience", "balancing"),
 )
 
 
@@ -47,6 +48,7 @@ def route_to_proto(route: Route) -> pb.Route:
         prices=pb.Prices(**asdict(wish.prices)),
         visibility=pb.Route.Visibility.Value(wish.visibility.value),
         resilience=pb.Resilience(**asdict(wish.resilience)),
+        balancing=_balancing_to_proto(wish.balancing),
         owner=owner_pb2.Owner(org_id=route.org_id, user_id=route.user_id),
         created_at=timestamp(route.created_at),
         changed_at=timestamp(route.changed_at),
@@ -81,6 +83,7 @@ def wish_from_proto(wish: service_pb.RouteWish) -> Wish:
             recovery_timeout_ms=resilience.recovery_timeout_ms,
             max_requests=resilience.max_requests,
         ),
+        balancing=_balancing_from_proto(wish.balancing),
     )
 
 
@@ -102,6 +105,16 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     message = Timestamp()
     message.FromDatetime(moment)
     return message
+
+
+def _balancing_to_proto(balancing: Balancing) -> pb.Balancing:
+    affinity = pb.Balancing.Affinity.Value(balancing.affinity.value)
+    return pb.Balancing(**{**asdict(balancing), "affinity": affinity})
+
+
+def _balancing_from_proto(balancing: pb.Balancing) -> Balancing:
+    affinity = Affinity(pb.Balancing.Affinity.Name(balancing.affinity or pb.Balancing.none))
+    return Balancing(affinity, balancing.prefix_bytes, balancing.overload_percent)
 
 
 def _target_to_proto(target: Target) -> pb.RouteTarget:

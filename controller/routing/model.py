@@ -10,6 +10,7 @@ from enum import Enum
 from typing import NewType
 from urllib.parse import urlsplit
 
+from controller.routing.balancing import Balancing
 from mesh.errors import DomainError, FieldViolation, InvalidRequestError, Kind
 from mesh.identity import OrgId, UserId
 
@@ -148,6 +149,7 @@ class Wish:
     prices: Prices = field(default_factory=Prices)
     visibility: Visibility = Visibility.ORGANIZATION
     resilience: Resilience = field(default_factory=Resilience)
+    balancing: Balancing = field(default_factory=Balancing)
 
     @property
     def names(self) -> tuple[str, ...]:

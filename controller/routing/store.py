@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_new
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from controller.routing.balancing import Affinity, Balancing
 from controller.routing.model import (
     Capability,
     Prices,
@@ -149,6 +150,7 @@ def _row(route: Route) -> dict[str, Any]:
     wish = asdict(route.wish)
     wish["targets"] = [{**target, "provider": target["provider"].value} for target in wish["targets"]]
     wish["capabilities"] = [each.value for each in route.wish.capabilities]
+    wish["balancing"]["affinity"] = route.wish.balancing.affinity.value
     wish["visibility"] = route.wish.visibility.value
     return {**{name: getattr(route, name) for name in plain}, "visibility": wish["visibility"], "wish": wish}
 
@@ -165,4 +167,9 @@ def _wish(row: Mapping[str, Any]) -> Wish:
         prices=Prices(**row["prices"]),
         visibility=Visibility(row["visibility"]),
         resilience=Resilience(**resilience),
+        balancing=_balancing(row.get("balancing", {})),
     )
+
+
+def _balancing(row: Mapping[str, Any]) -> Balancing:
+    return Balancing(**{**row, "affinity": Affinity(row.get("affinity", Affinity.NONE.value))})

@@ -11,10 +11,11 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from gateway.edge.counting import NOTES
 from gateway.edge.messages import message, packed, typed
 from gateway.edge.upstreams import KEEPALIVE, PROTOCOL
-from gateway.models.table import ModelRoute, Sleep, Target
+from gateway.models.table import Balancing, ModelRoute, Sleep, Target
 from gateway.tunnels import relay
 
 log = logging.getLogger(__name__)
+RING_SIZE = 1024
 HELD_AT_MOST = 4096
 SUBSET = "envoy.lb"
 INSTANCE = "instance"
@@ -32,6 +33,8 @@ def model_cluster(route: ModelRoute) -> cluster_pb2.Cluster:
     if route.sleep is not None:
         # All that waited for a model are sent on when it wakes, at once.
         cluster.circuit_breakers.thresholds[0].max_retries.value = HELD_AT_MOST
+    if route.balancing is not None:
+        _keep_together(cluster, route.balancing)
     if _needs_dns(route):
         cluster.type = cluster_pb2.Cluster.STRICT_DNS
         cluster.load_assignment.CopyFrom(model_endpoints(route))
@@ -40,6 +43,13 @@ def model_cluster(route: ModelRoute) -> cluster_pb2.Cluster:
         cluster.eds_cluster_config.eds_config.ads.SetInParent()
         cluster.eds_cluster_config.eds_config.resource_api_version = 2
     return cluster
+
+
+def _keep_together(cluster: cluster_pb2.Cluster, balancing: Balancing) -> None:
+    """Requests of one key go to one instance, or to the next on the ring while that one has too many."""
+    cluster.lb_policy = cluster_pb2.Cluster.RING_HASH
+    cluster.ring_hash_lb_config.minimum_ring_size.value = RING_SIZE
+    cluster.common_lb_config.consistent_hashing_lb_config.hash_balance_factor.value = balancing.overload_percent
 
 
 def model_endpoints(route: ModelRoute) -> endpoint_pb2.ClusterLoadAssignment:

@@ -7,16 +7,23 @@ from google.protobuf import any_pb2
 
 from gateway.edge.filters import BODY
 from gateway.edge.messages import message, packed
-from gateway.models.table import RefusedField
+from gateway.models.table import Balancing, RefusedField
+
+# What requests that are to go to one instance have in common; the filter sets it, and it is hashed.
+AFFINITY = "x-aiops-affinity"
 
 
-def body_context(model: str, refused: Sequence[RefusedField] = (), rename: str = "") -> any_pb2.Any | None:
+def body_context(
+    model: str, refused: Sequence[RefusedField] = (), rename: str = "", balancing: Balancing | None = None
+) -> any_pb2.Any | None:
     """The filter's part of a route; None where there is nothing to do. `model` is what refusals call it."""
-    if not refused and not rename:
+    if not refused and not rename and balancing is None:
         return None
     context: dict[str, object] = {"model": model}
     if refused:
         context["fields"] = [{"path": field.path, "harmless": list(field.harmless)} for field in refused]
     if rename:
         context["rename"] = rename
+    if balancing is not None:
+        context["affinity"], context["prefix"] = balancing.affinity, balancing.prefix_bytes
     return packed(message(lua_pb2.LuaPerRoute, {"name": BODY, "filter_context": context}))

@@ -52,6 +52,15 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
+class Balancing:
+    """Which of a model's instances answers: by `session` or `prefix`, but none with too many open requests."""
+
+    affinity: str
+    prefix_bytes: int
+    overload_percent: int
+
+
+@dataclass(frozen=True, slots=True)
 class RefusedField:
     """A request field that the engine would ignore, and the JSON values with which it changes nothing."""
 
@@ -81,6 +90,8 @@ class ModelRoute:
     # The cluster, where it is not the model's own.
     named: str = ""
     sleep: Sleep | None = None
+    # The instance with the fewest open requests answers without it.
+    balancing: Balancing | None = None
 
     @property
     def asleep(self) -> bool:

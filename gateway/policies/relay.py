@@ -15,7 +15,7 @@ from gateway.edge.counting import ANSWERED, NOTES
 from gateway.edge.filters import BODY, MESSAGES_TARGET, body_filter, enabled, messages_target_filter
 from gateway.edge.messages import message, typed
 from gateway.models.clusters import SUBSET
-from gateway.models.context import body_context
+from gateway.models.context import AFFINITY, body_context
 from gateway.models.lookup import BODY_LIMIT, action, tree
 from gateway.models.memo import Memo
 from gateway.policies.clusters import RELAY, clusters, direct, relayed
@@ -25,7 +25,15 @@ Route = route_components_pb2.Route
 # Only this listener sets it: clients' x-aiops- headers stay out.
 WANTED = "x-aiops-wanted"
 # What is between clients and the platform alone.
-_OURS = ("x-aiops-call", "x-forwarded-for", "x-forwarded-proto", "x-request-id", "x-envoy-original-path", "cookie")
+_OURS = (
+    "x-aiops-call",
+    AFFINITY,
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
+    "x-envoy-original-path",
+    "cookie",
+)
 
 
 def relay_listener() -> listener_pb2.Listener:
@@ -92,6 +100,8 @@ def _route(policy: PolicyRoute, target: PolicyTarget) -> route_components_pb2.Ro
         route.request_headers_to_remove.extend(_OURS)
         if outside.messages:
             route.MergeFrom(message(Route, {"typed_per_filter_config": enabled([MESSAGES_TARGET])}))
+    if target.serving is not None and target.serving.balancing is not None:
+        route.route.hash_policy.add().header.header_name = AFFINITY
     if target.serving is not None and target.serving.sleep is not None:
         route.route.auto_host_rewrite.value = True
     route.request_headers_to_remove.append(WANTED)

@@ -12,7 +12,7 @@ from gateway.edge.filters import BODY
 from gateway.edge.limits import NAME, ROUTE
 from gateway.edge.messages import message, typed
 from gateway.edge.routes import direct as direct_response
-from gateway.models.context import body_context
+from gateway.models.context import AFFINITY, body_context
 from gateway.models.lookup import BODY_LIMIT
 from gateway.models.sleep import AWAKE, SENT_ON_AT_MOST
 from gateway.policies.clusters import TARGET, direct, entrance, way
@@ -42,6 +42,8 @@ def policy_route(policy: PolicyRoute, idle: duration_pb2.Duration) -> route_comp
     route.route.idle_timeout.CopyFrom(_milliseconds(policy.resilience.idle_timeout_ms) or idle)
     if policy.sleepy:
         route.route.auto_host_rewrite.value = True
+    if policy.balancing is not None:
+        route.route.hash_policy.add().header.header_name = AFFINITY
     longest = max(len(policy.chain(first)) for first in policy.firsts)
     route.route.retry_policy.CopyFrom(_retries(policy, longest))
     # What is not kept cannot be sent again.
@@ -70,7 +72,7 @@ def _context(policy: PolicyRoute, first: PolicyTarget) -> any_pb2.Any | None:
     """The request is written for its first target here, unless the relay does that."""
     here = way(policy, first, first) == direct(policy, first)
     rename = first.model if here and set(policy.names) != {first.model} else ""
-    return body_context(policy.names[0], policy.refused, rename)
+    return body_context(policy.names[0], policy.refused, rename, policy.balancing)
 
 
 def _retries(policy: PolicyRoute, longest: int) -> route_components_pb2.RetryPolicy:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from aiops.routing.v1 import route_pb2
 from aiops.routing.v1 import routing_service_pb2 as pb
 
-from gateway.models.table import NAME, ModelRoute, RefusedField, refused_from, sleep_from, targets_from
+from gateway.models.table import NAME, Balancing, ModelRoute, RefusedField, refused_from, sleep_from, targets_from
 
 log = logging.getLogger(__name__)
 AUTHORIZATION = "authorization"
@@ -72,6 +72,7 @@ class PolicyRoute:
     resilience: Resilience = field(default_factory=Resilience)
     refused: tuple[RefusedField, ...] = ()
     created: int = 0
+    balancing: Balancing | None = None
 
     @property
     def firsts(self) -> tuple[PolicyTarget, ...]:
@@ -108,6 +109,7 @@ def _policy(message: pb.PolicyRoute, room: tuple[str, int] | None) -> PolicyRout
         resilience=_resilience(asked),
         refused=refused_from(message.refused_fields),
         created=int(message.created),
+        balancing=_balancing(message.balancing),
     )
 
 
@@ -124,6 +126,13 @@ def _resilience(asked: route_pb2.Resilience) -> Resilience:
         recovery_timeout_ms=max(asked.recovery_timeout_ms, 1),
         max_requests=max(asked.max_requests, 1),
     )
+
+
+def _balancing(asked: route_pb2.Balancing) -> Balancing | None:
+    if asked.affinity not in (route_pb2.Balancing.session, route_pb2.Balancing.prefix):
+        return None
+    affinity = route_pb2.Balancing.Affinity.Name(asked.affinity)
+    return Balancing(affinity, asked.prefix_bytes, max(asked.overload_percent, 100))
 
 
 def _names(message: pb.PolicyRoute) -> Iterable[str]:
@@ -146,7 +155,10 @@ def _targets(message: pb.PolicyRoute, room: tuple[str, int] | None) -> Iterable[
         cluster = f"target/{message.route_id}/{target.name}"
         serving = None
         if instances or sleep:
-            serving = ModelRoute(message.org_id, target.model, instances, (), 0, named=cluster, sleep=sleep)
+            balancing = _balancing(message.balancing)
+            serving = ModelRoute(
+                message.org_id, target.model, instances, (), 0, named=cluster, sleep=sleep, balancing=balancing
+            )
         yield PolicyTarget(target.name, target.weight, target.model, serving, outside)
 
 

@@ -30,6 +30,15 @@ def resilience_of(asked: Mapping[str, Any]) -> Resilience:
 
 
 @dataclass(frozen=True, slots=True)
+class Balancing:
+    """Which of a target's instances answers; `affinity` is `session`, `prefix` or nothing."""
+
+    affinity: str = ""
+    prefix_bytes: int = 1024
+    overload_percent: int = 150
+
+
+@dataclass(frozen=True, slots=True)
 class External:
     """A provider outside the platform."""
 
@@ -83,6 +92,7 @@ class PolicyRoute:
     resilience: Resilience = field(default_factory=Resilience)
     refused_fields: tuple[RefusedField, ...] = ()
     prices: Prices = field(default_factory=Prices)
+    balancing: Balancing = field(default_factory=Balancing)
 
     def flaw(self) -> str:
         """Why it cannot be served, beginning with the field at fault; empty when it can."""

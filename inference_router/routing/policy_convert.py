@@ -5,7 +5,15 @@ from dataclasses import asdict, fields
 from aiops.routing.v1 import route_pb2
 from aiops.routing.v1 import routing_service_pb2 as pb
 
-from inference_router.routing.policy import External, PolicyRoute, PolicyTarget, Prices, Resilience, resilience_of
+from inference_router.routing.policy import (
+    Balancing,
+    External,
+    PolicyRoute,
+    PolicyTarget,
+    Prices,
+    Resilience,
+    resilience_of,
+)
 from inference_router.routing.target_convert import (
     refused_from_proto,
     refused_to_proto,
@@ -34,6 +42,7 @@ def policy_from_route(message: route_pb2.Route) -> PolicyRoute:
         created=message.created_at.seconds,
         resilience=_resilience(message.resilience),
         prices=_prices(message.prices),
+        balancing=_balancing(message.balancing),
     )
 
 
@@ -48,6 +57,7 @@ def policy_to_proto(policy: PolicyRoute) -> pb.PolicyRoute:
         fallbacks=policy.fallbacks,
         resilience=route_pb2.Resilience(**asdict(policy.resilience)),
         refused_fields=refused_to_proto(policy.refused_fields),
+        balancing=_balancing_to_proto(policy.balancing),
         created=policy.created,
         prices=route_pb2.Prices(**asdict(policy.prices)),
     )
@@ -64,6 +74,7 @@ def policy_from_proto(message: pb.PolicyRoute) -> PolicyRoute:
         fallbacks=tuple(message.fallbacks),
         created=message.created,
         resilience=_resilience(message.resilience),
+        balancing=_balancing(message.balancing),
         refused_fields=refused_from_proto(message.refused_fields),
         prices=_prices(message.prices),
     )
@@ -76,6 +87,20 @@ def _prices(message: route_pb2.Prices) -> Prices:
 def _resilience(message: route_pb2.Resilience) -> Resilience:
     asked = {each.name: getattr(message, each.name) for each in fields(Resilience)}
     return resilience_of({**asked, "retry_statuses": tuple(message.retry_statuses)})
+
+
+def _balancing(message: route_pb2.Balancing) -> Balancing:
+    asked = route_pb2.Balancing.Affinity.Name(message.affinity)
+    affinity = asked if message.affinity in (route_pb2.Balancing.session, route_pb2.Balancing.prefix) else ""
+    return Balancing(affinity, message.prefix_bytes or 1024, message.overload_percent or 150)
+
+
+def _balancing_to_proto(balancing: Balancing) -> route_pb2.Balancing:
+    return route_pb2.Balancing(
+        affinity=route_pb2.Balancing.Affinity.Value(balancing.affinity or "none"),
+        prefix_bytes=balancing.prefix_bytes,
+        overload_percent=balancing.overload_percent,
+    )
 
 
 def _wanted(target: route_pb2.RouteTarget) -> PolicyTarget:

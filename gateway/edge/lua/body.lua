@@ -37,15 +37,47 @@ local function renamed(text, start, name)
   return table.concat(parts)
 end
 
+-- A number for what requests have in common that are to go to one instance; nil where they have nothing.
+local function digest(text)
+  local sum = 0
+  for at = 1, #text do sum = (sum * 31 + string.byte(text, at)) % 4294967291 end
+  return string.format("%.0f", sum)
+end
+
+local function first_message(text, start)
+  for _, member in ipairs({ "messages", "prompt", "input" }) do
+    local value = value_at(text, start, member)
+    if value and string.byte(value) == 91 then
+      local from = skip_space(value, 2)
+      return string.sub(value, from, (value_end(value, from) or from) - 1)
+    end
+    if value then return value end
+  end
+end
+
+local function kept_together(handle, context, text, start)
+  if context:get("affinity") == "prefix" then
+    local first = first_message(text, start)
+    return first and digest(string.sub(first, 1, context:get("prefix")))
+  end
+  local session = handle:headers():get("x-session-id")
+  if session then return digest(session) end
+  local key = value_at(text, start, "prompt_cache_key") or value_at(text, start, "user")
+  return key and digest(key)
+end
+
 function envoy_on_request(handle)
   local context = handle:filterContext()
   local fields, rename = context and context:get("fields"), context and context:get("rename")
-  if not fields and not rename then return end
+  local affinity = context and context:get("affinity")
+  if not fields and not rename and not affinity then return end
   -- Waiting for the body ends the life of what was got before.
   local model = context:get("model")
   local text = body_text(handle)
   if not text then return end
   local start = skip_space(text, 1)
+  local key = affinity and kept_together(handle, handle:filterContext(), text, start)
+  if key then handle:headers():replace("x-aiops-affinity", key) end
   for _, field in ipairs(fields or {}) do
     local value = value_at(text, start, field["path"])
     if value and not is_harmless(value, field["harmless"]) then

@@ -49,7 +49,9 @@ async def test_a_route_is_kept_as_it_is_wished_for(rooms: Rooms) -> None:
         max_tokens=4096,
         prices=route_pb2.Prices(input_token="0.000002"),
         resilience=route_pb2.Resilience(max_attempts=2, retry_statuses=[500, 503]),
+        balancing=route_pb2.Balancing(affinity=route_pb2.Balancing.prefix, prefix_bytes=256),
     )
+    assert (made.balancing.affinity, made.balancing.prefix_bytes) == (route_pb2.Balancing.prefix, 256)
     assert (made.version, made.visibility, made.owner.org_id) == (1, route_pb2.Route.organization, "org-a")
     assert [(each.name, each.provider, each.weight) for each in made.targets] == [
         ("tiny", Target.internal, 90),

@@ -87,6 +87,7 @@ class Route(_message.Message):
     DELETED_AT_FIELD_NUMBER: _builtins.int
     IS_DELETED_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    BALANCING_FIELD_NUMBER: _builtins.int
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     route_id: _builtins.str
     name: _builtins.str
@@ -120,6 +121,8 @@ class Route(_message.Message):
     def changed_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def balancing(self) -> Global___Balancing: ...
     def __init__(
         self,
         *,
@@ -139,11 +142,12 @@ class Route(_message.Message):
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
         is_deleted: _builtins.bool = ...,
         version: _builtins.int = ...,
+        balancing: Global___Balancing | None = ...,
         rollout_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "owner", b"owner", "prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "balancing", b"balancing", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "owner", b"owner", "prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "aliases", b"aliases", "capabilities", b"capabilities", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "fallbacks", b"fallbacks", "is_deleted", b"is_deleted", "max_tokens", b"max_tokens", "name", b"name", "owner", b"owner", "prices", b"prices", "resilience", b"resilience", "rollout_id", b"rollout_id", "route_id", b"route_id", "targets", b"targets", "version", b"version", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "aliases", b"aliases", "balancing", b"balancing", "capabilities", b"capabilities", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "fallbacks", b"fallbacks", "is_deleted", b"is_deleted", "max_tokens", b"max_tokens", "name", b"name", "owner", b"owner", "prices", b"prices", "resilience", b"resilience", "rollout_id", b"rollout_id", "route_id", b"route_id", "targets", b"targets", "version", b"version", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015
@@ -259,6 +263,60 @@ class Prices(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Prices: _TypeAlias = Prices  # noqa: Y015
+
+@_typing.final
+class Balancing(_message.Message):
+    """Which of a target's instances answers: the one with the fewest open requests, unless something else is said here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Affinity:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _AffinityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Balancing._Affinity.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        AFFINITY_UNSPECIFIED: Balancing._Affinity.ValueType  # 0
+        none: Balancing._Affinity.ValueType  # 1
+        session: Balancing._Affinity.ValueType  # 2
+        """Requests of one session go to one instance: those with the same `x-session-id`, or else the same
+        `prompt_cache_key` or `user` in their bodies.
+        """
+        prefix: Balancing._Affinity.ValueType  # 3
+        """Requests that begin alike go to one instance, whose engine then knows their beginning."""
+
+    class Affinity(_Affinity, metaclass=_AffinityEnumTypeWrapper): ...
+    AFFINITY_UNSPECIFIED: Balancing.Affinity.ValueType  # 0
+    none: Balancing.Affinity.ValueType  # 1
+    session: Balancing.Affinity.ValueType  # 2
+    """Requests of one session go to one instance: those with the same `x-session-id`, or else the same
+    `prompt_cache_key` or `user` in their bodies.
+    """
+    prefix: Balancing.Affinity.ValueType  # 3
+    """Requests that begin alike go to one instance, whose engine then knows their beginning."""
+
+    AFFINITY_FIELD_NUMBER: _builtins.int
+    PREFIX_BYTES_FIELD_NUMBER: _builtins.int
+    OVERLOAD_PERCENT_FIELD_NUMBER: _builtins.int
+    affinity: Global___Balancing.Affinity.ValueType
+    prefix_bytes: _builtins.int
+    """So many bytes of a request's first message count; 0 means 1024."""
+    overload_percent: _builtins.int
+    """An instance with so many percent of the mean of open requests is passed over for the next; 0 means 150."""
+    def __init__(
+        self,
+        *,
+        affinity: Global___Balancing.Affinity.ValueType = ...,
+        prefix_bytes: _builtins.int = ...,
+        overload_percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "overload_percent", b"overload_percent", "prefix_bytes", b"prefix_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Balancing: _TypeAlias = Balancing  # noqa: Y015
 
 @_typing.final
 class Resilience(_message.Message):

@@ -121,6 +121,7 @@ class RouteWish(_message.Message):
     PRICES_FIELD_NUMBER: _builtins.int
     VISIBILITY_FIELD_NUMBER: _builtins.int
     RESILIENCE_FIELD_NUMBER: _builtins.int
+    BALANCING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     max_tokens: _builtins.int
     visibility: _route_pb2.Route.Visibility.ValueType
@@ -137,6 +138,8 @@ class RouteWish(_message.Message):
     def prices(self) -> _route_pb2.Prices: ...
     @_builtins.property
     def resilience(self) -> _route_pb2.Resilience: ...
+    @_builtins.property
+    def balancing(self) -> _route_pb2.Balancing: ...
     def __init__(
         self,
         *,
@@ -149,10 +152,11 @@ class RouteWish(_message.Message):
         prices: _route_pb2.Prices | None = ...,
         visibility: _route_pb2.Route.Visibility.ValueType = ...,
         resilience: _route_pb2.Resilience | None = ...,
+        balancing: _route_pb2.Balancing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balancing", b"balancing", "prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "capabilities", b"capabilities", "fallbacks", b"fallbacks", "max_tokens", b"max_tokens", "name", b"name", "prices", b"prices", "resilience", b"resilience", "targets", b"targets", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "balancing", b"balancing", "capabilities", b"capabilities", "fallbacks", b"fallbacks", "max_tokens", b"max_tokens", "name", b"name", "prices", b"prices", "resilience", b"resilience", "targets", b"targets", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -128,6 +128,7 @@ class PolicyRoute(_message.Message):
     FALLBACKS_FIELD_NUMBER: _builtins.int
     RESILIENCE_FIELD_NUMBER: _builtins.int
     REFUSED_FIELDS_FIELD_NUMBER: _builtins.int
+    BALANCING_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
     route_id: _builtins.str
@@ -155,6 +156,8 @@ class PolicyRoute(_message.Message):
     @_builtins.property
     def refused_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedField]: ...
     @_builtins.property
+    def balancing(self) -> _route_pb2.Balancing: ...
+    @_builtins.property
     def prices(self) -> _route_pb2.Prices:
         """What its tokens cost."""
 
@@ -169,12 +172,13 @@ class PolicyRoute(_message.Message):
         fallbacks: _abc.Iterable[_builtins.str] | None = ...,
         resilience: _route_pb2.Resilience | None = ...,
         refused_fields: _abc.Iterable[Global___RefusedField] | None = ...,
+        balancing: _route_pb2.Balancing | None = ...,
         created: _builtins.float = ...,
         prices: _route_pb2.Prices | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balancing", b"balancing", "prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "fallbacks", b"fallbacks", "names", b"names", "org_id", b"org_id", "prices", b"prices", "refused_fields", b"refused_fields", "resilience", b"resilience", "route_id", b"route_id", "targets", b"targets", "universe", b"universe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancing", b"balancing", "created", b"created", "fallbacks", b"fallbacks", "names", b"names", "org_id", b"org_id", "prices", b"prices", "refused_fields", b"refused_fields", "resilience", b"resilience", "route_id", b"route_id", "targets", b"targets", "universe", b"universe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
