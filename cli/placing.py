@@ -10,7 +10,7 @@ from cli.connect import connect
 from cli.exits import CliError, Exit
 from cli.nodes import find_node, labels_of
 from cli.output import Format, Output, as_dict, show_json, show_table
-from cli.replica_sets import variables
+from cli.replica_sets import variables, words
 
 if TYPE_CHECKING:
     from aiops.deployments.v1.deployment_service_pb2 import PlanDeploymentResponse
@@ -84,16 +84,10 @@ class Asked:
 
 def own_fields(command: str, health_path: str, inference_path: str, env: Sequence[str]) -> dict[str, Any]:
     """The fields of requests for what runs of a deployment's own, and its environment. Raises CliError."""
-    import shlex
-
     from aiops.deployments.v1.deployment_service_pb2 import HttpPaths
 
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise CliError(f"--command: {error}", Exit.USAGE, next_step="quote it as for a shell") from error
     return {
-        "command": words,
+        "command": words(command),
         "paths": HttpPaths(health=health_path, inference=inference_path),
         "environment": variables(env),
     }

@@ -34,6 +34,9 @@ Revision = Annotated[str, typer.Option("--model-revision", help="Number or diges
 Adapter = Annotated[
     list[str] | None, typer.Option(help="LoRA adapter of each replica, instead of all before; can be repeated.")
 ]
+Command = Annotated[str, typer.Option(help="What a custom model runs, instead of what it ran before.")]
+HealthPath = Annotated[str, typer.Option(help="Where a custom model says that it is up; as before when missing.")]
+InferencePath = Annotated[str, typer.Option(help="Where a custom model infers; as before when missing.")]
 COLUMNS = {
     "set": lambda found: found.replica_set_id,
     "name": lambda found: found.name,
@@ -105,6 +108,9 @@ def start_rollout(
     environment: Environment = None,
     revision: Revision = "",
     adapter: Adapter = None,
+    command: Command = "",
+    health_path: HealthPath = "",
+    inference_path: InferencePath = "",
     wait: Wait = False,
     output: Output = Format.TABLE,
 ) -> None:
@@ -120,6 +126,10 @@ def start_rollout(
     template.model_revision = revision
     if adapter:
         template.adapters[:] = adapter
+    if command:
+        template.command[:] = words(command)
+    template.paths.health = health_path or template.paths.health
+    template.paths.inference = inference_path or template.paths.inference
     if environment:
         template.environment.clear()
         template.environment.update(variables(environment))
@@ -196,6 +206,16 @@ def variables(pairs: Sequence[str]) -> dict[str, str]:
     if not all("=" in pair and pair[0] != "=" for pair in pairs):
         raise CliError("a variable is not NAME=VALUE", Exit.USAGE, next_step="e.g. --env VLLM_LOGGING_LEVEL=DEBUG")
     return dict(pair.partition("=")[::2] for pair in pairs)
+
+
+def words(command: str) -> list[str]:
+    """A command as a shell reads it. Raises CliError."""
+    import shlex
+
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise CliError(f"--command: {error}", Exit.USAGE, next_step="quote it as for a shell") from error
 
 
 def _show(session: "Session", found: "ReplicaSet", wait: bool, output: Format) -> None:
