@@ -3,6 +3,7 @@
 import re
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from node_agent.engines.engine import Diagnosis, FailureReason
@@ -130,6 +131,14 @@ def diagnose(returncode: int | None, log_tail: str) -> Diagnosis:
         )
     how = next((text for number, text in _SIGNALS.items() if number == killed_by), f"ended with exit code {returncode}")
     return Diagnosis(FailureReason.ENGINE_FAILED, f"the engine {how}{_last(log_tail)}", _READ_LOG)
+
+
+def in_image(found: Diagnosis, image: str) -> Diagnosis:
+    """The same of an engine in a container: what is missing is missing in its image, not on the node."""
+    if found.reason is not FailureReason.ENGINE_UNAVAILABLE:
+        return found
+    message = f"in image {image} {found.message.replace(' on the node', '')}"
+    return replace(found, message=message, suggestion="Deploy an image that holds the whole engine, or build it again.")
 
 
 def judged(signs: Sequence[Sign], log_tail: str) -> Diagnosis | None:

@@ -12,6 +12,7 @@ from mesh.clock import Clock
 from mesh.errors import DomainError
 from node_agent.cache.model import Artifact, DiskFullError
 from node_agent.cache.service import ModelCache
+from node_agent.engines.diagnosis import in_image
 from node_agent.engines.engine import Diagnosis, Engine, EngineSpec, LaunchPlan
 from node_agent.engines.prepare import prepare
 from node_agent.inventory.machine import Machine
@@ -163,10 +164,11 @@ class Launcher:
         except ValueError:
             return None
 
-    def diagnose(self, process: Process, code: int | None, tail: str) -> Diagnosis | None:
+    def diagnose(self, process: Process, code: int | None, tail: str, image: str) -> Diagnosis | None:
         """The engine's own judgement of its end."""
         engine = self._engine_of(process)
-        return engine.diagnose(code, tail) if engine else None
+        found = engine.diagnose(code, tail) if engine else None
+        return in_image(found, image) if found and image else found
 
     def hold(self, artifact: Artifact) -> None:
         self._cache.hold(artifact)

@@ -223,7 +223,8 @@ class Replica:
         process, limit = self.record.process, self._around.patience.restart_limit
         assert process is not None
         tail = self._around.launcher.tail(self.record.spec.key, process.log_start)
-        event, failure = judge(process, ended, self._around.launcher.diagnose(process, ended.code, tail), tail)
+        diagnosis = self._around.launcher.diagnose(process, ended.code, tail, self.record.spec.image)
+        event, failure = judge(process, ended, diagnosis, tail)
         self._drop(process)
         failures = self.record.failures + 1
         self.record = replace(self.record, failures=failures)
@@ -251,7 +252,7 @@ class Replica:
         process = self.record.process
         assert process is not None
         tail = self._around.launcher.tail(self.record.spec.key, process.log_start)
-        diagnosis = self._around.launcher.diagnose(process, None, tail)
+        diagnosis = self._around.launcher.diagnose(process, None, tail, self.record.spec.image)
         message = f"{error.message}: {diagnosis.message}. {diagnosis.suggestion}" if diagnosis else error.message
         await self.stop_process()
         await self._fail(Failure(process.epoch, message, diagnosis.reason if diagnosis else error.reason, tail))

@@ -5,7 +5,7 @@ import re
 import pytest
 from aiops.errors.v1 import reason_pb2
 
-from node_agent.engines.diagnosis import diagnose
+from node_agent.engines.diagnosis import diagnose, in_image
 from node_agent.engines.engine import FailureReason
 
 LOGS = [
@@ -69,6 +69,15 @@ def test_out_of_memory_suggests_what_would_fit() -> None:
 def test_an_unknown_end_is_told_with_the_last_error_line() -> None:
     diagnosis = diagnose(1, "Traceback\nValueError: the teapot is empty\nbye\n")
     assert diagnosis.message == "the engine ended with exit code 1: ValueError: the teapot is empty"
+
+
+def test_what_a_container_lacks_is_missing_in_its_image_and_not_on_the_node() -> None:
+    for missing in (diagnose(127, ""), diagnose(1, "ModuleNotFoundError: No module named 'torch'")):
+        told = in_image(missing, "registry/engine:3")
+        assert "registry/engine:3" in told.message
+        assert "node" not in f"{told.message} {told.suggestion}"
+    other = diagnose(-11, "")
+    assert in_image(other, "registry/engine:3") == other
 
 
 def test_every_reason_is_in_the_contract() -> None:
