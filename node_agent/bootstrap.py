@@ -228,7 +228,7 @@ def _containers(
     if not wanted.url:
         return None, None
     engine = DockerEngine(wanted.url, expected=wanted.expected)
-    rules = ImageRules((*wanted.allowed, *wanted.images.values()), wanted.keep)
+    rules = ImageRules((*wanted.allowed, *wanted.images.values()), wanted.keep, always=wanted.pull_always)
     images = Images(engine, settings.home / "images.json", rules, clock)
     return DockerRuntime(engine, images, owner, Limits(bounds.user, wanted.cpus, wanted.pids)), images
 

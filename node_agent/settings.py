@@ -28,6 +28,8 @@ class ContainerSettings:
     images: Mapping[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
     keep: timedelta = timedelta(days=7)
+    # Whether a tag that is here already is looked up in its registry before each start.
+    pull_always: bool = False
     uid: int = 10_001
     gid: int = 10_001
     cpus: int = 0
@@ -134,11 +136,19 @@ def _containers(environment: Mapping[str, str]) -> ContainerSettings:
         images={engine: image for engine, image in images.items() if image},
         allowed=_patterns(environment, "AIOPS_IMAGES_ALLOWED"),
         keep=timedelta(hours=whole(environment, "AIOPS_IMAGES_KEEP_HOURS", 168)),
+        pull_always=_pulls_always(environment),
         uid=os.geteuid() or uid,
         gid=os.getegid() if os.geteuid() else uid,
         cpus=whole(environment, "AIOPS_CONTAINER_CPUS", 0),
         pids=whole(environment, "AIOPS_CONTAINER_PIDS", 4096),
     )
+
+
+def _pulls_always(environment: Mapping[str, str]) -> bool:
+    policy = environment.get("AIOPS_IMAGES_PULL", "if-absent")
+    if policy not in ("always", "if-absent"):
+        raise ValueError(f"AIOPS_IMAGES_PULL is {policy!r}; it is always or if-absent")
+    return policy == "always"
 
 
 def _patterns(environment: Mapping[str, str], name: str) -> tuple[str, ...]:

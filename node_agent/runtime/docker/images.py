@@ -16,7 +16,7 @@ from mesh.clock import Clock
 from mesh.errors import DomainError, Kind
 from mesh.loops import Backoff
 from node_agent.runtime.docker.engine import DockerEngine, EngineAwayError
-from node_agent.runtime.docker.pull import Arrival, Progress, PullCutError, pull
+from node_agent.runtime.docker.pull import Arrival, ImagePullError, Progress, PullCutError, pull
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +33,15 @@ class ImageNotAllowedError(DomainError):
 class ImageRules:
     """`allowed` are names or patterns with `*` and `?`; without any, none is. Pulled images stay `keep` unused.
 
-    A pull that fails by what may pass is tried so many times, with such pauses.
+    A pull that fails by what may pass is tried so many times, with such pauses. With `always`, a tag that is here is
+    looked up in its registry whenever it is wanted; a digest means the same for ever.
     """
 
     allowed: tuple[str, ...] = ()
     keep: timedelta = timedelta(days=7)
     tries: int = 4
     pause: Backoff = field(default_factory=lambda: Backoff(timedelta(seconds=2), timedelta(minutes=1)))
+    always: bool = False
 
     def check(self, image: str) -> None:
         """Raises ImageNotAllowedError, naming the setting."""
@@ -65,6 +67,8 @@ class Images:
         Waits while Docker Engine is away. Raises ImageNotAllowedError, ImagePullError.
         """
         self._rules.check(image)
+        if self._rules.always and "@" not in image:
+            await self._renew(image, progress)
         while True:
             await self._engine.until_present()
             with contextlib.suppress(EngineAwayError):
@@ -75,6 +79,17 @@ class Images:
                     return labels
                 except ImageNotFound:
                     await self._join(image, progress)
+
+    async def _renew(self, image: str, progress: Progress) -> None:
+        """Has the tag as its registry has it now; the one that is here will do while the registry is away."""
+        await self._engine.until_present()
+        try:
+            await self._labels(image)
+            await self._join(image, progress)
+        except (ImageNotFound, EngineAwayError):
+            return
+        except ImagePullError as error:
+            log.warning("%s; the image that is here is used", error.message)
 
     async def has_health(self, image: str) -> bool:
         """Whether the image brings a health check of its own."""

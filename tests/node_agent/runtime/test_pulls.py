@@ -30,7 +30,7 @@ class Shelf:
     """One agent's images, and what was heard of them."""
 
     def __init__(self, engine: DockerEngine, home: Path) -> None:
-        self.clock = ManualClock()
+        self.clock, self.engine = ManualClock(), engine
         self.images = Images(engine, home / "images.json", ImageRules(("127.0.0.1:*",), KEEP, 4, AT_ONCE), self.clock)
         self.heard: list[Arrival] = []
 
@@ -115,6 +115,28 @@ async def test_a_digest_pins_what_is_pulled_and_nothing_else_passes_for_it(
         assert pinned in docker_client.inspect_image(pinned)["RepoDigests"]
         with pytest.raises(ImagePullError, match="no image of that name and tag"):
             await shelf.obtain(f"{image_registry.address}/noise@sha256:{'0' * 64}")
+
+
+async def test_a_tag_that_is_here_is_looked_up_again_only_where_the_policy_says_so(
+    shelf: Shelf, image_registry: ImageRegistry, docker_client: APIClient, noise: str, tmp_path: Path
+) -> None:
+    reference = f"{image_registry.address}/noise"
+    with only_in(image_registry, docker_client, noise):
+        await shelf.obtain(f"{reference}:1")
+        old = docker_client.inspect_image(f"{reference}:1")["Id"]
+        docker_client.tag(old, reference, tag="kept")
+        build_noise(docker_client, noise, 100)
+        image_registry.push(docker_client, noise, "noise")
+        docker_client.tag(old, reference, tag="1")
+        await shelf.obtain(f"{reference}:1")
+        assert docker_client.inspect_image(f"{reference}:1")["Id"] == old
+        rules = ImageRules(("127.0.0.1:*",), KEEP, 2, AT_ONCE, always=True)
+        always = Images(shelf.engine, tmp_path / "always.json", rules, shelf.clock)
+        await always.obtain(f"{reference}:1", shelf.heard.append)
+        new = docker_client.inspect_image(f"{reference}:1")["Id"]
+        assert new != old
+        image_registry.stop()
+        assert await always.obtain(f"{reference}:1", shelf.heard.append), "what is here will do meanwhile"
 
 
 async def test_what_a_registry_refuses_is_said_in_words(
