@@ -22,6 +22,17 @@ from controller.batches.service import Batches
 from controller.batches.working import POLL as BATCH_POLL
 from controller.batches.working import BatchWorker
 from controller.batches.working import Rules as BatchRules
+from controller.conversations.chat import Chat
+from controller.conversations.feed import Feed
+from controller.conversations.messages import Messages
+from controller.conversations.rpc import (
+    ConversationFeedServicer,
+    ConversationServicer,
+    RoomServicer,
+    TurnServicer,
+)
+from controller.conversations.service import Conversations, Rooms
+from controller.conversations.turns import Turns
 from controller.credentials.rpc import CredentialServicer, ProviderSecretServicer
 from controller.credentials.service import Credentials
 from controller.deployments.adapters import Adapters
@@ -147,6 +158,7 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
         _fleet(kernel)
         _platform(kernel)
         _batches(kernel, signers, stack)
+        _conversations(kernel)
         _events(kernel)
         authenticator = TokenAuthenticator(kernel.verifier, PeerAuthenticator(kernel.clock))
         async with (
@@ -301,6 +313,21 @@ def _batches(kernel: Kernel, signers: Signers, stack: AsyncExitStack) -> None:
         rules = BatchRules(most_open=settings.batch_concurrency)
         worker = BatchWorker(unit_of_work, objects, gateway, tokens, clock, rules)
         kernel.repeat(f"batches {number}", worker.step, BATCH_POLL, wake=due)
+
+
+def _conversations(kernel: Kernel) -> None:
+    unit_of_work, clock = kernel.unit_of_work, kernel.clock
+    feed = Feed(unit_of_work)
+    conversations, messages = Conversations(unit_of_work, clock, feed), Messages(unit_of_work, clock, feed)
+    kernel.servicers += [
+        RoomServicer(Rooms(unit_of_work, clock)),
+        ConversationServicer(conversations, messages, Chat(conversations, messages, feed, clock)),
+        ConversationFeedServicer(feed),
+        TurnServicer(Turns(messages, feed, clock)),
+    ]
+    notices = Notices(kernel.database, "aiops_conversations", feed.hear)
+    feed.tell_others = notices.say
+    kernel.repeat("conversations between controllers", notices.step, NOTICES_AGAIN)
 
 
 def _endpoints(settings: Settings) -> Endpoints:

@@ -1,5 +1,6 @@
 """How every room's events are told."""
 
+from controller.conversations import convert as conversations
 from controller.credentials import convert as credentials
 from controller.deployments import convert as deployments
 from controller.events import Encodings
@@ -22,6 +23,7 @@ EVENTS: Encodings = {
     **downloads.EVENTS,
     **deployments.EVENTS,
     **replica_sets.EVENTS,
+    **conversations.EVENTS,
     **credentials.EVENTS,
     **quotas.EVENTS,
     **routing.EVENTS,

@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controller.autoscaling.store import SqlLoadStore
 from controller.batches.file_store import SqlFileStore
 from controller.batches.store import SqlBatchStore
+from controller.conversations.message_store import SqlEntryStore, SqlMessageStore
+from controller.conversations.store import SqlConversationStore, SqlRoomStore
 from controller.credentials.store import SqlCredentialStore
 from controller.deployments.fleet import FleetView
 from controller.deployments.store import SqlDeploymentStore
@@ -174,6 +176,22 @@ class Work:
     @cached_property
     def batch_files(self) -> SqlFileStore:
         return SqlFileStore(self._connection)
+
+    @cached_property
+    def rooms(self) -> SqlRoomStore:
+        return SqlRoomStore(self._connection)
+
+    @cached_property
+    def conversations(self) -> SqlConversationStore:
+        return SqlConversationStore(self._connection)
+
+    @cached_property
+    def messages(self) -> SqlMessageStore:
+        return SqlMessageStore(self._connection)
+
+    @cached_property
+    def entries(self) -> SqlEntryStore:
+        return SqlEntryStore(self._connection)
 
     @cached_property
     def system(self) -> SqlSystemStore:

@@ -30,14 +30,14 @@ class Notices:
     def __init__(self, database: Database, channel: str, hear: Callable[[str], None]) -> None:
         self._database, self._channel, self._hear = database, channel, hear
         self._name = new_id("process")
-        self._said: set[str] = set()
+        self._said: dict[str, None] = {}
         self._wake = Wake()
         self.listening = False
 
     def say(self, word: str) -> None:
-        """The word goes out soon; once, however often it was said by then."""
+        """The word goes out soon, in its turn; once, however often it was said by then."""
         if self.listening:
-            self._said.add(word)
+            self._said.setdefault(word)
             self._wake.set()
 
     async def step(self) -> None:
@@ -62,7 +62,7 @@ class Notices:
 
     def _payloads(self) -> list[str]:
         """What was said, in as few payloads as it takes."""
-        words, self._said = sorted(self._said), set()
+        words, self._said = list(self._said), {}
         payloads: list[list[str]] = []
         size = LARGEST_BYTES
         for word in words:

@@ -93,6 +93,29 @@ class Keyset:
         return moment, identity
 
 
+class Countdown:
+    """Highest first by a number that is unique under the filters."""
+
+    def __init__(self, number: Column[int], *filters: object) -> None:
+        self._number = number
+        self._scope = _scope_of(filters)
+
+    def apply(self, query: "Select[Row]", page: PageRequest) -> "Select[Row]":
+        """The query for one page, with one row more to see whether another page follows."""
+        ordered = query.order_by(self._number.desc()).limit(page.limit + 1)
+        return ordered.where(self._number < self._decode(page.token)) if page.token else ordered
+
+    def page(self, rows: Sequence[Any], page: PageRequest, read: Callable[[Any], Item]) -> Page[Item]:
+        """The page that the rows of `apply`'s query make."""
+        shown = rows[: page.limit]
+        more = len(rows) > page.limit
+        last = _token_of(self._scope, shown[-1]._mapping[self._number.name]) if more else ""
+        return Page(tuple(read(row) for row in shown), last)
+
+    def _decode(self, token: str) -> int:
+        return _number_of(token, self._scope)
+
+
 class Offsets:
     """Pages of what has no rows of its own, such as sums: a token says how many were shown, under which filters."""
 
@@ -103,18 +126,23 @@ class Offsets:
         """How many to pass over. Raises InvalidPageTokenError."""
         if not page.token:
             return 0
-        try:
-            scope, shown = _cursor_of(page.token)
-        except (ValueError, TypeError) as error:
-            raise InvalidPageTokenError("page_token is not one this list made; start again without it") from error
-        if scope != self._scope or not isinstance(shown, int) or not 0 <= shown < 2**31:
-            raise InvalidPageTokenError("page_token was made with other filters; start again without it")
-        return shown
+        return _number_of(page.token, self._scope)
 
     def page(self, items: Sequence[Item], page: PageRequest) -> Page[Item]:
         """The page that items make of which one more was read than fits."""
         token = _token_of(self._scope, self.start(page) + page.limit) if len(items) > page.limit else ""
         return Page(tuple(items[: page.limit]), token)
+
+
+def _number_of(token: str, wanted_scope: str) -> int:
+    """The number that a token carries. Raises InvalidPageTokenError."""
+    try:
+        scope, number = _cursor_of(token)
+    except (ValueError, TypeError) as error:
+        raise InvalidPageTokenError("page_token is not one this list made; start again without it") from error
+    if scope != wanted_scope or not isinstance(number, int) or not 0 <= number < 2**31:
+        raise InvalidPageTokenError("page_token was made with other filters; start again without it")
+    return number
 
 
 def _scope_of(filters: Sequence[object]) -> str:

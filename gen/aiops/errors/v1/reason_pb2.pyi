@@ -126,6 +126,16 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     QUOTA_NOT_FOUND: _Reason.ValueType  # 700
     """Quotas."""
     QUOTA_CHANGED: _Reason.ValueType  # 701
+    CONVERSATION_NOT_FOUND: _Reason.ValueType  # 820
+    """Conversations."""
+    CONVERSATION_EXISTS: _Reason.ValueType  # 821
+    CONVERSATION_ARCHIVED: _Reason.ValueType  # 822
+    ROOM_NOT_FOUND: _Reason.ValueType  # 823
+    ROOM_EXISTS: _Reason.ValueType  # 824
+    MESSAGE_NOT_FOUND: _Reason.ValueType  # 825
+    MESSAGE_ID_REUSED: _Reason.ValueType  # 826
+    TURN_NOT_BEGUN: _Reason.ValueType  # 827
+    ANSWER_TOO_LONG: _Reason.ValueType  # 828
     DEAD_LETTER_NOT_FOUND: _Reason.ValueType  # 500
     """Events."""
 
@@ -235,6 +245,16 @@ BATCH_NOT_FOUND: Reason.ValueType  # 783
 QUOTA_NOT_FOUND: Reason.ValueType  # 700
 """Quotas."""
 QUOTA_CHANGED: Reason.ValueType  # 701
+CONVERSATION_NOT_FOUND: Reason.ValueType  # 820
+"""Conversations."""
+CONVERSATION_EXISTS: Reason.ValueType  # 821
+CONVERSATION_ARCHIVED: Reason.ValueType  # 822
+ROOM_NOT_FOUND: Reason.ValueType  # 823
+ROOM_EXISTS: Reason.ValueType  # 824
+MESSAGE_NOT_FOUND: Reason.ValueType  # 825
+MESSAGE_ID_REUSED: Reason.ValueType  # 826
+TURN_NOT_BEGUN: Reason.ValueType  # 827
+ANSWER_TOO_LONG: Reason.ValueType  # 828
 DEAD_LETTER_NOT_FOUND: Reason.ValueType  # 500
 """Events."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

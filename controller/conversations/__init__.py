@@ -1,0 +1,1 @@
+"""Conversations: rooms, what is said in them, and who hears of it."""
