@@ -9,6 +9,7 @@ from cli import (
     account,
     adapters,
     autoscaling,
+    batches,
     chat,
     deployments,
     downloads,
@@ -55,6 +56,8 @@ app.add_typer(routes.app, name="routes")
 app.add_typer(rollouts.app, name="rollouts")
 app.add_typer(provider_credentials.app, name="credentials")
 app.add_typer(quotas.app, name="quotas")
+app.add_typer(batches.files, name="files")
+app.add_typer(batches.batches, name="batches")
 app.add_typer(events.app, name="events")
 models.app.command()(downloads.download)
 models.app.command()(downloads.downloads)

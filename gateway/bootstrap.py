@@ -16,7 +16,7 @@ from aiops.routing.v1 import routing_service_pb2, routing_service_pb2_grpc
 
 from gateway.edge.listener import NAME, public_listener
 from gateway.edge.routes import api_routes
-from gateway.edge.upstreams import API, api_cluster
+from gateway.edge.upstreams import API, WEB, api_cluster, web_cluster
 from gateway.load.report import Reporter
 from gateway.load.rpc import LoadReportingServicer
 from gateway.load.tally import Tally
@@ -37,6 +37,8 @@ from gateway.watch.alerts import Alerts
 from gateway.watch.feed import Feed
 from gateway.watch.secrets import publish_secrets
 from gateway.watch.trust import publish_trust
+from gateway.web.http import serve_http
+from gateway.web.openai_files import FilesAndBatches
 from gateway.web.pages import pages
 from gateway.xds.cache import CLUSTERS, LISTENERS, Cache, resource
 from gateway.xds.metrics import Metrics
@@ -66,6 +68,7 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
         async with (
             _usage(settings, telemetry) as forwarder,
             waiting.serve(*_address(settings.waiting_room)) as room,
+            _web(cache, settings),
             serve(settings.xds, discovery, LoadReportingServicer(tally)),
             aclosing(Reporter(Addresses(settings.controller_mesh), _tls(settings), tally)) as reporter,
         ):
@@ -88,6 +91,14 @@ async def _usage(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Forw
         yield forwarder
     finally:
         await forwarder.close()
+
+
+@asynccontextmanager
+async def _web(cache: Cache, settings: Settings) -> AsyncIterator[None]:
+    host, port = _address(settings.web)
+    async with serve_http(host, port, FilesAndBatches(Addresses(settings.controller_api))) as listening:
+        cache.put(CLUSTERS, {WEB: resource(web_cluster(host, listening))})
+        yield
 
 
 def _journal(settings: Settings) -> Path | None:

@@ -33,6 +33,8 @@ class Settings:
     linger: timedelta
     # Where Envoy brings requests for models that sleep; port 0 takes a free one.
     waiting_room: str
+    # host:port of the gateway's own HTTP server, which Envoy asks; port 0 takes a free one.
+    web: str
     kafka: str
     # Where Envoy, on the same machine, writes what requests used, and how much of it may wait for Kafka.
     usage_directory: Path
@@ -59,6 +61,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         node_port=whole(environment, "AIOPS_NODE_PORT", 0),
         model_idle=timedelta(seconds=whole(environment, "AIOPS_MODEL_IDLE_SECONDS", 600)),
         linger=timedelta(seconds=whole(environment, "AIOPS_ROUTE_LINGER_SECONDS", 30)),
+        web=environment.get("AIOPS_WEB", "127.0.0.1:0"),
         waiting_room=environment.get("AIOPS_WAITING_ROOM", "127.0.0.1:0"),
         kafka=environment.get("AIOPS_KAFKA", "127.0.0.1:9092"),
         usage_directory=Path(environment.get("AIOPS_USAGE_DIRECTORY") or home / "usage"),

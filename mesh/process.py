@@ -23,6 +23,8 @@ def run_service(name: str, main: Callable[[asyncio.Event], Awaitable[None]], *, 
     Logs go to standard error. `main` is expected to return soon after `stopping` is set.
     """
     logging.basicConfig(level=log_level.upper(), format=_FORMAT, stream=sys.stderr)
+    # A line for each request would hide what matters.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger(name).info("%s starts", name)
     gc.set_threshold(*_COLLECT_AFTER)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -11,7 +11,7 @@ import httpx
 from controller.iam.model import ApiKey, ApiKeyId, User
 from controller.iam.signing import Signers
 from mesh.clock import Clock
-from mesh.identity import SYSTEM, Caller, UserId
+from mesh.identity import Caller, UserId
 
 API_KEY = "apikey-"
 # Longer than a turn at a batch.
@@ -82,14 +82,14 @@ class Tokens:
         self._signers = signers
         self._clock = clock
 
-    async def of(self, user_id: UserId, token_id: str) -> str:
+    async def of(self, owner: Caller, token_id: str) -> str:
         """A token of the owner. What was asked for with an API key counts as that key's, and ends with it.
 
-        UserNotFoundError when the owner is gone.
+        UserNotFoundError or ApiKeyNotFoundError when they are gone.
         """
-        async with self._unit_of_work.reading(SYSTEM) as work:
-            user = await work.users.get(user_id, SYSTEM)
-            key = await work.api_keys.get(ApiKeyId(token_id), SYSTEM) if token_id.startswith(API_KEY) else None
+        async with self._unit_of_work.reading(owner) as work:
+            user = await work.users.get(owner.user_id, owner)
+            key = await work.api_keys.get(ApiKeyId(token_id), owner) if token_id.startswith(API_KEY) else None
         now = self._clock.now()
         expires_at: datetime = min(now + TOKEN_LIFETIME, key.expires_at) if key else now + TOKEN_LIFETIME
         return self._signers.at(now).inference_token(user, token_id, now, expires_at, of_api_key=key is not None)

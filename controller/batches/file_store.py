@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Index, Table, Text, delete, insert, select
+from sqlalchemy import BigInteger, Column, ColumnElement, Index, Table, Text, delete, insert, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.batches.model import File, FileId, FileNotFoundInStoreError, Purpose
@@ -37,12 +37,15 @@ class SqlFileStore:
             raise FileNotFoundInStoreError(file_id)
         return _file(row)
 
-    async def page(self, caller: Caller, page: PageRequest, purpose: Purpose | None) -> Page[File]:
-        """Those of one page, newest first."""
+    async def page(self, caller: Caller, page: PageRequest, purpose: Purpose | None, after: str) -> Page[File]:
+        """Those of one page, newest first; `after` is the id of one to begin behind, or empty."""
         keyset = Keyset(files.c.created_at, files.c.file_id, "files", purpose)
         query = select(files).where(_visible(caller))
         if purpose is not None:
             query = query.where(files.c.purpose == purpose.value)
+        if after:
+            last = await self.get(after, caller)
+            query = query.where(tuple_(files.c.created_at, files.c.file_id) < (last.created_at, last.file_id))
         rows = (await self._connection.execute(keyset.apply(query, page))).all()
         return keyset.page(rows, page, _file)
 

@@ -34,7 +34,7 @@ class Objects(Protocol):
 
 class FileStore(Protocol):
     async def get(self, file_id: str, caller: Caller, *, lock: bool = False) -> File: ...
-    async def page(self, caller: Caller, page: PageRequest, purpose: Purpose | None) -> Page[File]: ...
+    async def page(self, caller: Caller, page: PageRequest, purpose: Purpose | None, after: str) -> Page[File]: ...
     async def add(self, file: File) -> None: ...
     async def remove(self, file_id: str) -> None: ...
     async def known_among(self, file_ids: frozenset[str]) -> frozenset[str]: ...
@@ -86,10 +86,10 @@ class Files:
             raise
         return file
 
-    async def page(self, caller: Caller, page: PageRequest, purpose: Purpose | None) -> Page[File]:
-        """The files that the caller sees, newest first."""
+    async def page(self, caller: Caller, page: PageRequest, purpose: Purpose | None, after: str = "") -> Page[File]:
+        """The files that the caller sees, newest first; `after` is the id of one to begin behind."""
         async with self._unit_of_work.reading(caller) as work:
-            return await work.batch_files.page(caller, page, purpose)
+            return await work.batch_files.page(caller, page, purpose, after)
 
     async def get(self, caller: Caller, file_id: str) -> File:
         """One of them."""

@@ -37,7 +37,8 @@ class FileServicer(FileServiceServicer):
 
     async def ListFiles(self, request: files_pb.ListFilesRequest, context: Context) -> files_pb.ListFilesResponse:
         asked = PageRequest(request.page_size, request.page_token)
-        page = await self._files.page(caller(context), asked, purpose_from_proto(request.purpose))
+        purpose = purpose_from_proto(request.purpose)
+        page = await self._files.page(caller(context), asked, purpose, request.after)
         return files_pb.ListFilesResponse(files=map(file_to_proto, page.items), next_page_token=page.next_token)
 
     async def GetFile(self, request: files_pb.GetFileRequest, context: Context) -> files_pb.GetFileResponse:
@@ -72,7 +73,8 @@ class BatchServicer(BatchServiceServicer):
         return pb.CreateBatchResponse(batch=batch_to_proto(made))
 
     async def ListBatches(self, request: pb.ListBatchesRequest, context: Context) -> pb.ListBatchesResponse:
-        page = await self._batches.page(caller(context), PageRequest(request.page_size, request.page_token))
+        asked = PageRequest(request.page_size, request.page_token)
+        page = await self._batches.page(caller(context), asked, request.after)
         return pb.ListBatchesResponse(batches=map(batch_to_proto, page.items), next_page_token=page.next_token)
 
     async def GetBatch(self, request: pb.GetBatchRequest, context: Context) -> pb.GetBatchResponse:

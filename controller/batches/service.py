@@ -16,7 +16,7 @@ from mesh.sql.paging import Page, PageRequest
 class BatchStore(Protocol):
     async def now(self) -> datetime: ...
     async def get(self, batch_id: str, caller: Caller, *, lock: bool = False) -> Batch: ...
-    async def page(self, caller: Caller, page: PageRequest) -> Page[Batch]: ...
+    async def page(self, caller: Caller, page: PageRequest, after: str) -> Page[Batch]: ...
     async def add(self, batch: Batch) -> None: ...
     async def save(self, batch: Batch) -> None: ...
 
@@ -94,10 +94,10 @@ class Batches:
         self._due.set()
         return made
 
-    async def page(self, caller: Caller, page: PageRequest) -> Page[Batch]:
-        """The batches that the caller sees, newest first."""
+    async def page(self, caller: Caller, page: PageRequest, after: str = "") -> Page[Batch]:
+        """The batches that the caller sees, newest first; `after` is the id of one to begin behind."""
         async with self._unit_of_work.reading(caller) as work:
-            return await work.batches.page(caller, page)
+            return await work.batches.page(caller, page, after)
 
     async def get(self, caller: Caller, batch_id: str) -> Batch:
         """One of them."""

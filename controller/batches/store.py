@@ -20,6 +20,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -109,10 +110,13 @@ class SqlBatchStore:
             raise BatchNotFoundError(batch_id)
         return _batch(row)
 
-    async def page(self, caller: Caller, page: PageRequest) -> Page[Batch]:
-        """Those of one page, newest first."""
+    async def page(self, caller: Caller, page: PageRequest, after: str) -> Page[Batch]:
+        """Those of one page, newest first; `after` is the id of one to begin behind, or empty."""
         keyset = Keyset(batches.c.created_at, batches.c.batch_id, "batches")
         query = keyset.apply(select(batches).where(_visible(caller)), page)
+        if after:
+            last = await self.get(after, caller)
+            query = query.where(tuple_(batches.c.created_at, batches.c.batch_id) < (last.created_at, last.batch_id))
         return keyset.page((await self._connection.execute(query)).all(), page, _batch)
 
     async def add(self, batch: Batch) -> None:

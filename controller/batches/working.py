@@ -17,8 +17,8 @@ from controller.batches.asking import BUSY, Pace, Reply, Tokens, first_of
 from controller.batches.files import Objects, Sink, pieces
 from controller.batches.model import Batch, BatchId, File, FileId, Line, LineFault, Purpose, Status, path_of
 from mesh.clock import Clock
-from mesh.errors import DomainError, Kind, NotFoundError
-from mesh.identity import SYSTEM, Caller, new_id
+from mesh.errors import DomainError, Kind
+from mesh.identity import SYSTEM, Caller, CallerKind, new_id
 from mesh.loops import Backoff, attempt
 
 log = logging.getLogger(__name__)
@@ -201,8 +201,11 @@ class _Turn:
         """Asks what has no answer, until the turn is over or the gateway says to wait."""
         clock, until = self._worker.clock, self._worker.clock.now() + self._worker.rules.turn
         try:
-            token = await self._worker.tokens.of(self._batch.user_id, self._batch.token_id)
-        except NotFoundError as gone:
+            owner = Caller(CallerKind.USER, self._batch.user_id, self._batch.org_id)
+            token = await self._worker.tokens.of(owner, self._batch.token_id)
+        except DomainError as gone:
+            if gone.kind is not Kind.NOT_FOUND:
+                raise
             log.warning("%s ends: %s", self._batch.batch_id, gone.message)
             await self._save(lambda batch: batch.cancel(clock.now()))
             return

@@ -6,6 +6,8 @@ from gateway.edge.addresses import discovery, endpoints
 from gateway.edge.messages import message, typed
 
 API = "controller-api"
+# The gateway's own server of what gRPC has no words for.
+WEB = "gateway-web"
 PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 # A black-holed peer is found in less than five seconds.
 KEEPALIVE = {"interval": "2s", "timeout": "2s"}
@@ -35,3 +37,15 @@ def grpc_cluster(name: str, address: str) -> dict[str, object]:
 def api_cluster(address: str) -> cluster_pb2.Cluster:
     """The controllers' API."""
     return message(cluster_pb2.Cluster, grpc_cluster(API, address))
+
+
+def web_cluster(host: str, port: int) -> cluster_pb2.Cluster:
+    """The gateway's own HTTP server."""
+    content = {
+        "name": WEB,
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "per_connection_buffer_limit_bytes": 32768,
+        "load_assignment": {"cluster_name": WEB, "endpoints": [endpoints(f"{host}:{port}")]},
+    }
+    return message(cluster_pb2.Cluster, content)

@@ -25,6 +25,7 @@ from gateway.edge.filters import (
 )
 from gateway.edge.messages import message, packed
 from gateway.edge.routes import entry
+from gateway.edge.upstreams import WEB
 from gateway.models.answers import invalid_body, model_list, unknown_model
 from gateway.models.open_inference import (
     GRPC,
@@ -40,6 +41,7 @@ ENDPOINTS = "^/v1/(chat/completions|completions|embeddings|responses)$"
 ANTHROPIC = "/v1/messages"
 BODY_LIMIT = 16 * 1024 * 1024
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
+FILES_AND_BATCHES = ("/v1/files", "/v1/batches")
 ORG, MODEL, KEY = "x-aiops-org", "x-aiops-model", "x-aiops-route"
 NO_MODEL = "the body names no model; send a JSON object with a 'model'"
 NOT_JSON = "the body is no JSON object with a 'model' that is a string"
@@ -111,6 +113,8 @@ def empty_lookup(api: Sequence[dict[str, object]]) -> matcher_pb2.Matcher:
     paths = root.matcher_tree.prefix_match_map.map
     paths["/v1/"].matcher.CopyFrom(_by_model())
     paths["/v1/models"].matcher.CopyFrom(_by_org([model_list([], {"path": "/v1/models"}), *unknown_model([])]))
+    for path in FILES_AND_BATCHES:
+        paths[path].action.CopyFrom(action([_web()]))
     paths[ROOT].matcher.CopyFrom(_by_org([*server_routes(), second_look()]))
     paths[GRPC].matcher.CopyFrom(_by_grpc_model())
     return root
@@ -120,6 +124,12 @@ def action(routes: Sequence[route_components_pb2.Route]) -> extension_pb2.TypedE
     """What a look-up ends with: one route, or several of which the first that matches counts."""
     chosen = routes[0] if len(routes) == 1 else route_components_pb2.RouteList(routes=routes)
     return extension_pb2.TypedExtensionConfig(name="route", typed_config=packed(chosen))
+
+
+def _web() -> route_components_pb2.Route:
+    """Leads to the gateway's own server; uploads and downloads take as long as they go on."""
+    route = {"cluster": WEB, "timeout": "0s", "idle_timeout": "300s"}
+    return message(route_components_pb2.Route, {"match": {"prefix": "/"}, "route": route})
 
 
 def _by_model() -> matcher_pb2.Matcher:

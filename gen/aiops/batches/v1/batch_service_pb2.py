@@ -28,7 +28,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$aiops/batches/v1/batch_service.proto\x12\x10\x61iops.batches.v1\x1a\x1c\x61iops/batches/v1/batch.proto\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\x80\x03\n\x12\x43reateBatchRequest\x12!\n\rinput_file_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12]\n\x08\x65ndpoint\x18\x02 \x01(\tBK\xbaHHrFR\x14/v1/chat/completionsR\x0f/v1/completionsR\x0e/v1/embeddingsR\r/v1/responses\x12<\n\x11\x63ompletion_window\x18\x03 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([1-9][0-9]{0,5}[smhd])?$\x12[\n\x08metadata\x18\x04 \x03(\x0b\x32\x32.aiops.batches.v1.CreateBatchRequest.MetadataEntryB\x15\xbaH\x12\x9a\x01\x0f\x10\x10\"\x04r\x02\x18@*\x05r\x03\x18\x80\x04\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x13\x43reateBatchResponse\x12&\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x17.aiops.batches.v1.Batch\"O\n\x12ListBatchesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"X\n\x13ListBatchesResponse\x12(\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x17.aiops.batches.v1.Batch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x0fGetBatchRequest\x12\x1c\n\x08\x62\x61tch_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\":\n\x10GetBatchResponse\x12&\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x17.aiops.batches.v1.Batch\"2\n\x12\x43\x61ncelBatchRequest\x12\x1c\n\x08\x62\x61tch_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"=\n\x13\x43\x61ncelBatchResponse\x12&\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x17.aiops.batches.v1.Batch2\x8e\x04\n\x0c\x42\x61tchService\x12|\n\x0b\x43reateBatch\x12$.aiops.batches.v1.CreateBatchRequest\x1a%.aiops.batches.v1.CreateBatchResponse\" \x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x14\"\x08/batches:\x01*b\x05\x62\x61tch\x12r\n\x0bListBatches\x12$.aiops.batches.v1.ListBatchesRequest\x1a%.aiops.batches.v1.ListBatchesResponse\"\x16\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\n\x12\x08/batches\x12{\n\x08GetBatch\x12!.aiops.batches.v1.GetBatchRequest\x1a\".aiops.batches.v1.GetBatchResponse\"(\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x1c\x12\x13/batches/{batch_id}b\x05\x62\x61tch\x12\x8e\x01\n\x0b\x43\x61ncelBatch\x12$.aiops.batches.v1.CancelBatchRequest\x1a%.aiops.batches.v1.CancelBatchResponse\"2\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02&\"\x1a/batches/{batch_id}/cancel:\x01*b\x05\x62\x61tchb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$aiops/batches/v1/batch_service.proto\x12\x10\x61iops.batches.v1\x1a\x1c\x61iops/batches/v1/batch.proto\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\x80\x03\n\x12\x43reateBatchRequest\x12!\n\rinput_file_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12]\n\x08\x65ndpoint\x18\x02 \x01(\tBK\xbaHHrFR\x14/v1/chat/completionsR\x0f/v1/completionsR\x0e/v1/embeddingsR\r/v1/responses\x12<\n\x11\x63ompletion_window\x18\x03 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([1-9][0-9]{0,5}[smhd])?$\x12[\n\x08metadata\x18\x04 \x03(\x0b\x32\x32.aiops.batches.v1.CreateBatchRequest.MetadataEntryB\x15\xbaH\x12\x9a\x01\x0f\x10\x10\"\x04r\x02\x18@*\x05r\x03\x18\x80\x04\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x13\x43reateBatchResponse\x12&\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x17.aiops.batches.v1.Batch\"h\n\x12ListBatchesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x17\n\x05\x61\x66ter\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"X\n\x13ListBatchesResponse\x12(\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x17.aiops.batches.v1.Batch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x0fGetBatchRequest\x12\x1c\n\x08\x62\x61tch_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\":\n\x10GetBatchResponse\x12&\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x17.aiops.batches.v1.Batch\"2\n\x12\x43\x61ncelBatchRequest\x12\x1c\n\x08\x62\x61tch_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"=\n\x13\x43\x61ncelBatchResponse\x12&\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x17.aiops.batches.v1.Batch2\x8e\x04\n\x0c\x42\x61tchService\x12|\n\x0b\x43reateBatch\x12$.aiops.batches.v1.CreateBatchRequest\x1a%.aiops.batches.v1.CreateBatchResponse\" \x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x14\"\x08/batches:\x01*b\x05\x62\x61tch\x12r\n\x0bListBatches\x12$.aiops.batches.v1.ListBatchesRequest\x1a%.aiops.batches.v1.ListBatchesResponse\"\x16\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\n\x12\x08/batches\x12{\n\x08GetBatch\x12!.aiops.batches.v1.GetBatchRequest\x1a\".aiops.batches.v1.GetBatchResponse\"(\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x1c\x12\x13/batches/{batch_id}b\x05\x62\x61tch\x12\x8e\x01\n\x0b\x43\x61ncelBatch\x12$.aiops.batches.v1.CancelBatchRequest\x1a%.aiops.batches.v1.CancelBatchResponse\"2\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02&\"\x1a/batches/{batch_id}/cancel:\x01*b\x05\x62\x61tchb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +51,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTBATCHESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\005*\003\030\350\007'
   _globals['_LISTBATCHESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTBATCHESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTBATCHESREQUEST'].fields_by_name['after']._loaded_options = None
+  _globals['_LISTBATCHESREQUEST'].fields_by_name['after']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_GETBATCHREQUEST'].fields_by_name['batch_id']._loaded_options = None
   _globals['_GETBATCHREQUEST'].fields_by_name['batch_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_CANCELBATCHREQUEST'].fields_by_name['batch_id']._loaded_options = None
@@ -70,17 +72,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEBATCHRESPONSE']._serialized_start=564
   _globals['_CREATEBATCHRESPONSE']._serialized_end=625
   _globals['_LISTBATCHESREQUEST']._serialized_start=627
-  _globals['_LISTBATCHESREQUEST']._serialized_end=706
-  _globals['_LISTBATCHESRESPONSE']._serialized_start=708
-  _globals['_LISTBATCHESRESPONSE']._serialized_end=796
-  _globals['_GETBATCHREQUEST']._serialized_start=798
-  _globals['_GETBATCHREQUEST']._serialized_end=845
-  _globals['_GETBATCHRESPONSE']._serialized_start=847
-  _globals['_GETBATCHRESPONSE']._serialized_end=905
-  _globals['_CANCELBATCHREQUEST']._serialized_start=907
-  _globals['_CANCELBATCHREQUEST']._serialized_end=957
-  _globals['_CANCELBATCHRESPONSE']._serialized_start=959
-  _globals['_CANCELBATCHRESPONSE']._serialized_end=1020
-  _globals['_BATCHSERVICE']._serialized_start=1023
-  _globals['_BATCHSERVICE']._serialized_end=1549
+  _globals['_LISTBATCHESREQUEST']._serialized_end=731
+  _globals['_LISTBATCHESRESPONSE']._serialized_start=733
+  _globals['_LISTBATCHESRESPONSE']._serialized_end=821
+  _globals['_GETBATCHREQUEST']._serialized_start=823
+  _globals['_GETBATCHREQUEST']._serialized_end=870
+  _globals['_GETBATCHRESPONSE']._serialized_start=872
+  _globals['_GETBATCHRESPONSE']._serialized_end=930
+  _globals['_CANCELBATCHREQUEST']._serialized_start=932
+  _globals['_CANCELBATCHREQUEST']._serialized_end=982
+  _globals['_CANCELBATCHRESPONSE']._serialized_start=984
+  _globals['_CANCELBATCHRESPONSE']._serialized_end=1045
+  _globals['_BATCHSERVICE']._serialized_start=1048
+  _globals['_BATCHSERVICE']._serialized_end=1574
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aiops/batches/v1/file_service.proto\x12\x10\x61iops.batches.v1\x1a\x1b\x61iops/batches/v1/file.proto\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xda\x01\n\x11UploadFileRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.aiops.batches.v1.UploadFileRequest.HeaderH\x00\x12\x1a\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@H\x00\x1a\x63\n\x06Header\x12\x1c\n\x08\x66ilename\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12;\n\x07purpose\x18\x02 \x01(\x0e\x32\x1e.aiops.batches.v1.File.PurposeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x42\x06\n\x04part\":\n\x12UploadFileResponse\x12$\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x16.aiops.batches.v1.File\"\x88\x01\n\x10ListFilesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x39\n\x07purpose\x18\x03 \x01(\x0e\x32\x1e.aiops.batches.v1.File.PurposeB\x08\xbaH\x05\x82\x01\x02\x10\x01\"S\n\x11ListFilesResponse\x12%\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x16.aiops.batches.v1.File\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x0eGetFileRequest\x12\x1b\n\x07\x66ile_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"7\n\x0fGetFileResponse\x12$\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x16.aiops.batches.v1.File\"0\n\x11\x44\x65leteFileRequest\x12\x1b\n\x07\x66ile_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\x14\n\x12\x44\x65leteFileResponse\"2\n\x13\x44ownloadFileRequest\x12\x1b\n\x07\x66ile_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"%\n\x14\x44ownloadFileResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xc6\x04\n\x0b\x46ileService\x12\x61\n\nUploadFile\x12#.aiops.batches.v1.UploadFileRequest\x1a$.aiops.batches.v1.UploadFileResponse\"\x06\x82\xce\x18\x02\x18\x06(\x01\x12p\n\tListFiles\x12\".aiops.batches.v1.ListFilesRequest\x1a#.aiops.batches.v1.ListFilesResponse\"\x1a\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x0e\x12\x0c/batch-files\x12z\n\x07GetFile\x12 .aiops.batches.v1.GetFileRequest\x1a!.aiops.batches.v1.GetFileResponse\"*\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x1e\x12\x16/batch-files/{file_id}b\x04\x66ile\x12}\n\nDeleteFile\x12#.aiops.batches.v1.DeleteFileRequest\x1a$.aiops.batches.v1.DeleteFileResponse\"$\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x18*\x16/batch-files/{file_id}\x12g\n\x0c\x44ownloadFile\x12%.aiops.batches.v1.DownloadFileRequest\x1a&.aiops.batches.v1.DownloadFileResponse\"\x06\x82\xce\x18\x02\x18\x06\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aiops/batches/v1/file_service.proto\x12\x10\x61iops.batches.v1\x1a\x1b\x61iops/batches/v1/file.proto\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xda\x01\n\x11UploadFileRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.aiops.batches.v1.UploadFileRequest.HeaderH\x00\x12\x1a\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@H\x00\x1a\x63\n\x06Header\x12\x1c\n\x08\x66ilename\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12;\n\x07purpose\x18\x02 \x01(\x0e\x32\x1e.aiops.batches.v1.File.PurposeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x42\x06\n\x04part\":\n\x12UploadFileResponse\x12$\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x16.aiops.batches.v1.File\"\xa1\x01\n\x10ListFilesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x39\n\x07purpose\x18\x03 \x01(\x0e\x32\x1e.aiops.batches.v1.File.PurposeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x17\n\x05\x61\x66ter\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"S\n\x11ListFilesResponse\x12%\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x16.aiops.batches.v1.File\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x0eGetFileRequest\x12\x1b\n\x07\x66ile_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"7\n\x0fGetFileResponse\x12$\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x16.aiops.batches.v1.File\"0\n\x11\x44\x65leteFileRequest\x12\x1b\n\x07\x66ile_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\x14\n\x12\x44\x65leteFileResponse\"2\n\x13\x44ownloadFileRequest\x12\x1b\n\x07\x66ile_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"%\n\x14\x44ownloadFileResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xc6\x04\n\x0b\x46ileService\x12\x61\n\nUploadFile\x12#.aiops.batches.v1.UploadFileRequest\x1a$.aiops.batches.v1.UploadFileResponse\"\x06\x82\xce\x18\x02\x18\x06(\x01\x12p\n\tListFiles\x12\".aiops.batches.v1.ListFilesRequest\x1a#.aiops.batches.v1.ListFilesResponse\"\x1a\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x0e\x12\x0c/batch-files\x12z\n\x07GetFile\x12 .aiops.batches.v1.GetFileRequest\x1a!.aiops.batches.v1.GetFileResponse\"*\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x1e\x12\x16/batch-files/{file_id}b\x04\x66ile\x12}\n\nDeleteFile\x12#.aiops.batches.v1.DeleteFileRequest\x1a$.aiops.batches.v1.DeleteFileResponse\"$\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x18*\x16/batch-files/{file_id}\x12g\n\x0c\x44ownloadFile\x12%.aiops.batches.v1.DownloadFileRequest\x1a&.aiops.batches.v1.DownloadFileResponse\"\x06\x82\xce\x18\x02\x18\x06\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +47,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTFILESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_LISTFILESREQUEST'].fields_by_name['purpose']._loaded_options = None
   _globals['_LISTFILESREQUEST'].fields_by_name['purpose']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTFILESREQUEST'].fields_by_name['after']._loaded_options = None
+  _globals['_LISTFILESREQUEST'].fields_by_name['after']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_GETFILEREQUEST'].fields_by_name['file_id']._loaded_options = None
   _globals['_GETFILEREQUEST'].fields_by_name['file_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_DELETEFILEREQUEST'].fields_by_name['file_id']._loaded_options = None
@@ -70,21 +72,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADFILERESPONSE']._serialized_start=396
   _globals['_UPLOADFILERESPONSE']._serialized_end=454
   _globals['_LISTFILESREQUEST']._serialized_start=457
-  _globals['_LISTFILESREQUEST']._serialized_end=593
-  _globals['_LISTFILESRESPONSE']._serialized_start=595
-  _globals['_LISTFILESRESPONSE']._serialized_end=678
-  _globals['_GETFILEREQUEST']._serialized_start=680
-  _globals['_GETFILEREQUEST']._serialized_end=725
-  _globals['_GETFILERESPONSE']._serialized_start=727
-  _globals['_GETFILERESPONSE']._serialized_end=782
-  _globals['_DELETEFILEREQUEST']._serialized_start=784
-  _globals['_DELETEFILEREQUEST']._serialized_end=832
-  _globals['_DELETEFILERESPONSE']._serialized_start=834
-  _globals['_DELETEFILERESPONSE']._serialized_end=854
-  _globals['_DOWNLOADFILEREQUEST']._serialized_start=856
-  _globals['_DOWNLOADFILEREQUEST']._serialized_end=906
-  _globals['_DOWNLOADFILERESPONSE']._serialized_start=908
-  _globals['_DOWNLOADFILERESPONSE']._serialized_end=945
-  _globals['_FILESERVICE']._serialized_start=948
-  _globals['_FILESERVICE']._serialized_end=1530
+  _globals['_LISTFILESREQUEST']._serialized_end=618
+  _globals['_LISTFILESRESPONSE']._serialized_start=620
+  _globals['_LISTFILESRESPONSE']._serialized_end=703
+  _globals['_GETFILEREQUEST']._serialized_start=705
+  _globals['_GETFILEREQUEST']._serialized_end=750
+  _globals['_GETFILERESPONSE']._serialized_start=752
+  _globals['_GETFILERESPONSE']._serialized_end=807
+  _globals['_DELETEFILEREQUEST']._serialized_start=809
+  _globals['_DELETEFILEREQUEST']._serialized_end=857
+  _globals['_DELETEFILERESPONSE']._serialized_start=859
+  _globals['_DELETEFILERESPONSE']._serialized_end=879
+  _globals['_DOWNLOADFILEREQUEST']._serialized_start=881
+  _globals['_DOWNLOADFILEREQUEST']._serialized_end=931
+  _globals['_DOWNLOADFILERESPONSE']._serialized_start=933
+  _globals['_DOWNLOADFILERESPONSE']._serialized_end=970
+  _globals['_FILESERVICE']._serialized_start=973
+  _globals['_FILESERVICE']._serialized_end=1555
 # @@protoc_insertion_point(module_scope)
