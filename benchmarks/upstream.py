@@ -25,8 +25,23 @@ ANSWER = {
     ],
     "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
 }
-_BODY = json.dumps(ANSWER).encode()
-RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": MODEL,
+    "content": [{"type": "text", "text": "Hello."}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 3, "output_tokens": 2},
+}
+
+
+def _response(answer: object) -> bytes:
+    body = json.dumps(answer).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+RESPONSE, MESSAGE_RESPONSE = _response(ANSWER), _response(MESSAGE)
 STREAMED, LOOKED_AT = re.compile(rb'"stream": *true'), 512
 CHUNKS, CHUNK_EVERY_S = 200, 0.004
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -45,8 +60,11 @@ class Constant(asyncio.Protocol):
         while (end := self._end_of_request()) is not None:
             body = self._received.index(b"\r\n\r\n") + 4
             streamed = STREAMED.search(self._received, body, min(end, body + LOOKED_AT))
+            asked_in_messages = self._received.startswith(b"POST /v1/messages")
             self._received = self._received[end:]
-            if streamed:
+            if asked_in_messages:
+                self._transport.write(MESSAGE_RESPONSE)
+            elif streamed:
                 self._transport.write(STREAM_HEAD)
                 self._stream(CHUNKS)
             else:
