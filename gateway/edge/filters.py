@@ -29,6 +29,7 @@ MESSAGES = "aiops.messages"
 MESSAGES_TARGET = "aiops.messages_target"
 BODY = "aiops.body"
 OPENAI_ERRORS = "aiops.openai_errors"
+ENDPOINT = "aiops.endpoint"
 FIELDS = "aiops.fields"
 UNWRAP = "aiops.unwrap"
 TRANSCODER = "aiops.transcoder"
@@ -75,6 +76,7 @@ def chain() -> list[dict[str, object]]:
         *limits.discovered(),
         {**body_filter(), "disabled": True},
         _optional(OPENAI_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("openai_errors.lua"))),
+        _optional(ENDPOINT, typed(HTTP + "lua.v3.Lua", default_source_code=_source("endpoint.lua"))),
         _optional(
             FIELDS,
             typed(HTTP + "lua.v3.Lua", default_source_code=_source("fields.lua", field_tables(public_methods()))),

@@ -15,6 +15,7 @@ from xds.type.matcher.v3 import matcher_pb2, string_pb2
 from gateway.edge.filters import (
     BODY,
     CHAT,
+    ENDPOINT,
     INVALID,
     MESSAGES,
     METERED,
@@ -37,7 +38,8 @@ from gateway.models.open_inference import (
     unknown_call,
 )
 
-ENDPOINTS = "^/v1/(chat/completions|completions|embeddings|responses)$"
+CHATS = "/v1/chat/completions"
+ENDPOINTS = "^/v1/(completions|embeddings|responses)$"
 ANTHROPIC = "/v1/messages"
 BODY_LIMIT = 16 * 1024 * 1024
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
@@ -175,12 +177,13 @@ def _by_grpc_model() -> matcher_pb2.Matcher:
 
 def _entry() -> list[route_components_pb2.Route]:
     post = {"name": ":method", "string_match": {"exact": "POST"}}
-    read = entry({"safe_regex": {"regex": ENDPOINTS}, "headers": [post]}, enabled(CHAT), BODY_LIMIT)
+    chat = entry({"path": CHATS, "headers": [post]}, enabled(CHAT), BODY_LIMIT)
+    read = entry({"safe_regex": {"regex": ENDPOINTS}, "headers": [post]}, enabled([*CHAT, ENDPOINT]), BODY_LIMIT)
     heard = entry({"path": TRANSCRIPTIONS, "headers": [post]}, enabled([TRANSCRIPTION, *METERED]), RECORDING_LIMIT)
     translated = entry({"path": ANTHROPIC, "headers": [post]}, enabled([MESSAGES, *CHAT]), BODY_LIMIT)
     # Whatever else Anthropic has there is refused in its own words.
     beside = entry({"prefix": ANTHROPIC}, enabled([MESSAGES]), BODY_LIMIT)
-    routes = (read, heard, translated, beside, entry({"prefix": "/"}, {}, BODY_LIMIT))
+    routes = (chat, read, heard, translated, beside, entry({"prefix": "/"}, {}, BODY_LIMIT))
     return [message(Route, route) for route in routes]
 
 

@@ -72,6 +72,7 @@ function envoy_on_response(handle)
   if status ~= 200 then
     local message = value_at(text, skip_space(text, 1), "error")
     if not message or string.byte(message) ~= 34 then return end
+    message = string.gsub(message, "for this protocol", "that transcribes", 1)
     local kind = status < 500 and "invalid_request_error" or "server_error"
     handle:body():setBytes('{"error":{"message":' .. message .. ',"type":"' .. kind .. '","param":null,"code":null}}')
     return
