@@ -139,14 +139,14 @@ async def streamed(edge: Edge, name: str, request: Any) -> list[Any]:
         return [each async for each in answers]
 
 
-async def broken(edge: Edge, request: pb.ChatRequest) -> grpc.aio.AioRpcError:
+async def broken(edge: Edge, request: pb.StreamChatRequest) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await streamed(edge, "StreamChat", request)
     return caught.value
 
 
-def asking(model: str = "far", text: str = "hi", **more: Any) -> pb.ChatRequest:
-    return pb.ChatRequest(model=model, messages=[pb.ChatMessage(role="user", content=text)], **more)
+def asking(model: str = "far", text: str = "hi", **more: Any) -> pb.StreamChatRequest:
+    return pb.StreamChatRequest(model=model, messages=[pb.ChatMessage(role="user", content=text)], **more)
 
 
 async def test_a_chat_is_streamed(edge: Edge, engine: Engine, provider: Provider) -> None:
@@ -179,7 +179,7 @@ async def test_the_parts_of_a_stream_come_as_they_are_made(edge: Edge, engine: E
 async def test_a_text_is_continued_in_parts(edge: Edge, engine: Engine, provider: Provider) -> None:
     parts = [{"id": "c", "created": 1.5, "choices": [{"index": 0, "text": text}]} for text in ("and ", "so on")]
     provider.script(Reply(events=[*parts, "[DONE]"]))
-    told = await streamed(edge, "StreamComplete", pb.CompleteRequest(model="far", prompt="It was"))
+    told = await streamed(edge, "StreamComplete", pb.StreamCompleteRequest(model="far", prompt="It was"))
     assert [(part.created, part.choices[0].text) for part in told] == [(1.5, "and "), (1.5, "so on")]
 
 

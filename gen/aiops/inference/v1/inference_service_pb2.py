@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*aiops/inference/v1/inference_service.proto\x12\x12\x61iops.inference.v1\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xb2\x02\n\x0b\x43hatRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12;\n\x08messages\x18\x02 \x03(\x0b\x32\x1f.aiops.inference.v1.ChatMessageB\x08\xbaH\x05\x92\x01\x02\x08\x01\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x11\n\x04seed\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x14\n\x12_frequency_penalty\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xa9\x01\n\x0c\x43hatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12/\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\x1e.aiops.inference.v1.ChatChoice\x12,\n\x05usage\x18\x06 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"d\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x30\n\x07message\x18\x02 \x01(\x0b\x32\x1f.aiops.inference.v1.ChatMessage\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\"\xab\x01\n\tChatChunk\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12\x34\n\x07\x63hoices\x18\x05 \x03(\x0b\x32#.aiops.inference.v1.ChatChunkChoice\x12,\n\x05usage\x18\x06 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"g\n\x0f\x43hatChunkChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12.\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1f.aiops.inference.v1.ChatMessage\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\"S\n\tChatUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\r\"\x89\x02\n\x0f\x43ompleteRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x11\n\x04seed\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x14\n\x12_frequency_penalty\"\xb1\x01\n\x10\x43ompleteResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12\x33\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\".aiops.inference.v1.CompleteChoice\x12,\n\x05usage\x18\x06 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"D\n\x0e\x43ompleteChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\"g\n\x0c\x45mbedRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x17\n\x05input\x18\x02 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x08\x01\x12\x17\n\ndimensions\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_dimensions\"\x89\x01\n\rEmbedResponse\x12\x0e\n\x06object\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12+\n\x04\x64\x61ta\x18\x03 \x03(\x0b\x32\x1d.aiops.inference.v1.Embedding\x12,\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"-\n\tEmbedding\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\tembedding\x18\x02 \x03(\x01\"L\n\x11TranscribeRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\r\n\x05\x61udio\x18\x02 \x01(\x0c\x12\x10\n\x08language\x18\x03 \x01(\t\"\"\n\x12TranscribeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\x90\x05\n\x10InferenceService\x12p\n\x04\x43hat\x12\x1f.aiops.inference.v1.ChatRequest\x1a .aiops.inference.v1.ChatResponse\"%\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*\x12w\n\x08\x43omplete\x12#.aiops.inference.v1.CompleteRequest\x1a$.aiops.inference.v1.CompleteResponse\" \x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/completions:\x01*\x12m\n\x05\x45mbed\x12 .aiops.inference.v1.EmbedRequest\x1a!.aiops.inference.v1.EmbedResponse\"\x1f\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/embeddings:\x01*\x12V\n\nStreamChat\x12\x1f.aiops.inference.v1.ChatRequest\x1a\x1d.aiops.inference.v1.ChatChunk\"\x06\x82\xce\x18\x02\x18\x06\x30\x01\x12\x65\n\x0eStreamComplete\x12#.aiops.inference.v1.CompleteRequest\x1a$.aiops.inference.v1.CompleteResponse\"\x06\x82\xce\x18\x02\x18\x06\x30\x01\x12\x63\n\nTranscribe\x12%.aiops.inference.v1.TranscribeRequest\x1a&.aiops.inference.v1.TranscribeResponse\"\x06\x82\xce\x18\x02\x18\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*aiops/inference/v1/inference_service.proto\x12\x12\x61iops.inference.v1\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xb2\x02\n\x0b\x43hatRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12;\n\x08messages\x18\x02 \x03(\x0b\x32\x1f.aiops.inference.v1.ChatMessageB\x08\xbaH\x05\x92\x01\x02\x08\x01\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x11\n\x04seed\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x14\n\x12_frequency_penalty\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xa9\x01\n\x0c\x43hatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12/\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\x1e.aiops.inference.v1.ChatChoice\x12,\n\x05usage\x18\x06 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"d\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x30\n\x07message\x18\x02 \x01(\x0b\x32\x1f.aiops.inference.v1.ChatMessage\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\"\xb5\x01\n\x12StreamChatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12\x35\n\x07\x63hoices\x18\x05 \x03(\x0b\x32$.aiops.inference.v1.StreamChatChoice\x12,\n\x05usage\x18\x06 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"h\n\x10StreamChatChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12.\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1f.aiops.inference.v1.ChatMessage\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\"S\n\tChatUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\r\"\x89\x02\n\x0f\x43ompleteRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x11\n\x04seed\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x14\n\x12_frequency_penalty\"\xb1\x01\n\x10\x43ompleteResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12\x33\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\".aiops.inference.v1.CompleteChoice\x12,\n\x05usage\x18\x06 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"D\n\x0e\x43ompleteChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\"g\n\x0c\x45mbedRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x17\n\x05input\x18\x02 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x08\x01\x12\x17\n\ndimensions\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_dimensions\"\x89\x01\n\rEmbedResponse\x12\x0e\n\x06object\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12+\n\x04\x64\x61ta\x18\x03 \x03(\x0b\x32\x1d.aiops.inference.v1.Embedding\x12,\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage\"-\n\tEmbedding\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\tembedding\x18\x02 \x03(\x01\"L\n\x11TranscribeRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\r\n\x05\x61udio\x18\x02 \x01(\x0c\x12\x10\n\x08language\x18\x03 \x01(\t\"\"\n\x12TranscribeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xb8\x02\n\x11StreamChatRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12;\n\x08messages\x18\x02 \x03(\x0b\x32\x1f.aiops.inference.v1.ChatMessageB\x08\xbaH\x05\x92\x01\x02\x08\x01\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x11\n\x04seed\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x14\n\x12_frequency_penalty\"\x8f\x02\n\x15StreamCompleteRequest\x12\x16\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x17\n\nmax_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x11\n\x04seed\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x04\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x14\n\x12_frequency_penalty\"\xb7\x01\n\x16StreamCompleteResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12\x33\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\".aiops.inference.v1.CompleteChoice\x12,\n\x05usage\x18\x06 \x01(\x0b\x32\x1d.aiops.inference.v1.ChatUsage2\xab\x05\n\x10InferenceService\x12p\n\x04\x43hat\x12\x1f.aiops.inference.v1.ChatRequest\x1a .aiops.inference.v1.ChatResponse\"%\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*\x12w\n\x08\x43omplete\x12#.aiops.inference.v1.CompleteRequest\x1a$.aiops.inference.v1.CompleteResponse\" \x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/completions:\x01*\x12m\n\x05\x45mbed\x12 .aiops.inference.v1.EmbedRequest\x1a!.aiops.inference.v1.EmbedResponse\"\x1f\x82\xce\x18\x02\x18\x06\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/embeddings:\x01*\x12\x65\n\nStreamChat\x12%.aiops.inference.v1.StreamChatRequest\x1a&.aiops.inference.v1.StreamChatResponse\"\x06\x82\xce\x18\x02\x18\x06\x30\x01\x12q\n\x0eStreamComplete\x12).aiops.inference.v1.StreamCompleteRequest\x1a*.aiops.inference.v1.StreamCompleteResponse\"\x06\x82\xce\x18\x02\x18\x06\x30\x01\x12\x63\n\nTranscribe\x12%.aiops.inference.v1.TranscribeRequest\x1a&.aiops.inference.v1.TranscribeResponse\"\x06\x82\xce\x18\x02\x18\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDREQUEST'].fields_by_name['input']._serialized_options = b'\272H\005\222\001\002\010\001'
   _globals['_TRANSCRIBEREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_TRANSCRIBEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_STREAMCHATREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_STREAMCHATREQUEST'].fields_by_name['model']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_STREAMCHATREQUEST'].fields_by_name['messages']._loaded_options = None
+  _globals['_STREAMCHATREQUEST'].fields_by_name['messages']._serialized_options = b'\272H\005\222\001\002\010\001'
+  _globals['_STREAMCOMPLETEREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_STREAMCOMPLETEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_INFERENCESERVICE'].methods_by_name['Chat']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['Chat']._serialized_options = b'\202\316\030\002\030\006\202\323\344\223\002\031\"\024/v1/chat/completions:\001*'
   _globals['_INFERENCESERVICE'].methods_by_name['Complete']._loaded_options = None
@@ -66,28 +72,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATRESPONSE']._serialized_end=680
   _globals['_CHATCHOICE']._serialized_start=682
   _globals['_CHATCHOICE']._serialized_end=782
-  _globals['_CHATCHUNK']._serialized_start=785
-  _globals['_CHATCHUNK']._serialized_end=956
-  _globals['_CHATCHUNKCHOICE']._serialized_start=958
-  _globals['_CHATCHUNKCHOICE']._serialized_end=1061
-  _globals['_CHATUSAGE']._serialized_start=1063
-  _globals['_CHATUSAGE']._serialized_end=1146
-  _globals['_COMPLETEREQUEST']._serialized_start=1149
-  _globals['_COMPLETEREQUEST']._serialized_end=1414
-  _globals['_COMPLETERESPONSE']._serialized_start=1417
-  _globals['_COMPLETERESPONSE']._serialized_end=1594
-  _globals['_COMPLETECHOICE']._serialized_start=1596
-  _globals['_COMPLETECHOICE']._serialized_end=1664
-  _globals['_EMBEDREQUEST']._serialized_start=1666
-  _globals['_EMBEDREQUEST']._serialized_end=1769
-  _globals['_EMBEDRESPONSE']._serialized_start=1772
-  _globals['_EMBEDRESPONSE']._serialized_end=1909
-  _globals['_EMBEDDING']._serialized_start=1911
-  _globals['_EMBEDDING']._serialized_end=1956
-  _globals['_TRANSCRIBEREQUEST']._serialized_start=1958
-  _globals['_TRANSCRIBEREQUEST']._serialized_end=2034
-  _globals['_TRANSCRIBERESPONSE']._serialized_start=2036
-  _globals['_TRANSCRIBERESPONSE']._serialized_end=2070
-  _globals['_INFERENCESERVICE']._serialized_start=2073
-  _globals['_INFERENCESERVICE']._serialized_end=2729
+  _globals['_STREAMCHATRESPONSE']._serialized_start=785
+  _globals['_STREAMCHATRESPONSE']._serialized_end=966
+  _globals['_STREAMCHATCHOICE']._serialized_start=968
+  _globals['_STREAMCHATCHOICE']._serialized_end=1072
+  _globals['_CHATUSAGE']._serialized_start=1074
+  _globals['_CHATUSAGE']._serialized_end=1157
+  _globals['_COMPLETEREQUEST']._serialized_start=1160
+  _globals['_COMPLETEREQUEST']._serialized_end=1425
+  _globals['_COMPLETERESPONSE']._serialized_start=1428
+  _globals['_COMPLETERESPONSE']._serialized_end=1605
+  _globals['_COMPLETECHOICE']._serialized_start=1607
+  _globals['_COMPLETECHOICE']._serialized_end=1675
+  _globals['_EMBEDREQUEST']._serialized_start=1677
+  _globals['_EMBEDREQUEST']._serialized_end=1780
+  _globals['_EMBEDRESPONSE']._serialized_start=1783
+  _globals['_EMBEDRESPONSE']._serialized_end=1920
+  _globals['_EMBEDDING']._serialized_start=1922
+  _globals['_EMBEDDING']._serialized_end=1967
+  _globals['_TRANSCRIBEREQUEST']._serialized_start=1969
+  _globals['_TRANSCRIBEREQUEST']._serialized_end=2045
+  _globals['_TRANSCRIBERESPONSE']._serialized_start=2047
+  _globals['_TRANSCRIBERESPONSE']._serialized_end=2081
+  _globals['_STREAMCHATREQUEST']._serialized_start=2084
+  _globals['_STREAMCHATREQUEST']._serialized_end=2396
+  _globals['_STREAMCOMPLETEREQUEST']._serialized_start=2399
+  _globals['_STREAMCOMPLETEREQUEST']._serialized_end=2670
+  _globals['_STREAMCOMPLETERESPONSE']._serialized_start=2673
+  _globals['_STREAMCOMPLETERESPONSE']._serialized_end=2856
+  _globals['_INFERENCESERVICE']._serialized_start=2859
+  _globals['_INFERENCESERVICE']._serialized_end=3542
 # @@protoc_insertion_point(module_scope)

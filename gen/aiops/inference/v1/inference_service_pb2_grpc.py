@@ -52,13 +52,13 @@ class InferenceServiceStub:
                 _registered_method=True)
         self.StreamChat = channel.unary_stream(
                 '/aiops.inference.v1.InferenceService/StreamChat',
-                request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatRequest.SerializeToString,
-                response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatChunk.FromString,
+                request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamChatRequest.SerializeToString,
+                response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamChatResponse.FromString,
                 _registered_method=True)
         self.StreamComplete = channel.unary_stream(
                 '/aiops.inference.v1.InferenceService/StreamComplete',
-                request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteRequest.SerializeToString,
-                response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteResponse.FromString,
+                request_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamCompleteRequest.SerializeToString,
+                response_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamCompleteResponse.FromString,
                 _registered_method=True)
         self.Transcribe = channel.unary_unary(
                 '/aiops.inference.v1.InferenceService/Transcribe',
@@ -133,13 +133,13 @@ def add_InferenceServiceServicer_to_server(servicer, server):
             ),
             'StreamChat': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamChat,
-                    request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatRequest.FromString,
-                    response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatChunk.SerializeToString,
+                    request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamChatRequest.FromString,
+                    response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamChatResponse.SerializeToString,
             ),
             'StreamComplete': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamComplete,
-                    request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteRequest.FromString,
-                    response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteResponse.SerializeToString,
+                    request_deserializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamCompleteRequest.FromString,
+                    response_serializer=aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamCompleteResponse.SerializeToString,
             ),
             'Transcribe': grpc.unary_unary_rpc_method_handler(
                     servicer.Transcribe,
@@ -254,8 +254,8 @@ class InferenceService:
             request,
             target,
             '/aiops.inference.v1.InferenceService/StreamChat',
-            aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatRequest.SerializeToString,
-            aiops_dot_inference_dot_v1_dot_inference__service__pb2.ChatChunk.FromString,
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamChatRequest.SerializeToString,
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamChatResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -281,8 +281,8 @@ class InferenceService:
             request,
             target,
             '/aiops.inference.v1.InferenceService/StreamComplete',
-            aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteRequest.SerializeToString,
-            aiops_dot_inference_dot_v1_dot_inference__service__pb2.CompleteResponse.FromString,
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamCompleteRequest.SerializeToString,
+            aiops_dot_inference_dot_v1_dot_inference__service__pb2.StreamCompleteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,9 +39,9 @@ class InferenceServiceStub:
     """The continuation of a text, answered whole."""
     Embed: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]
     """Vectors of texts."""
-    StreamChat: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.ChatRequest, _inference_service_pb2.ChatChunk]
+    StreamChat: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.StreamChatRequest, _inference_service_pb2.StreamChatResponse]
     """One chat completion, as it is made; the last part has the usage."""
-    StreamComplete: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.CompleteRequest, _inference_service_pb2.CompleteResponse]
+    StreamComplete: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.StreamCompleteRequest, _inference_service_pb2.StreamCompleteResponse]
     """The continuation of a text, as it is made; the last part has the usage."""
     Transcribe: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.TranscribeRequest, _inference_service_pb2.TranscribeResponse]
     """What is said in a recording."""
@@ -57,9 +57,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """The continuation of a text, answered whole."""
     Embed: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]  # type: ignore[assignment]
     """Vectors of texts."""
-    StreamChat: _aio.UnaryStreamMultiCallable[_inference_service_pb2.ChatRequest, _inference_service_pb2.ChatChunk]  # type: ignore[assignment]
+    StreamChat: _aio.UnaryStreamMultiCallable[_inference_service_pb2.StreamChatRequest, _inference_service_pb2.StreamChatResponse]  # type: ignore[assignment]
     """One chat completion, as it is made; the last part has the usage."""
-    StreamComplete: _aio.UnaryStreamMultiCallable[_inference_service_pb2.CompleteRequest, _inference_service_pb2.CompleteResponse]  # type: ignore[assignment]
+    StreamComplete: _aio.UnaryStreamMultiCallable[_inference_service_pb2.StreamCompleteRequest, _inference_service_pb2.StreamCompleteResponse]  # type: ignore[assignment]
     """The continuation of a text, as it is made; the last part has the usage."""
     Transcribe: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.TranscribeRequest, _inference_service_pb2.TranscribeResponse]  # type: ignore[assignment]
     """What is said in a recording."""
@@ -94,17 +94,17 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def StreamChat(
         self,
-        request: _inference_service_pb2.ChatRequest,
+        request: _inference_service_pb2.StreamChatRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.ChatChunk], _abc.AsyncIterator[_inference_service_pb2.ChatChunk]]:
+    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.StreamChatResponse], _abc.AsyncIterator[_inference_service_pb2.StreamChatResponse]]:
         """One chat completion, as it is made; the last part has the usage."""
 
     @_abc_1.abstractmethod
     def StreamComplete(
         self,
-        request: _inference_service_pb2.CompleteRequest,
+        request: _inference_service_pb2.StreamCompleteRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.CompleteResponse], _abc.AsyncIterator[_inference_service_pb2.CompleteResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.StreamCompleteResponse], _abc.AsyncIterator[_inference_service_pb2.StreamCompleteResponse]]:
         """The continuation of a text, as it is made; the last part has the usage."""
 
     @_abc_1.abstractmethod
