@@ -70,8 +70,9 @@ from controller.nodes.rpc import NodeEnrollmentServicer, NodeServicer
 from controller.nodes.service import Nodes
 from controller.notifications.consume import notification_consumer
 from controller.notifications.service import Notifications
-from controller.quotas.rpc import QuotaServicer
+from controller.quotas.rpc import QuotaServicer, SpentQuotaServicer
 from controller.quotas.service import Quotas
+from controller.quotas.spent import SpentFeed
 from controller.replica_sets.reconcile import Reconciler
 from controller.replica_sets.rpc import ReplicaSetServicer
 from controller.replica_sets.service import ReplicaSets
@@ -254,6 +255,7 @@ def _fleet(kernel: Kernel) -> None:
         RoutingRulesServicer(RoutingRules(unit_of_work)),
         RoutingAlertServicer(Alerts(unit_of_work)),
         QuotaServicer(Quotas(unit_of_work, hints)),
+        SpentQuotaServicer(SpentFeed(unit_of_work, hints)),
         CredentialServicer(credentials),
         ProviderSecretServicer(credentials),
     ]
@@ -350,7 +352,7 @@ def _events(kernel: Kernel) -> None:
         clock=kernel.clock,
         relay=kernel.relay_wake,
     )
-    ledger = UsageLedger(kernel.unit_of_work, kernel.clock, kernel.settings.usage_kept)
+    ledger = UsageLedger(kernel.unit_of_work, kernel.clock, kernel.settings.usage_kept, kernel.hints)
     told = BatchConsumer("ledger", USAGE, used_from_event, ledger.enter, kafka=kafka, telemetry=kernel.telemetry)
     kernel.servicers.append(UsageServicer(ledger))
     kernel.repeat("the ledger's housekeeping", ledger.keep_house, LEDGER_HOUSEKEEPING)

@@ -11,7 +11,8 @@ from aiops.types.v1 import owner_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.events import Encoding, Encodings
-from controller.quotas.model import Budget, Limits, Quota, QuotaChanged, Subject, Used
+from controller.quotas.model import Budget, BudgetReached, Limits, Quota, QuotaChanged, Subject, Used
+from controller.quotas.spent import Spent
 from controller.quotas.windows import Period
 from mesh.clock import unix_ms
 from mesh.errors import FieldViolation, InvalidRequestError
@@ -72,6 +73,19 @@ def change_from_proto(request: service_pb.UpdateQuotaRequest) -> Callable[[Limit
     return lambda before: replace(before, **changes)
 
 
+def spent_to_proto(spent: Spent) -> service_pb.SpentQuota:
+    """Somebody who has nothing left."""
+    return service_pb.SpentQuota(
+        org_id=spent.org_id,
+        subject=subject_to_proto(spent.subject),
+        subject_id=spent.subject_id,
+        model=spent.model,
+        until=spent.until.timestamp() if spent.until else 0,
+        message=spent.message,
+        budget=spent.budget,
+    )
+
+
 def _window_to_proto(used: Used) -> pb.QuotaWindow:
     return pb.QuotaWindow(
         limit_name=used.limit.name,
@@ -99,6 +113,23 @@ def _changed(event: QuotaChanged) -> events_pb.QuotaChanged:
     )
 
 
+def _reached(event: BudgetReached) -> events_pb.BudgetReached:
+    return events_pb.BudgetReached(
+        type="system.budgetReached",
+        quota_id=event.quota.quota_id,
+        org_id=event.quota.org_id,
+        subject=subject_to_proto(event.quota.subject),
+        subject_id=event.quota.subject_id,
+        model=event.quota.model,
+        percent=event.percent,
+        spent=f"{event.spent:f}",
+        budget=f"{event.budget:f}",
+        renewed_at=unix_ms(event.renewed_at) if event.renewed_at else None,
+        timestamp=unix_ms(event.at),
+    )
+
+
 EVENTS: Encodings = {
+    BudgetReached: Encoding("system.budgetReached", TOPIC, lambda event: str(event.quota.quota_id), _reached),
     QuotaChanged: Encoding("system.quotaChanged", TOPIC, lambda event: str(event.quota.quota_id), _changed),
 }

@@ -174,6 +174,18 @@ class QuotaChanged:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetReached:
+    """A share of a budget was passed."""
+
+    quota: Quota
+    percent: int
+    spent: Decimal
+    budget: Decimal
+    renewed_at: datetime | None
+    at: datetime
+
+
 def _is_money(text: str) -> bool:
     try:
         amount = Decimal(text)

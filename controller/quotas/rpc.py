@@ -1,10 +1,20 @@
 """The servicers of quotas: for people, and for gateways."""
 
-from aiops.quotas.v1 import quota_service_pb2 as pb
-from aiops.quotas.v1.quota_service_pb2_grpc import QuotaServiceServicer
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
-from controller.quotas.convert import change_from_proto, limits_from_proto, quota_to_proto, subject_from_proto
+from aiops.quotas.v1 import quota_service_pb2 as pb
+from aiops.quotas.v1.quota_service_pb2_grpc import QuotaServiceServicer, SpentQuotaServiceServicer
+
+from controller.quotas.convert import (
+    change_from_proto,
+    limits_from_proto,
+    quota_to_proto,
+    spent_to_proto,
+    subject_from_proto,
+)
 from controller.quotas.service import Quotas
+from controller.quotas.spent import SpentFeed
 from mesh.rpc.context import Context, caller
 from mesh.sql.paging import PageRequest
 
@@ -42,3 +52,17 @@ class QuotaServicer(QuotaServiceServicer):
     async def DeleteQuota(self, request: pb.DeleteQuotaRequest, context: Context) -> pb.DeleteQuotaResponse:
         gone = await self._quotas.delete(caller(context), request.quota_id)
         return pb.DeleteQuotaResponse(quota=quota_to_proto(gone))
+
+
+class SpentQuotaServicer(SpentQuotaServiceServicer):
+    """Whom gateways refuse."""
+
+    def __init__(self, feed: SpentFeed) -> None:
+        self._feed = feed
+
+    async def WatchSpentQuotas(
+        self, request: pb.WatchSpentQuotasRequest, context: Context
+    ) -> AsyncIterator[pb.WatchSpentQuotasResponse]:
+        async with aclosing(self._feed.watch()) as states:
+            async for state in states:
+                yield pb.WatchSpentQuotasResponse(spent=map(spent_to_proto, state))

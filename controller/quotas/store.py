@@ -1,16 +1,33 @@
 """Quotas in PostgreSQL, and a row for what was used of each in each window."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Boolean, Column, ColumnElement, Index, Integer, Numeric, Row, Table, Text, insert, select, update
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    Numeric,
+    Row,
+    Table,
+    Text,
+    delete,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import insert as insert_new
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from controller.quotas.model import Budget, Limits, Quota, QuotaId, QuotaNotFoundError, Subject, Used
+from controller.quotas.counting import Place
+from controller.quotas.model import Budget, Limits, Measure, Quota, QuotaId, QuotaNotFoundError, Subject, Used
 from controller.quotas.windows import Period
 from mesh.identity import Caller, OrgId, UserId
 from mesh.sql.paging import Keyset, Page, PageRequest
@@ -94,6 +111,47 @@ class SqlQuotaStore:
             counted = [amounts.get(key, Decimal(0)) for key in keys]
             found[quota.quota_id] = tuple(Used(*each, amount) for each, amount in zip(limits, counted, strict=True))
         return found
+
+    async def of_organisations(self, org_ids: Collection[OrgId]) -> tuple[Quota, ...]:
+        """The quotas of some organisations, locked in no way."""
+        query = select(quotas).where(_KEPT, quotas.c.org_id.in_(org_ids)).order_by(quotas.c.quota_id)
+        return tuple(_quota(row) for row in (await self._connection.execute(query)).all())
+
+    async def add_up(self, amounts: Mapping[Place, Decimal]) -> dict[Place, Decimal]:
+        """Adds to what was counted; how much that is now. The order is the same for everybody who adds."""
+        added = insert_new(quota_windows)
+        written = added.on_conflict_do_update(
+            index_elements=list(quota_windows.primary_key.columns),
+            set_={"amount": quota_windows.c.amount + added.excluded.amount},
+        ).returning(quota_windows)
+        rows = [{**asdict(place), "amount": amounts[place]} for place in sorted(amounts)]
+        found = (await self._connection.execute(written, rows)).all()
+        return {
+            Place(QuotaId(row.quota_id), row.measure, row.period, row.since, OrgId(row.org_id)): row.amount
+            for row in found
+        }
+
+    async def spent(self, now: datetime) -> list[tuple[Quota, Used]]:
+        """Of every quota the limits of which nothing is left in the windows that are open now."""
+        open_now = {period.value: period.window(now) for period in Period}
+        key, windows = tuple_(quota_windows.c.period, quota_windows.c.since), list(open_now.items())
+        counted = (quota_windows.c.measure, quota_windows.c.period, quota_windows.c.amount)
+        query = select(quotas, *counted).join(quota_windows, quota_windows.c.quota_id == quotas.c.quota_id)
+        query = query.where(_KEPT, key.in_([(period, window.since) for period, window in windows]))
+        rows = (await self._connection.execute(query.order_by(quotas.c.quota_id))).all()
+        found = []
+        for row in rows:
+            quota, window = _quota(row), open_now[row.period]
+            limits = [each for each in quota.limits.every() if each.key == (Measure(row.measure), Period(row.period))]
+            used = [Used(limit, window, row.amount) for limit in limits]
+            found += [(quota, each) for each in used if each.is_spent]
+        return found
+
+    async def forget(self, before: Mapping[Period, datetime]) -> None:
+        """Removes windows that began before."""
+        for period, since in before.items():
+            old = (quota_windows.c.period == period.value) & (quota_windows.c.since < since)
+            await self._connection.execute(delete(quota_windows).where(old))
 
 
 def _visible(caller: Caller) -> ColumnElement[bool]:

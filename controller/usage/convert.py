@@ -1,6 +1,7 @@
 """Usage as protobuf messages, and events back."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from aiops.usage.v1 import usage_events_pb2 as events_pb
 from aiops.usage.v1 import usage_service_pb2 as pb
@@ -9,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.deployments.model import DeploymentId
 from controller.usage.model import Group, RequestUsage, UsageFilter, UsageSum
+from controller.usage.prices import cost
 from mesh.errors import FieldViolation, InvalidRequestError
 from mesh.events.cloudevents import Envelope, MalformedEventError
 from mesh.identity import OrgId
@@ -71,6 +73,8 @@ def used_from_event(event: Envelope) -> RequestUsage | None:
         route_id=told.route_id,
         intended_target=told.intended_target,
         mirrored=told.mirrored,
+        route_name=told.route_name,
+        cost=_cost_of(told),
     )
 
 
@@ -102,6 +106,7 @@ def sum_to_proto(total: UsageSum) -> pb.UsageSum:
         avg_first_byte_ms=amounts.avg_first_byte_ms,
         avg_token_ms=amounts.avg_token_ms,
         gpu_seconds=amounts.gpu_seconds,
+        cost=_plain(amounts.cost),
     )
     # The hour is the finer of two periods.
     for group in (Group.DAY, Group.HOUR):
@@ -138,6 +143,7 @@ def record_to_proto(used: RequestUsage) -> pb.UsageRecord:
         output_tokens=used.output_tokens,
         cached_tokens=used.cached_tokens,
         gpu_seconds=used.gpu_seconds,
+        cost=_plain(used.cost),
         attempts=used.attempts,
         flags=used.flags,
         target=used.target,
@@ -146,3 +152,17 @@ def record_to_proto(used: RequestUsage) -> pb.UsageRecord:
         intended_target=used.intended_target,
         mirrored=used.mirrored,
     )
+
+
+def _cost_of(told: events_pb.UsageRecorded) -> Decimal:
+    # Nobody pays for the copy of a request.
+    if told.mirrored:
+        return Decimal(0)
+    tokens = (told.input_tokens, told.output_tokens, told.cached_tokens)
+    return cost(tokens, (told.input_price, told.output_price, told.cached_price))
+
+
+def _plain(amount: Decimal) -> str:
+    """A decimal number without an exponent, and without zeros at its end."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

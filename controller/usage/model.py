@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 
 from controller.deployments.model import DeploymentId
@@ -47,6 +48,10 @@ class RequestUsage:
     mirrored: bool = False
     # GPUs that its deployment held, times the seconds that it lasted.
     gpu_seconds: float = 0.0
+    # The route's own name, where it was asked for by a name of it.
+    route_name: str = ""
+    # What it cost by the prices when it was let in.
+    cost: Decimal = Decimal(0)
 
     @property
     def ended_at(self) -> datetime:
@@ -132,6 +137,7 @@ class Amounts:
     first_byte_ms: float = 0.0
     tokens_ms: float = 0.0
     gpu_seconds: float = 0.0
+    cost: Decimal = Decimal(0)
 
     @property
     def avg_duration_ms(self) -> float:
@@ -173,6 +179,7 @@ def amounts_of(used: Sequence[RequestUsage]) -> Amounts:
         first_byte_ms=sum(each.first_byte_ms for each in streams),
         tokens_ms=sum(each.token_ms * each.gaps for each in used),
         gpu_seconds=sum(each.gpu_seconds for each in used),
+        cost=sum((each.cost for each in used), Decimal(0)),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    Numeric,
     RowMapping,
     Select,
     Table,
@@ -67,6 +69,8 @@ usage_records = Table(
     Column("target", Text, nullable=False),
     Column("degraded", Boolean, nullable=False),
     Column("gpu_seconds", Float, nullable=False),
+    Column("route_name", Text, nullable=False),
+    Column("cost", Numeric, nullable=False),
     Column("route_id", Text, nullable=False),
     Column("intended_target", Text, nullable=False),
     Column("mirrored", Boolean, nullable=False),
@@ -83,6 +87,12 @@ _KEPT_OF_EACH = [usage_records.c[field.name] for field in fields(RequestUsage)]
 Index("ix_usage_records_org_id_started_at", usage_records.c.org_id, usage_records.c.started_at)
 Index("ix_usage_records_started_at_usage_id", usage_records.c.started_at, usage_records.c.usage_id)
 _AMOUNTS = [field.name for field in fields(Amounts)]
+# A member of `Amounts` and the column that it is kept in.
+_COLUMNS: Mapping[object, type[BigInteger] | type[Float[float]] | type[Numeric[Decimal]]] = {
+    int: BigInteger,
+    float: Float,
+    Decimal: Numeric,
+}
 usage_hours = Table(
     "usage_hours",
     metadata,
@@ -92,10 +102,7 @@ usage_hours = Table(
     Column("deployment_id", Text, primary_key=True),
     Column("user_id", Text, primary_key=True),
     Column("api_key_id", Text, primary_key=True),
-    *(
-        Column(field.name, BigInteger if field.type in {int, "int"} else Float, nullable=False)
-        for field in fields(Amounts)
-    ),
+    *(Column(field.name, _COLUMNS[field.type], nullable=False) for field in fields(Amounts)),
 )
 _DAY = func.date_trunc("day", usage_hours.c.hour, "UTC")
 _GROUPS: Mapping[Group, ColumnElement[Any]] = {
@@ -116,8 +123,8 @@ class SqlLedger:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def enter(self, told: Sequence[RequestUsage]) -> int:
-        """Keeps the requests that are new and adds them up; how many those were. Does not commit."""
+    async def enter(self, told: Sequence[RequestUsage]) -> Sequence[RequestUsage]:
+        """Keeps the requests that are new and adds them up; which those were. Does not commit."""
         held = await self._gpus({each.deployment_id for each in told})
         used = [replace(each, gpu_seconds=held.get(each.deployment_id, 0) * each.duration_ms / 1000) for each in told]
         rows = insert(usage_records).on_conflict_do_nothing().returning(usage_records.c.usage_id)
@@ -129,7 +136,7 @@ class SqlLedger:
         new = list({each.usage_id: each for each in used if each.usage_id in ids}.values())
         # Copies of requests are nobody's use of the platform.
         await self._add_up([each for each in new if not each.mirrored])
-        return len(new)
+        return new
 
     async def sums(
         self, caller: Caller, wanted: UsageFilter, groups: Sequence[Group], offset: int, limit: int
