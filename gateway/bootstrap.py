@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 from aiops.credentials.v1 import credential_service_pb2, credential_service_pb2_grpc
 from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc
+from aiops.quotas.v1 import quota_service_pb2, quota_service_pb2_grpc
 from aiops.routing.v1 import routing_service_pb2, routing_service_pb2_grpc
 
 from gateway.edge.listener import NAME, public_listener
@@ -26,7 +27,7 @@ from gateway.models.publisher import Publisher
 from gateway.models.routes import RouteTable
 from gateway.policies.clusters import RELAY
 from gateway.policies.relay import relay_listener
-from gateway.quotas.publish import publish_limits, publish_none
+from gateway.quotas.publish import publish_limits, publish_none, publish_spent
 from gateway.quotas.table import limits_from_proto
 from gateway.settings import Settings
 from gateway.tunnels import relay
@@ -163,6 +164,7 @@ def _feeds(cache: Cache, alerts: Alerts, settings: Settings) -> list[tuple[str, 
     return [
         ("token trust", _trust(controllers, tls, cache).step, Wake()),
         ("provider secrets", _secrets(controllers, tls, cache).step, Wake()),
+        ("spent quotas", _spent(controllers, tls, cache).step, Wake()),
         ("alerts", alerts.step, alerts.wake),
     ]
 
@@ -199,6 +201,14 @@ def _trust(controllers: Addresses, tls: ClientTls, cache: Cache) -> Feed[auth_se
         return stub.WatchTokenTrust(auth_service_pb2.WatchTokenTrustRequest())
 
     return Feed("token trust", lambda: follow(controllers, tls, watch), lambda state: publish_trust(cache, state))
+
+
+def _spent(controllers: Addresses, tls: ClientTls, cache: Cache) -> Feed[quota_service_pb2.WatchSpentQuotasResponse]:
+    def watch(controller: grpc.aio.Channel) -> AsyncIterable[quota_service_pb2.WatchSpentQuotasResponse]:
+        stub = quota_service_pb2_grpc.SpentQuotaServiceStub(controller)
+        return stub.WatchSpentQuotas(quota_service_pb2.WatchSpentQuotasRequest())
+
+    return Feed("spent quotas", lambda: follow(controllers, tls, watch), lambda state: publish_spent(cache, state))
 
 
 def _secrets(

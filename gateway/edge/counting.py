@@ -6,6 +6,7 @@ All of it happens inside Envoy. The notes are dynamic metadata of the namespace 
 from collections.abc import Iterator
 from pathlib import Path
 
+from gateway.edge.limits import ROUTE
 from gateway.edge.messages import HTTP, PREFIX, typed
 
 CALLER = "aiops.caller"
@@ -83,6 +84,7 @@ def access_log(path: Path) -> dict[str, object]:
         "request_bytes": "%BYTES_RECEIVED%",
         "request_id": "%REQ(X-REQUEST-ID):128%",
         "response_bytes": "%BYTES_SENT%",
+        "route": f"%METADATA(ROUTE:{ROUTE})%",
         "started": "%START_TIME(%s.%6f)%",
         "status": "%RESPONSE_CODE%",
         "target": f"%UPSTREAM_METADATA({NOTES}:target)%",

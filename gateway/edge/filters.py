@@ -106,6 +106,11 @@ def enabled(names: Iterable[str]) -> dict[str, object]:
     return {name: typed("envoy.config.route.v3.FilterConfig", config={}) for name in names}
 
 
+def script(name: str, tables: str = "") -> dict[str, object]:
+    """A script of the edge's, behind what all of them read JSON with and some tables in Lua."""
+    return _source(name, tables)
+
+
 @cache
 def _descriptors() -> str:
     return base64.b64encode(descriptor_set().SerializeToString(deterministic=True)).decode()

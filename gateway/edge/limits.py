@@ -19,8 +19,8 @@ ORG = "x-aiops-org"
 SPENT = "aiops.spent"
 # The subjects that requests count for, and the headers that the verified token makes.
 SUBJECTS = {"api_key": "x-aiops-token-id", "user": "x-aiops-user", "organization": ORG}
-# What a route says of itself, where quotas and the access log read it.
-ROUTE = "aiops"
+# What a route says of itself, where buckets, the access log and scripts, which look nowhere else, read it.
+ROUTE = "envoy.filters.http.lua"
 NAME = "model"
 # Buckets of one subject that are kept: requests may belong to the window that has just ended.
 WINDOWS_KEPT = 4

@@ -18,6 +18,7 @@ from gateway.models.sleep import AWAKE, SENT_ON_AT_MOST
 from gateway.policies.clusters import TARGET, direct, entrance, way
 from gateway.policies.table import PolicyRoute, PolicyTarget
 from gateway.tunnels.relay import UNREACHED
+from gateway.usage.record import PRICES
 
 # Which target answered, and whether it was another one than the request was for.
 ANSWERED_BY, DEGRADED = "x-aiops-target", "x-aiops-degraded"
@@ -34,7 +35,7 @@ def policy_route(policy: PolicyRoute, idle: duration_pb2.Duration) -> route_comp
     route = route_components_pb2.Route()
     route.match.prefix = "/"
     # Whichever of its names was sent, quotas know it by the first.
-    route.metadata.filter_metadata[ROUTE].update({NAME: policy.names[0]})
+    route.metadata.filter_metadata[ROUTE].update({NAME: policy.names[0], **_prices(policy)})
     for first in policy.firsts:
         _add(route.route.weighted_clusters, policy, first)
     # No limit in time: an answer may be long. A connection on which nothing happens ends.
@@ -51,6 +52,11 @@ def policy_route(policy: PolicyRoute, idle: duration_pb2.Duration) -> route_comp
     # A user's token is none of a target's business.
     route.request_headers_to_remove.append("authorization")
     return route
+
+
+def _prices(policy: PolicyRoute) -> dict[str, str]:
+    """As the access log tells them: those when the request was let in."""
+    return {name: price for name, price in zip(PRICES, policy.prices, strict=True) if price}
 
 
 def _add(weighted: route_components_pb2.WeightedCluster, policy: PolicyRoute, first: PolicyTarget) -> None:

@@ -70,6 +70,8 @@ class PolicyRoute:
     targets: tuple[PolicyTarget, ...]
     fallbacks: tuple[str, ...] = ()
     resilience: Resilience = field(default_factory=Resilience)
+    # Of input, output and cached tokens.
+    prices: tuple[str, str, str] = ("", "", "")
     refused: tuple[RefusedField, ...] = ()
     created: int = 0
     balancing: Balancing | None = None
@@ -107,6 +109,7 @@ def _policy(message: pb.PolicyRoute, room: tuple[str, int] | None) -> PolicyRout
         targets=tuple(_targets(message, room)),
         fallbacks=tuple(message.fallbacks),
         resilience=_resilience(asked),
+        prices=(message.prices.input_token, message.prices.output_token, message.prices.cached_token),
         refused=refused_from(message.refused_fields),
         created=int(message.created),
         balancing=_balancing(message.balancing),

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+from aiops.quotas.v1 import quota_service_pb2 as pb
 from envoy.config.core.v3 import extension_pb2
 from google.protobuf.message import Message
 
-from gateway.edge.limits import LIMITS, PERIODS, buckets, by_organisation
+from gateway.edge.limits import LIMITS, PERIODS, SPENT, buckets, by_organisation
 from gateway.edge.messages import packed
+from gateway.quotas.spent import spent_filter
 from gateway.quotas.table import Limits
 from gateway.xds.cache import FILTERS, Cache, Resource, resource
 
@@ -23,6 +25,11 @@ def publish_limits(cache: Cache, limits: Limits) -> None:
     changed = {name: made for name, made in rendered.items() if _version(known, name) != (made.version, False)}
     if changed:
         cache.put(FILTERS, changed)
+
+
+def publish_spent(cache: Cache, state: pb.WatchSpentQuotasResponse) -> None:
+    """Publishes those who have nothing left."""
+    cache.put(FILTERS, {SPENT: _filter(SPENT, spent_filter(state.spent))})
 
 
 def _version(known: Mapping[str, Resource], name: str) -> tuple[str, bool] | None:

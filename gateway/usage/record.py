@@ -9,6 +9,8 @@ API_KEY = "api_key"
 MOST_TOKENS = 2**32 - 1
 # What each line begins with: Envoy writes the members in the order of their names.
 BEGIN = b'{"attempts":'
+# What routes say that tokens cost.
+PRICES = ("input_price", "output_price", "cached_price")
 # Clusters of routes by policy are named by kind, route and the target that requests there are for at first.
 LED = ("target", "chain", "relayed")
 
@@ -19,6 +21,8 @@ def record(line: bytes, usage_id: str) -> pb.UsageRecorded | None:
     if not entry.get("cluster"):
         return None
     notes = entry.get("notes") or {}
+    # A route that says nothing of itself is a line.
+    route = entry["route"] if isinstance(entry.get("route"), dict) else {}
     route_id, intended_target = _led(entry["cluster"])
     tokens = {name: _tokens(notes.get(name)) for name in ("input_tokens", "output_tokens", "cached_tokens")}
     return pb.UsageRecorded(
@@ -49,6 +53,8 @@ def record(line: bytes, usage_id: str) -> pb.UsageRecorded | None:
         response_bytes=float(entry.get("response_bytes") or 0),
         attempts=int(entry.get("attempts") or 0),
         flags=_text(entry, "flags"),
+        route_name=_text(route, "model") if route_id else "",
+        **{name: _text(route, name) for name in PRICES},
     )
 
 

@@ -12,6 +12,7 @@ from aiops.deployments.v1 import deployment_service_pb2, deployment_service_pb2_
 from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc, user_pb2
 from aiops.models.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
 from aiops.nodes.v1 import node_service_pb2, node_service_pb2_grpc
+from aiops.quotas.v1 import quota_service_pb2, quota_service_pb2_grpc
 from aiops.routing.v1 import (
     alert_service_pb2,
     alert_service_pb2_grpc,
@@ -63,6 +64,7 @@ class ControlPlane:
     """The feeds, and where the servers listen."""
 
     trust: Feed[auth_service_pb2.WatchTokenTrustResponse] = field(default_factory=Feed)
+    spent: Feed[quota_service_pb2.WatchSpentQuotasResponse] = field(default_factory=Feed)
     secrets: Feed[credential_service_pb2.WatchProviderSecretsResponse] = field(default_factory=Feed)
     table: Feed[routing_service_pb2.RoutingTable] = field(default_factory=Feed)
     metadata: list[dict[str, str]] = field(default_factory=list)
@@ -94,6 +96,17 @@ class _Secrets(credential_service_pb2_grpc.ProviderSecretServiceServicer):
         self, request: Any, context: Any
     ) -> AsyncIterator[credential_service_pb2.WatchProviderSecretsResponse]:
         async for state in self._plane.secrets.states():
+            yield state
+
+
+class _Spent(quota_service_pb2_grpc.SpentQuotaServiceServicer):
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    async def WatchSpentQuotas(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[quota_service_pb2.WatchSpentQuotasResponse]:
+        async for state in self._plane.spent.states():
             yield state
 
 
@@ -183,6 +196,7 @@ async def controller(plane: ControlPlane, pki: Path, verifier: TokenVerifier) ->
         _Alerts(plane),
         _Loads(plane),
         _Secrets(plane),
+        _Spent(plane),
         _Models(plane),  # type: ignore[abstract]
         _Nodes(),  # type: ignore[abstract]
         _Deployments(),  # type: ignore[abstract]

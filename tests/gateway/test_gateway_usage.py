@@ -211,6 +211,28 @@ async def test_a_policys_target_and_its_deployment_are_named(counted_edge: Edge,
     assert (used.deployment_id, used.instance_id, used.output_tokens) == ("b", "b", 2)
 
 
+async def test_prices_are_told_with_each_request_by_whichever_name(counted_edge: Edge, heard: Heard) -> None:
+    async with running_engine("c") as engine:
+        route = policy("priced", target(engine, weight=1))
+        route.names.append("priced-too")
+        route.prices.input_token, route.prices.output_token = "0.000001", "0.25"
+        await counted_edge.route(policies=[route])
+        await counted_edge.until_chat(200, "priced-too")
+        answer = await counted_edge.chat("priced-too")
+        used = await heard.until(lambda used: used.request_id == answer.headers["x-request-id"])
+        assert (used.model, used.route_name) == ("priced-too", "priced")
+        assert (used.input_price, used.output_price, used.cached_price) == ("0.000001", "0.25", "")
+        route.prices.output_token = "0.5"
+        await counted_edge.route(policies=[route])
+
+        async def told() -> bool:
+            again = await counted_edge.chat("priced")
+            after = await heard.until(lambda used: used.request_id == again.headers["x-request-id"])
+            return after.output_price == "0.5"
+
+        await counted_edge.until(told, seconds=20)
+
+
 async def test_what_a_target_counts_in_anthropics_words_is_counted(counted_edge: Edge, heard: Heard) -> None:
     async with running_provider() as provider:
         far = policy("claude", outside(provider.port, protocol=routing.External.messages))
