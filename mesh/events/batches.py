@@ -14,7 +14,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 from mesh.clock import Clock, SystemClock
 from mesh.errors import DomainError, UnavailableError
 from mesh.events.cloudevents import Envelope, MalformedEventError, envelope_of
-from mesh.events.failures import History, dead_letter_topic, moved
+from mesh.events.failures import History, bury, dead_letter_topic
 from mesh.events.kafka import BrokerError, ConsumerRecord, Kafka, TopicPartition
 from mesh.events.publisher import KafkaPublisher
 from mesh.loops import Backoff, attempt, run_loop
@@ -105,7 +105,6 @@ class BatchConsumer(Generic[Item]):
         if isinstance(failure, UnavailableError):
             raise failure
         if failure is not None:
-            log.warning("an event of consumer %s goes to %s: %s", self.group, self._dead_letters, failure)
             await self._bury(record, failure)
 
     async def _item(self, record: ConsumerRecord) -> tuple[ConsumerRecord, Item] | None:
@@ -118,9 +117,7 @@ class BatchConsumer(Generic[Item]):
 
     async def _bury(self, record: ConsumerRecord, error: Exception) -> None:
         history = History(record.topic, record.partition, record.offset).failed(error, self._clock.now())
-        delivery = await self._publisher.publish([moved(record, self._dead_letters, history)])
-        if delivery.error:
-            raise BrokerError(delivery.error)
+        await bury(self._publisher, record, self.group, history)
 
 
 def _name(partition: TopicPartition) -> str:

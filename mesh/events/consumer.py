@@ -15,8 +15,8 @@ from mesh.clock import Clock, SystemClock
 from mesh.errors import UnavailableError
 from mesh.events.cloudevents import Envelope, MalformedEventError, envelope_of
 from mesh.events.consumed import ConsumedEvents, consumed_events
-from mesh.events.failures import History, dead_letter_topic, moved, retry_topic
-from mesh.events.kafka import BrokerError, ConsumerRecord, Kafka, Record, TopicPartition
+from mesh.events.failures import History, bury, dead_letter_topic, hand_over, moved, retry_topic
+from mesh.events.kafka import BrokerError, ConsumerRecord, Kafka, TopicPartition
 from mesh.events.publisher import KafkaPublisher
 from mesh.identity import SYSTEM
 from mesh.loops import Backoff, Wake, attempt, run_loop
@@ -199,18 +199,12 @@ class Consumer:
             return
         log.info("consumer %s tries %s again: %s", self.group, _name(record), history.error)
         due = history.due_in(self._backoff.pause(history.attempts), self._clock.now())
-        await self._publish(moved(record, retry_topic(history.topic, self.group), due))
+        await hand_over(self._publisher, moved(record, retry_topic(history.topic, self.group), due))
         self._count(Outcome.RETRIED)
 
     async def _bury(self, record: ConsumerRecord, history: History) -> None:
-        log.error("consumer %s gives %s up: %s", self.group, _name(record), history.error)
-        await self._publish(moved(record, dead_letter_topic(history.topic, self.group), history))
+        await bury(self._publisher, record, self.group, history)
         self._count(Outcome.DEAD)
-
-    async def _publish(self, record: Record) -> None:
-        delivery = await self._publisher.publish([record])
-        if delivery.error:
-            raise BrokerError(delivery.error)
 
     async def _database_answers(self) -> bool:
         try:

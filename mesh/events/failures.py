@@ -1,11 +1,14 @@
 """What a record that could not be handled carries with it: how often, why, since when, and where it came from."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from mesh.events.kafka import ConsumerRecord, Record
+from mesh.events.kafka import BrokerError, ConsumerRecord, Record
+from mesh.events.publisher import Publisher
 
+log = logging.getLogger(__name__)
 PREFIX = "aiops_"
 LONGEST_ERROR = 500
 RETRY, DEAD_LETTERS = ".retry", ".dlq"
@@ -73,6 +76,20 @@ class History:
             "aiops_retry_at": "" if self.retry_at is None else str(self.retry_at.timestamp()),
         }
         return [(name, value.encode()) for name, value in values.items() if value]
+
+
+async def bury(publisher: Publisher, record: ConsumerRecord, group: str, history: History) -> None:
+    """Gives a record up: it goes to its group's dead letters with why. BrokerError when it does not get there."""
+    where = f"{record.topic}/{record.partition}@{record.offset}"
+    log.error("consumer %s gives %s up: %s", group, where, history.error)
+    await hand_over(publisher, moved(record, dead_letter_topic(history.topic, group), history))
+
+
+async def hand_over(publisher: Publisher, record: Record) -> None:
+    """Publishes one record. BrokerError."""
+    delivery = await publisher.publish([record])
+    if delivery.error:
+        raise BrokerError(delivery.error)
 
 
 def moved(record: ConsumerRecord, topic: str, history: History | None) -> Record:
