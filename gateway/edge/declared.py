@@ -1,4 +1,7 @@
-"""Messages of Envoy's that the package of its Python classes lacks, declared as Envoy's own files have them."""
+"""Messages of Envoy's that the package of its Python classes lacks, declared as Envoy's own files have them.
+
+Only a cluster's: Envoy finds its kind by the type. A filter's may as well come by its JSON names, see `untyped`.
+"""
 
 from google.protobuf import descriptor_pb2, descriptor_pool
 
