@@ -164,6 +164,20 @@ async def test_f12_a_paused_controller_has_no_say_when_another_has_taken_over(sc
             await now.until("all to be with the second one", partial(all_with, now, second), STRIKE_S)
 
 
+async def test_the_end_of_one_of_two_controllers_fails_no_chat_and_loses_no_deployment(scenarios: Scenarios) -> None:
+    async with scenarios("two-controllers") as now:
+        first, second = now.cluster.controller, now.cluster.members["ctl-2"]
+        await now.start(second)
+        await now.go_on(3)
+        first.kill()
+        # What an address with both behind it does once one of them does not answer.
+        for name in ("edge", *now.cluster.node_names):
+            now.cluster.lead(name, "ctl-2")
+        await now.until("a write to succeed", now.one_more_acknowledged(), STRIKE_S)
+        await now.until("all to be with the second one", partial(all_with, now, second), STRIKE_S)
+        await now.go_on(3)
+
+
 def all_newer(now: dict[str, int], before: dict[str, int]) -> bool:
     """Whether every node has a later session than it had."""
     return all(now[name] > before[name] for name in before)
