@@ -24,7 +24,8 @@ def _asked(found: "ReplicaSet") -> str:
         "tokens a second": asked.target_tokens_per_second,
     }
     each = ", ".join(f"{value:g} {name}" for name, value in targets.items() if value)
-    return f"{asked.min_replicas} to {asked.max_replicas}" + (f"; {each} for each" if each else "")
+    warm = f", {asked.warm_replicas} more warm" if asked.warm_replicas else ""
+    return f"{asked.min_replicas} to {asked.max_replicas}{warm}" + (f"; {each} for each" if each else "")
 
 
 def _last(found: "ReplicaSet") -> str:
@@ -62,6 +63,7 @@ def autoscale(
     cooldown: Annotated[int | None, typer.Option(help="Seconds between two changes.")] = None,
     idle: Annotated[int | None, typer.Option(help="Seconds without a request after which the model sleeps.")] = None,
     hold: Annotated[int | None, typer.Option(help="Seconds that a request waits for the model to wake.")] = None,
+    warm: Annotated[int, typer.Option(min=0, max=100, help="More replicas that run without requests, at hand.")] = 0,
     off: Annotated[bool, typer.Option("--off", help="The number stays as it is from now on.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
@@ -84,6 +86,7 @@ def autoscale(
             "cooldown_seconds": cooldown,
             "idle_seconds": idle,
             "hold_seconds": hold,
+            "warm_replicas": warm,
         }
         for name, value in given.items():
             if value is not None:

@@ -130,6 +130,7 @@ def _scaling_to_proto(state: ScalingState) -> autoscaling_pb2.AutoscalingStatus:
         scaled_to=state.scaled_to,
         scaled_why=state.scaled_why,
         explanation=state.explanation,
+        warm_replicas=len(state.standby),
     )
 
 

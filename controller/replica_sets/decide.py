@@ -67,11 +67,32 @@ def decide(replica_set: ReplicaSet, members: Sequence[Member], now: datetime) ->
     return Step(
         end=tuple(each.deployment.deployment_id for each in end),
         start=0 if waits is not None and now < waits else start,
-        ready=len(serving),
+        ready=sum(each.deployment.deployment_id not in replica_set.scaling.standby for each in serving),
         updated=updated,
         active=len(active),
-        complete=not old and len(active) == len(serving) == updated == replica_set.replicas,
+        complete=not old and len(active) == len(serving) == updated == replica_set.kept,
     )
+
+
+def standby_of(replica_set: ReplicaSet, members: Sequence[Member], now: datetime) -> tuple[DeploymentId, ...]:
+    """Which of the members get no requests: those beyond as many as are wanted.
+
+    Whoever gets some goes on with it; next are those that could answer at once, the oldest first.
+    """
+    if not replica_set.warm:
+        return ()
+    before = replica_set.scaling.standby
+    ordered = sorted(
+        members,
+        key=lambda each: (
+            not each.well,
+            not each.serves(now),
+            each.deployment.deployment_id in before,
+            each.deployment.created_at,
+            each.deployment.deployment_id,
+        ),
+    )
+    return tuple(sorted(each.deployment.deployment_id for each in ordered[replica_set.replicas :]))
 
 
 def status_of(replica_set: ReplicaSet, step: Step, refusal: str, now: datetime) -> tuple[SetStatus, str]:
@@ -119,28 +140,29 @@ def _is_fresh(replica_set: ReplicaSet, member: Member) -> bool:
 
 
 def _resize(replica_set: ReplicaSet, fresh: Sequence[Member], now: datetime) -> tuple[int, Sequence[Member]]:
-    missing = replica_set.replicas - len(fresh)
-    return (missing, ()) if missing >= 0 else (0, _dispensable(fresh, now)[:-missing])
+    missing = replica_set.kept - len(fresh)
+    return (missing, ()) if missing >= 0 else (0, _dispensable(replica_set, fresh, now)[:-missing])
 
 
 def _replace(
     replica_set: ReplicaSet, fresh: Sequence[Member], old: Sequence[Member], now: datetime
 ) -> tuple[int, Sequence[Member]]:
-    wanted = replica_set.replicas
-    surplus = _dispensable(fresh, now)[: max(0, len(fresh) - wanted)]
+    wanted = replica_set.kept
+    surplus = _dispensable(replica_set, fresh, now)[: max(0, len(fresh) - wanted)]
     # An old replica that serves nobody only takes the new one's place.
     idle = [each for each in old if not each.well]
     spare = sum(each.serves(now) for each in (*fresh, *old)) - wanted
-    serving = [each for each in _dispensable(old, now) if each.serves(now)]
+    serving = [each for each in _dispensable(replica_set, old, now) if each.serves(now)]
     ended = [*surplus, *idle, *serving[: max(0, spare)]]
     left = len(fresh) + len(old) - len(ended)
     return max(0, min(wanted - len(fresh), wanted + SURGE - left)), ended
 
 
-def _dispensable(members: Sequence[Member], now: datetime) -> list[Member]:
+def _dispensable(replica_set: ReplicaSet, members: Sequence[Member], now: datetime) -> list[Member]:
     """Those that serve nobody first, then the youngest."""
+    warm = replica_set.scaling.standby
     by_age = sorted(members, key=lambda each: each.deployment.created_at, reverse=True)
-    return sorted(by_age, key=lambda each: each.serves(now))
+    return sorted(by_age, key=lambda each: (each.serves(now), each.deployment.deployment_id not in warm))
 
 
 def _is_overdue(replica_set: ReplicaSet, now: datetime) -> bool:

@@ -149,6 +149,16 @@ class ReplicaSet:
         return self.templates[self.revision]
 
     @property
+    def warm(self) -> int:
+        """How many more are to run without requests."""
+        return self.autoscaling.warm_replicas if self.autoscaling and self.deleted_at is None else 0
+
+    @property
+    def kept(self) -> int:
+        """How many are to run, warm ones included."""
+        return self.replicas + self.warm
+
+    @property
     def rolling(self) -> bool:
         """Whether another revision is wanted than the one that last ran completely."""
         return self.revision != self.stable_revision
@@ -161,7 +171,8 @@ class ReplicaSet:
         """The number follows the load from now on, or does not any more."""
         if wanted == self.autoscaling:
             return self
-        return replace(self, autoscaling=wanted, scaling=ScalingState(), changed_at=now)
+        fresh = ScalingState(standby=self.scaling.standby)
+        return self._begin(now, autoscaling=wanted, scaling=fresh)
 
     def follow(self, decision: Decision, now: datetime) -> "ReplicaSet":
         """As the load asks."""

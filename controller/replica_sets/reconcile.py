@@ -11,7 +11,7 @@ from controller.deployments.retries import Retries
 from controller.deployments.service import deployed, stopped
 from controller.hints import Hints
 from controller.models.model import ModelNotFoundError
-from controller.replica_sets.decide import Member, Step, decide, status_of, why_to_take_back
+from controller.replica_sets.decide import Member, Step, decide, standby_of, status_of, why_to_take_back
 from controller.replica_sets.model import ReplicaSet, ReplicaSetId, ReplicaSetStatusChanged, SetStatus, Standing
 from controller.replica_sets.service import UnitOfWork, Work
 from mesh.clock import Clock
@@ -83,6 +83,8 @@ class Reconciler:
             # Ends and starts take turns, so that locks are taken in one order everywhere: model, deployment, node.
             if step.start and not touched:
                 refusal = await self._start(work, after, events, touched)
+            left = [each for each in members if not each.failed and each.deployment.deployment_id not in step.end]
+            after = replace(after, scaling=replace(after.scaling, standby=standby_of(after, left, now)))
             after = _seen(after, step, refusal, now)
             if after != before:
                 await work.replica_sets.save(after)
@@ -90,6 +92,8 @@ class Reconciler:
                 events.append(ReplicaSetStatusChanged(after, now))
             await work.commit(*events)
         self._tell(touched)
+        if after.scaling.standby != before.scaling.standby:
+            self._hints.routes_changed()
         return bool(touched) or after.revision != before.revision
 
     async def _start(self, work: Work, replica_set: ReplicaSet, events: list[object], made: list[Deployment]) -> str:

@@ -24,6 +24,7 @@ class Autoscaling:
     cooldown_seconds: int = 10
     idle_seconds: int = 300
     hold_seconds: int = 120
+    warm_replicas: int = 0
 
     @property
     def sleepy(self) -> bool:
@@ -63,6 +64,8 @@ class ScalingState:
     explanation: str = ""
     # Of each deployment: tokens that it had generated, when that was seen (Unix seconds), and how many a second.
     tokens: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    # Deployments that are kept warm: no requests are led to them.
+    standby: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:
         """The state in JSON."""
@@ -76,6 +79,7 @@ class ScalingState:
         known = {each.name: row[each.name] for each in fields(ScalingState) if each.name in row}
         for name in ("above_since", "below_since", "scaled_at"):
             known[name] = datetime.fromisoformat(known[name]) if known.get(name) else None
+        known["standby"] = tuple(known.get("standby", ()))
         known["tokens"] = {name: tuple(value) for name, value in known.get("tokens", {}).items()}
         return ScalingState(**known)
 
@@ -113,13 +117,15 @@ def decide(asked: Autoscaling, state: ScalingState, seen: Signals, now_there: in
 
 def _wanted(asked: Autoscaling, seen: Signals, now_there: int) -> tuple[int, str]:
     """How many this one look asks for, and why."""
-    if asked.sleepy and seen.held == 0 and not seen.in_flight:
+    if asked.sleepy and seen.held == 0:
         if now_there == 0:
+            # What is still open ends where it is.
             return 0, "asleep until somebody asks"
-        if seen.idle is not None and seen.in_flight == 0 and seen.idle >= timedelta(seconds=asked.idle_seconds):
+        idle = seen.idle is not None and seen.idle >= timedelta(seconds=asked.idle_seconds)
+        if idle and seen.in_flight == 0:
             return 0, f"nobody asked for {asked.idle_seconds} s"
     needs = list(_needs(asked, seen, now_there))
-    most, why = max(needs, default=(0, "")) if needs else (0, "")
+    most, why = max(needs, default=(0, ""))
     missing = [name for name, _, value in _watched(asked, seen) if value is None]
     if missing and most < now_there:
         most, why = now_there, f"{' and '.join(missing)} not known now, so nothing is taken away"
@@ -165,8 +171,13 @@ def _is_over(since: datetime | None, seconds: int, now: datetime) -> bool:
 
 
 def _change(state: ScalingState, before: int, after: int, why: str, now: datetime) -> Decision:
-    fresh = ScalingState(
-        scaled_at=now, scaled_from=before, scaled_to=after, scaled_why=why, explanation=why, tokens=state.tokens
+    fresh = replace(
+        ScalingState(tokens=state.tokens, standby=state.standby),
+        scaled_at=now,
+        scaled_from=before,
+        scaled_to=after,
+        scaled_why=why,
+        explanation=why,
     )
     return Decision(after, fresh)
 

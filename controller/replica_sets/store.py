@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from controller.deployments.model import ACTIVE
+from controller.deployments.model import ACTIVE, DeploymentId
 from controller.deployments.rows import deployment_of, options_of
 from controller.deployments.sleepy import SleepyModel
 from controller.deployments.store import deployments
@@ -133,6 +133,13 @@ class SqlReplicaSetStore:
         query = select(replica_sets.c.replica_set_id).where(_KEPT, replica_sets.c.autoscaling.is_not(None))
         rows = await self._connection.execute(query.order_by(replica_sets.c.replica_set_id))
         return tuple(ReplicaSetId(each) for each in rows.scalars())
+
+    async def standby(self) -> tuple[DeploymentId, ...]:
+        """The deployments of all sets that get no requests."""
+        warm = replica_sets.c.scaling["standby"]
+        query = select(warm).where(_KEPT, replica_sets.c.autoscaling.is_not(None))
+        rows = (await self._connection.execute(query)).scalars()
+        return tuple(DeploymentId(each) for row in rows for each in row or ())
 
     async def sleepy(self) -> tuple[SleepyModel, ...]:
         """The models that may be without a replica, whether they are or not."""

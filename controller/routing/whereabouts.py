@@ -46,6 +46,7 @@ class Sets(Protocol):
 
     async def autoscaled(self) -> Sequence[str]: ...
     async def sleepy(self) -> tuple[SleepyModel, ...]: ...
+    async def standby(self) -> Sequence[DeploymentId]: ...
 
 
 class Quotas(Protocol):
@@ -96,6 +97,8 @@ class WhereaboutsView:
         self._running: dict[DeploymentId, Deployment] = {}
         self._on_node: defaultdict[NodeId, set[DeploymentId]] = defaultdict(set)
         self._scaled = frozenset[str]()
+        # What is kept warm and gets no requests.
+        self._standby = frozenset[DeploymentId]()
         self._seen: Snapshot | None = None
         self._whole: Snapshot | None = None
         self._reads = SharedReads[None]()
@@ -113,12 +116,13 @@ class WhereaboutsView:
             nodes = await work.nodes.reached_changed(since)
             running = await work.deployments.running_changed(since)
             routes = await work.routes.changed(since)
-            scaled, sleepy = await work.replica_sets.autoscaled(), await work.replica_sets.sleepy()
+            scaled, sleepy = frozenset(await work.replica_sets.autoscaled()), await work.replica_sets.sleepy()
+            standby = frozenset(await work.replica_sets.standby())
             quotas = await work.quotas.changed(since)
         if since is None:
             self._forget()
             self._whole = seen
-        changed = self._take_nodes(nodes) | self._take_running(running) | self._take_scaled(frozenset(scaled))
+        changed = self._take_nodes(nodes) | self._take_running(running) | self._take_sets(scaled, standby)
         if since is None:
             self._now = Whereabouts(self._answering(self._running), _with({}, routes), sleepy, _with_quotas({}, quotas))
         elif changed or routes or quotas or sleepy != self._now.sleepy:
@@ -159,10 +163,11 @@ class WhereaboutsView:
                 self._on_node[deployment.node_id].add(deployment.deployment_id)
         return {each.deployment_id for each in deployments}
 
-    def _take_scaled(self, scaled: frozenset[str]) -> set[DeploymentId]:
-        """The deployments of sets that began or ceased to follow the load."""
+    def _take_sets(self, scaled: frozenset[str], standby: frozenset[DeploymentId]) -> set[DeploymentId]:
+        """The deployments of sets that began or ceased to follow the load, or to get requests."""
         others, self._scaled = self._scaled ^ scaled, scaled
-        return {each.deployment_id for each in self._running.values() if each.replica_set_id in others}
+        called, self._standby = self._standby ^ standby, standby
+        return {*called, *(each.deployment_id for each in self._running.values() if each.replica_set_id in others)}
 
     def _answering(
         self, deployment_ids: "set[DeploymentId] | Mapping[DeploymentId, object]"
@@ -171,7 +176,8 @@ class WhereaboutsView:
         for deployment_id in deployment_ids:
             deployment = self._running.get(deployment_id)
             node = self._nodes.get(deployment.node_id) if deployment else None
-            if deployment is not None and node is not None and node.live:
+            called = deployment_id not in self._standby
+            if called and deployment is not None and node is not None and node.live:
                 replicas = replicas_of(deployment, node.address, node.tunnel)
                 found[deployment_id] = tuple(map(self._of_interest, replicas))
         return found

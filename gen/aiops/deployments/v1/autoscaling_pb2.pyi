@@ -35,6 +35,7 @@ class Autoscaling(_message.Message):
     COOLDOWN_SECONDS_FIELD_NUMBER: _builtins.int
     IDLE_SECONDS_FIELD_NUMBER: _builtins.int
     HOLD_SECONDS_FIELD_NUMBER: _builtins.int
+    WARM_REPLICAS_FIELD_NUMBER: _builtins.int
     min_replicas: _builtins.int
     """0 lets the model sleep: its last replica ends after `idle_seconds` without a request, and the next request waits
     until one runs again.
@@ -57,6 +58,10 @@ class Autoscaling(_message.Message):
     """Without a request for so long a model falls asleep; none means 300."""
     hold_seconds: _builtins.int
     """So long a request waits for a model that wakes, then it is answered 503; none means 120."""
+    warm_replicas: _builtins.int
+    """So many more replicas run and get no requests: their engines are started, have loaded the model and are healthy.
+    When more are wanted, or a sleeping model wakes, these are there at once, and others take their places.
+    """
     def __init__(
         self,
         *,
@@ -70,10 +75,11 @@ class Autoscaling(_message.Message):
         cooldown_seconds: _builtins.int | None = ...,
         idle_seconds: _builtins.int | None = ...,
         hold_seconds: _builtins.int | None = ...,
+        warm_replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cooldown_seconds", b"_cooldown_seconds", "_hold_seconds", b"_hold_seconds", "_idle_seconds", b"_idle_seconds", "_scale_down_seconds", b"_scale_down_seconds", "_scale_up_seconds", b"_scale_up_seconds", "cooldown_seconds", b"cooldown_seconds", "hold_seconds", b"hold_seconds", "idle_seconds", b"idle_seconds", "scale_down_seconds", b"scale_down_seconds", "scale_up_seconds", b"scale_up_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cooldown_seconds", b"_cooldown_seconds", "_hold_seconds", b"_hold_seconds", "_idle_seconds", b"_idle_seconds", "_scale_down_seconds", b"_scale_down_seconds", "_scale_up_seconds", b"_scale_up_seconds", "cooldown_seconds", b"cooldown_seconds", "hold_seconds", b"hold_seconds", "idle_seconds", b"idle_seconds", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "scale_down_seconds", b"scale_down_seconds", "scale_up_seconds", b"scale_up_seconds", "target_concurrency", b"target_concurrency", "target_queue", b"target_queue", "target_tokens_per_second", b"target_tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cooldown_seconds", b"_cooldown_seconds", "_hold_seconds", b"_hold_seconds", "_idle_seconds", b"_idle_seconds", "_scale_down_seconds", b"_scale_down_seconds", "_scale_up_seconds", b"_scale_up_seconds", "cooldown_seconds", b"cooldown_seconds", "hold_seconds", b"hold_seconds", "idle_seconds", b"idle_seconds", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "scale_down_seconds", b"scale_down_seconds", "scale_up_seconds", b"scale_up_seconds", "target_concurrency", b"target_concurrency", "target_queue", b"target_queue", "target_tokens_per_second", b"target_tokens_per_second", "warm_replicas", b"warm_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cooldown_seconds: _TypeAlias = _typing.Literal["cooldown_seconds"]  # noqa: Y015
     _WhichOneofArgType__cooldown_seconds: _TypeAlias = _typing.Literal["_cooldown_seconds", b"_cooldown_seconds"]  # noqa: Y015
@@ -109,11 +115,14 @@ class AutoscalingStatus(_message.Message):
     SCALED_TO_FIELD_NUMBER: _builtins.int
     SCALED_WHY_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    WARM_REPLICAS_FIELD_NUMBER: _builtins.int
     scaled_from: _builtins.int
     scaled_to: _builtins.int
     scaled_why: _builtins.str
     explanation: _builtins.str
     """What was decided last, in words."""
+    warm_replicas: _builtins.int
+    """Replicas that run and get no requests."""
     @_builtins.property
     def scaled_at(self) -> _timestamp_pb2.Timestamp:
         """The last change of the number of replicas, and why; missing before the first."""
@@ -126,10 +135,11 @@ class AutoscalingStatus(_message.Message):
         scaled_to: _builtins.int = ...,
         scaled_why: _builtins.str = ...,
         explanation: _builtins.str = ...,
+        warm_replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_scaled_at", b"_scaled_at", "scaled_at", b"scaled_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scaled_at", b"_scaled_at", "explanation", b"explanation", "scaled_at", b"scaled_at", "scaled_from", b"scaled_from", "scaled_to", b"scaled_to", "scaled_why", b"scaled_why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scaled_at", b"_scaled_at", "explanation", b"explanation", "scaled_at", b"scaled_at", "scaled_from", b"scaled_from", "scaled_to", b"scaled_to", "scaled_why", b"scaled_why", "warm_replicas", b"warm_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__scaled_at: _TypeAlias = _typing.Literal["scaled_at"]  # noqa: Y015
     _WhichOneofArgType__scaled_at: _TypeAlias = _typing.Literal["_scaled_at", b"_scaled_at"]  # noqa: Y015
