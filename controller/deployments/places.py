@@ -1,6 +1,7 @@
 """Where deployments go: planned with the fleet as it is known here, and claimed under the lock of the chosen node."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from controller.deployments.fleet import candidate_of
@@ -18,7 +19,7 @@ from controller.deployments.model import (
 from controller.deployments.stores import Work
 from controller.deployments.wish import Wish
 from controller.deployments.workload import Goal
-from controller.models.model import Model
+from controller.models.model import Model, ModelNotFoundError
 from controller.models.revision import at_revision
 from controller.nodes.events import WorkloadEnded
 from controller.nodes.model import Node, NodeId, NodeNotFoundError
@@ -122,7 +123,7 @@ async def _demand(work: Work, wish: Wish, model: Model) -> Demand:
         model_name=model.name,
         framework=model.framework.value,
         task=model.task.value,
-        weights_bytes=model.weights_bytes,
+        weights_bytes=model.weights_bytes + await _adapters_bytes(work, wish),
         architecture=model.architecture,
         node_id=wish.node_id,
         gpu_devices=wish.gpu_devices,
@@ -134,6 +135,15 @@ async def _demand(work: Work, wish: Wish, model: Model) -> Demand:
         options=wish.options,
         peaks=await work.peaks.of(model.model_id, model.digest),
     )
+
+
+async def _adapters_bytes(work: Work, wish: Wish) -> int:
+    """What the adapters that it has from its start add; of a deleted one nothing is known, nor needed."""
+    total = 0
+    for each in wish.adapters:
+        with suppress(ModelNotFoundError):
+            total += (await work.models.get(each.model_id, SYSTEM)).weights_bytes
+    return total
 
 
 def _placed(model: Model, planned: Placement | Refusal) -> Placement:

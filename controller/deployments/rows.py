@@ -47,7 +47,7 @@ def deployment_of(row: Row[Any]) -> Deployment:
         options=options_of(row.options),
         engine_options=EngineOptions(**row.engine_options),
         program=Program.read(row.program),
-        adapters=tuple(Adapter(ModelId(each["model_id"]), each["name"]) for each in row.adapters),
+        adapters=tuple(map(Adapter.read, row.adapters)),
         **{name: row._mapping[name] for name in _PLAIN},
     )
 

@@ -51,7 +51,8 @@ class DeploymentServicer(DeploymentServiceServicer):
         return pb.CreateDeploymentResponse(deployment=deployment_to_proto(deployment))
 
     async def PlanDeployment(self, request: pb.PlanDeploymentRequest, context: Context) -> pb.PlanDeploymentResponse:
-        return plan_to_proto(await self._deployments.plan(caller(context), wish_from_proto(request)))
+        wish = wish_from_proto(request)
+        return plan_to_proto(await self._deployments.plan(caller(context), wish, request.adapters))
 
     async def StopDeployment(self, request: pb.StopDeploymentRequest, context: Context) -> pb.StopDeploymentResponse:
         deployment = await self._deployments.stop(caller(context), DeploymentId(request.deployment_id))

@@ -22,6 +22,7 @@ from controller.deployments.places import find_place, plan_for, revised
 from controller.deployments.stores import UnitOfWork, Work
 from controller.deployments.traffic import Traffic
 from controller.deployments.wish import Wish
+from controller.deployments.workload import Adapter
 from controller.hints import Hints
 from controller.models.model import Model
 from controller.nodes.events import WorkloadAssigned, WorkloadEnded
@@ -59,9 +60,11 @@ class Deployments:
         async with self._unit_of_work.reading(caller) as work:
             return await work.deployments.page(caller, page, status, model_id, node_id)
 
-    async def plan(self, caller: Caller, wish: Wish) -> Placement | Refusal:
-        """Where a deployment would go now; changes nothing."""
+    async def plan(self, caller: Caller, wish: Wish, adapters: Sequence[str] = ()) -> Placement | Refusal:
+        """Where a deployment would go now, with these adapters by id or name; changes nothing."""
         async with self._unit_of_work.reading(caller) as work:
+            found = [await work.models.get(each, caller) for each in adapters]
+            wish = replace(wish, adapters=tuple(Adapter(each.model_id, each.name, each.digest) for each in found))
             return await plan_for(work, caller, wish, await work.models.get(wish.model, caller))
 
     async def create(self, caller: Caller, wish: Wish, request_id: str) -> Deployment:

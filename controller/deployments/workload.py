@@ -64,10 +64,19 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter that a deployment is to have: a model of the registry, called by its own name."""
+    """A LoRA adapter that a deployment is to have: a model of the registry, called by its own name.
+
+    `digest` pins a revision of it; the current one without.
+    """
 
     model_id: ModelId
     name: str
+    digest: str = ""
+
+    @staticmethod
+    def read(row: Mapping[str, str]) -> "Adapter":
+        """The adapter that a JSON object says; one of before revisions were pinned has no digest."""
+        return Adapter(ModelId(row["model_id"]), row["name"], row.get("digest", ""))
 
 
 @dataclass(frozen=True, slots=True)

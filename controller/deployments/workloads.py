@@ -165,7 +165,7 @@ def _wanted(deployments: Sequence[Deployment]) -> set[tuple[ModelId, str]]:
 
 def _revisions(deployment: Deployment) -> list[tuple[ModelId, str]]:
     """What the deployment serves, the model first; an empty digest means the current revision."""
-    adapters = [(adapter.model_id, "") for adapter in deployment.adapters]
+    adapters = [(adapter.model_id, adapter.digest) for adapter in deployment.adapters]
     return [(deployment.model_id, deployment.model_revision), *adapters]
 
 

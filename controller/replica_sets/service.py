@@ -167,7 +167,7 @@ async def _pinned(work: Work, caller: Caller, asked: TemplateWish, model: Model)
     for name in asked.adapters:
         adapter = await work.models.get(name, caller)
         await require_adapter(work, model.org_id, adapter)
-        adapters.append(Adapter(adapter.model_id, adapter.name))
+        adapters.append(Adapter(adapter.model_id, adapter.name, adapter.digest))
     most = asked.template.engine_options.max_adapters
     if len(adapters) > most:
         raise AdaptersUnavailableError(

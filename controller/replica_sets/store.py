@@ -224,7 +224,7 @@ def _template(row: Mapping[str, Any]) -> Template:
         engine_options=EngineOptions(**asked),
         program=Program.read(row.get("program", {})),
         model_revision=row.get("model_revision", 0),
-        adapters=tuple(Adapter(ModelId(each["model_id"]), each["name"]) for each in row.get("adapters", ())),
+        adapters=tuple(map(Adapter.read, row.get("adapters", ()))),
     )
 
 

@@ -7,6 +7,7 @@ from aiops.deployments.v1 import replica_set_service_pb2 as pb
 from aiops.models.v1 import model_pb2, model_service_pb2
 from aiops.types.v1 import engine_pb2
 
+from controller.deployments.workload import Goal
 from controller.nodes.model import NodeId
 from tests.controller.deployments.test_drain import change, drainer
 from tests.controller.replica_sets.test_replica_sets import active, create, get, reconciler, run, served, update
@@ -27,6 +28,12 @@ async def bring(rooms: Rooms, files: Files) -> model_pb2.Model:
 async def digests(rooms: Rooms) -> list[str]:
     """The model's revision that each replica has, the oldest first."""
     return [each.model_revision for each in await active(rooms)]
+
+
+async def adapter_files(rooms: Rooms, node_id: str) -> list[set[str]]:
+    """The files of the adapter that each replica on the node has."""
+    told = (await rooms.workloads.desired(NodeId(node_id), None)).workloads
+    return [{file.path for file in each.adapters[0].files} for each in told if each.goal is Goal.RUN]
 
 
 async def settle(rooms: Rooms) -> Set:
@@ -110,6 +117,15 @@ async def test_replicas_have_the_adapters_of_their_template(rooms: Rooms) -> Non
     for workload in (await rooms.workloads.desired(NodeId(home), None)).workloads:
         (adapter,) = workload.adapters
         assert {file.path for file in adapter.files} == set(tiny_adapter())
+    newer = {**tiny_adapter(), "more.txt": b"x"}
+    await rooms.models.ImportModel(upload("pirate", newer, new_revision=True), metadata=EDITOR)
+    await update(rooms, replicas=3)
+    await settle(rooms)
+    assert await adapter_files(rooms, home) == [set(tiny_adapter())] * 3
+    template = pb.ReplicaTemplateWish(adapters=["pirate"], engine_options=ROOM)
+    await update(rooms, template=template)
+    await settle(rooms)
+    assert await adapter_files(rooms, home) == [set(newer)] * 3
     gone = model_service_pb2.DeleteModelRequest(model_id="pirate")
     assert (await refusal(rooms.models.DeleteModel(gone, metadata=person("org-a", "organization.owner")))).reason == (
         "MODEL_IN_USE"
