@@ -69,17 +69,17 @@ def deploy(
     asked = placing.Asked(model, *place, image, revision)
     own = placing.own_fields(command, health_path, inference_path, env or ())
     own["engine_options"] = _engine_options(adapters or len(adapter or ()), tool_parser, engine_option or ())
+    if dry_run:
+        placing.show_plan(session, asked, output, engine_options=own["engine_options"], adapters=adapter or ())
+        return
     if replicas:
-        if node or gpu or port or dry_run:
+        if node or gpu or port:
             raise CliError("--replicas chooses nodes, devices and ports itself", Exit.USAGE, next_step="leave them out")
         fields = asked.fields(session) | own | {"adapters": adapter}
         replica_sets.create(session, model, replicas, fields, wait=wait, output=output)
         return
     if adapter:
         raise CliError("--adapter is for --replicas", Exit.USAGE, next_step="deploy, then `aiops adapters load`")
-    if dry_run:
-        placing.show_plan(session, asked, output)
-        return
     deployment = _create(session, asked, own)
     if wait:
         deployment = _until_settled(session, deployment)

@@ -116,12 +116,12 @@ def plan(
     show_plan(connect(context), asked, output)
 
 
-def show_plan(session: "Session", asked: Asked, output: Format) -> None:
-    """Show the plan; exit with 6 when nothing fits."""
+def show_plan(session: "Session", asked: Asked, output: Format, **more: Any) -> None:
+    """Show the plan, with `more` fields of the request; exit with 6 when nothing fits."""
     from aiops.deployments.v1.deployment_service_pb2 import PlanDeploymentRequest
     from aiops.deployments.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 
-    request = PlanDeploymentRequest(**asked.fields(session))
+    request = PlanDeploymentRequest(**asked.fields(session), **more)
     planned = session.call(session.stub(DeploymentServiceStub).PlanDeployment, request)
     if output is Format.JSON:
         show_json(as_dict(planned))

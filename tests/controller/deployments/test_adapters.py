@@ -57,6 +57,20 @@ async def test_the_node_is_told_the_options_and_the_adapters_with_their_files(
     assert workload.adapters == ()
 
 
+async def test_a_plan_counts_the_adapters_that_it_is_for(rooms: Rooms) -> None:
+    await rooms.join("node-1", engines=("vllm",), ram_total=64_000, ram_free=60_000)
+    await rooms.import_model("tiny")
+    await rooms.import_model("pirate", tiny_adapter())
+
+    async def planned(*adapters: str) -> int:
+        request = pb.PlanDeploymentRequest(model_id="tiny", adapters=adapters, engine_options=OPTIONS)
+        return (await rooms.deployments.PlanDeployment(request, metadata=EDITOR)).placement.memory_mb
+
+    assert 0 < await planned() <= await planned("pirate")
+    unknown = pb.PlanDeploymentRequest(model_id="tiny", adapters=["nobody"])
+    assert (await refusal(rooms.deployments.PlanDeployment(unknown, metadata=EDITOR))).reason == "MODEL_NOT_FOUND"
+
+
 async def test_an_adapter_is_a_model_of_its_own_name_while_its_engine_has_it(
     rooms: Rooms, deployment: deployment_pb2.Deployment
 ) -> None:

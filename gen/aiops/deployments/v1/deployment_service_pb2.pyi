@@ -373,6 +373,7 @@ class PlanDeploymentRequest(_message.Message):
     ENGINE_OPTIONS_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Model id, or the model's name."""
     node_id: _builtins.str
@@ -400,6 +401,10 @@ class PlanDeploymentRequest(_message.Message):
 
     @_builtins.property
     def engine_options(self) -> _engine_pb2.EngineOptions: ...
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """LoRA adapters that it would have from its start, as replicas have, by model id or name; they take room too."""
+
     def __init__(
         self,
         *,
@@ -416,10 +421,11 @@ class PlanDeploymentRequest(_message.Message):
         engine_options: _engine_pb2.EngineOptions | None = ...,
         image: _builtins.str = ...,
         model_revision: _builtins.str = ...,
+        adapters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine_options", b"engine_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "engine_options", b"engine_options", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "image", b"image", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "model_revision", b"model_revision", "node_id", b"node_id", "port", b"port", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "context_tokens", b"context_tokens", "engine_options", b"engine_options", "forbidden_labels", b"forbidden_labels", "gpu_count", b"gpu_count", "gpu_device", b"gpu_device", "image", b"image", "max_concurrency", b"max_concurrency", "model_id", b"model_id", "model_revision", b"model_revision", "node_id", b"node_id", "port", b"port", "priority", b"priority", "required_labels", b"required_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
