@@ -27,6 +27,8 @@ WANTED = "x-aiops-wanted"
 # What is between clients and the platform alone.
 _OURS = (
     "x-aiops-call",
+    # What is compressed cannot be counted.
+    "accept-encoding",
     AFFINITY,
     "x-forwarded-for",
     "x-forwarded-proto",

@@ -73,7 +73,7 @@ async def test_azures_key_goes_in_a_header_of_its_own(edge: Edge, provider: Prov
     await edge.chat("azure")
     seen = provider.seen[-1]
     assert (seen.path, seen.headers["api-key"]) == ("/proxy/v1/chat/completions", "sk-ant-secret")
-    assert "authorization" not in seen.headers
+    assert not {"authorization", "accept-encoding"} & set(seen.headers)
 
 
 async def test_a_stream_with_a_tool_becomes_chunks(edge: Edge, provider: Provider) -> None:
