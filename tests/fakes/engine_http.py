@@ -65,7 +65,7 @@ class Engine:
         text = messages[-1].get("content", "") if isinstance(messages[-1], dict) else ""
         if self.failing:
             _write(writer, 500, {"error": {"message": "out of memory", "type": "server_error"}})
-        elif asked.get("stream"):
+        elif asked.get("stream") and text != "refuse":
             await self._stream(writer, asked, str(text))
         elif text == "refuse":
             error = {

@@ -1,6 +1,7 @@
 """What each request used reaches Kafka through the real edge: who asked, what was counted, and nothing twice."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ import grpc
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer
-from aiops.inference.v1.inference_service_pb2 import ChatMessage, ChatRequest
+from aiops.inference.v1.inference_service_pb2 import ChatMessage, ChatRequest, StreamChatRequest
 from aiops.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from aiops.routing.v1 import routing_service_pb2 as routing
 from aiops.usage.v1.usage_events_pb2 import UsageRecorded
@@ -162,6 +163,23 @@ async def test_an_instances_path_and_grpc_are_told_too(counted_edge: Edge, engin
         )
     used = await heard.until(lambda used: used.user_id == "by-grpc")
     assert (used.endpoint, used.status, used.output_tokens) == ("/v1/chat/completions", 200, 2)
+
+
+async def test_a_stream_over_grpc_is_told_as_what_the_engine_gave(
+    counted_edge: Edge, engine: Engine, heard: Heard
+) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{counted_edge.port}") as channel:
+        stream = InferenceServiceStub(channel).StreamChat
+        for text, sub, told in (
+            ("one two", "grpc-stream", (200, True, 3, 2)),
+            ("refuse", "grpc-no", (400, False, 0, 0)),
+        ):
+            request = StreamChatRequest(model="tiny", messages=[ChatMessage(role="user", content=text)])
+            token = [("authorization", counted_edge.bearer(sub=sub)["authorization"])]
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                _ = [part async for part in stream(request, metadata=token)]
+            used = await heard.until(lambda used, sub=sub: used.user_id == sub)  # type: ignore[misc]
+            assert (used.status, used.streamed, used.input_tokens, used.output_tokens) == told
 
 
 async def test_a_refused_prompt_counts_and_a_model_that_is_not_there_does_not(

@@ -2,6 +2,8 @@
 -- CALLS[path] = {path of the engine, type of the request, type of the answer, whether it streams}.
 
 local NOTES = "aiops.grpc"
+-- Where the access log looks.
+local COUNTED = "aiops"
 local BOUNDARY = "aiops-recording-7d1f0c6a2b"
 -- HTTP's statuses as gRPC's; see https://grpc.github.io/grpc/core/md_doc_statuscodes.html
 local CODES = {
@@ -118,8 +120,13 @@ function envoy_on_response(handle)
   headers:replace("content-type", "application/grpc")
   headers:remove("content-length")
   note(handle, "0", "")
+  -- What becomes of the headers here hides both.
+  local streams = string.find(given_kind, "^text/event%-stream") ~= nil
+  local counted = handle:streamInfo():dynamicMetadata()
+  counted:set(COUNTED, "engine_status", status)
+  counted:set(COUNTED, "streamed", streams)
   if status ~= 200 then return refused(handle, status) end
-  if string.find(given_kind, "^text/event%-stream") then return stream(handle, call[3]) end
+  if streams then return stream(handle, call[3]) end
   local message = wire_of(call[3], body_text(handle) or "")
   if not message then return note(handle, "13", "the engine's answer cannot be read") end
   handle:body():setBytes(frame(message))
