@@ -1,17 +1,16 @@
 """Rollouts on the running platform: bad candidates are rolled back by themselves, a good one is promoted."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from cli.exits import Exit
 from mesh.loops import Wake
 from tests.fakes.engine_http import Engine, running_engine
 from tests.fakes.eventually import eventually
@@ -36,12 +35,11 @@ class Canary:
 
 
 @asynccontextmanager
-async def canary(platform: Platform, directory: Path, name: str) -> AsyncIterator[Canary]:
-    """The route, made on the command line."""
+async def canary(rest: httpx.AsyncClient, name: str) -> AsyncIterator[Canary]:
+    """The route, with everything for the engine that is called old."""
     async with AsyncExitStack() as stack:
         engines = [await stack.enter_async_context(running_engine(each)) for each in ("old", "new")]
         engines[0].release.set()
-        file = directory / f"{name}.json"
         targets = [
             {
                 "name": engine.name,
@@ -52,13 +50,13 @@ async def canary(platform: Platform, directory: Path, name: str) -> AsyncIterato
             }
             for engine in engines
         ]
-        file.write_text(json.dumps({"targets": targets}))
-        await asyncio.to_thread(platform.aiops_json, "routes", "create", name, "-f", str(file))
+        made = await rest.post("/routes", json={"route": {"name": name, "targets": targets}})
+        assert made.status_code == 200, made.text
         try:
             yield Canary(name, engines[0], engines[1])
         finally:
             engines[1].release.set()
-            await asyncio.to_thread(platform.aiops, "routes", "delete", name)
+            assert (await rest.delete(f"/routes/{name}")).status_code == 200
 
 
 @asynccontextmanager
@@ -88,16 +86,24 @@ async def load(rest: httpx.AsyncClient, canaries: list[Canary]) -> AsyncIterator
                 one.candidate.release.set()
 
 
-@contextmanager
-def begun(platform: Platform, one: Canary, *more: str) -> Iterator[None]:
-    """A rollout of the route, made on the command line; it is aborted in the end, should it be under way."""
-    made = platform.aiops_json("rollouts", "create", one.name, "new", "--step", "50:1", "--min-requests", "10", *more)
-    one.rollout_id = made["rolloutId"]
+@asynccontextmanager
+async def begun(rest: httpx.AsyncClient, one: Canary, **limits: float) -> AsyncIterator[None]:
+    """A rollout of the route; it is aborted in the end, should it be under way."""
+    spec = {
+        "routeId": one.name,
+        "candidate": "new",
+        "steps": [{"weight": 50, "holdMs": 1000}],
+        "limits": {"minRequests": 10, **limits},
+    }
+    answer = await rest.post("/rollouts", json={"spec": spec})
+    assert answer.status_code == 200, answer.text
+    made = answer.json()
     assert (made["spec"]["stable"], made["status"], made["weight"]) == ("old", "progressing", 0)
+    one.rollout_id = made["rolloutId"]
     try:
         yield
     finally:
-        assert platform.aiops("rollouts", "abort", one.rollout_id).returncode == 0
+        assert (await rest.post(f"/rollouts/{one.rollout_id}/abort", json={})).status_code == 200
 
 
 async def ended(rest: httpx.AsyncClient, one: Canary) -> dict[str, Any]:
@@ -122,29 +128,27 @@ async def led_to(one: Canary, name: str, times: int = 20) -> None:
 
 
 async def test_bad_candidates_are_rolled_back_by_themselves_and_a_good_one_is_promoted(
-    platform: Platform, tmp_path: Path
+    platform: Platform,
 ) -> None:
     token = await asyncio.to_thread(_token, platform)
-    silence = tmp_path / "silence.json"
-    silence.write_text(json.dumps({"limits": {"silence_ms": 2000}}))
-    lenient = tmp_path / "lenient.json"
-    lenient.write_text(json.dumps({"limits": {"max_latency_ratio": 50, "latency_slack_ms": 2000}}))
     async with AsyncExitStack() as stack:
         headers = {"authorization": f"Bearer {token}"}
         rest = await stack.enter_async_context(
             httpx.AsyncClient(base_url=platform.url, headers=headers, timeout=60, trust_env=False, limits=MANY)
         )
         good, slow, erroring, silent = [
-            await stack.enter_async_context(canary(platform, tmp_path, name))
-            for name in ("good", "slow", "erroring", "silent")
+            await stack.enter_async_context(canary(rest, name)) for name in ("good", "slow", "erroring", "silent")
         ]
         slow.candidate.delay_s, erroring.candidate.failing, silent.candidate.silent = 1.0, True, True
         every = [good, slow, erroring, silent]
         await stack.enter_async_context(load(rest, every))
         for one in every:
             await led_to(one, "old")
-        for one, more in ((good, ("-f", str(lenient))), (slow, ()), (erroring, ()), (silent, ("-f", str(silence)))):
-            await asyncio.to_thread(stack.enter_context, begun(platform, one, *more))
+        # Whatever else the machine does must not make the good one slow.
+        await stack.enter_async_context(begun(rest, good, maxLatencyRatio=50, latencySlackMs=2000))
+        for one in (slow, erroring):
+            await stack.enter_async_context(begun(rest, one))
+        await stack.enter_async_context(begun(rest, silent, silenceMs=2000))
         told = {one.name: await ended(rest, one) for one in every}
         assert {name: each["status"] for name, each in told.items()} == {
             "good": "promoted",
@@ -165,8 +169,16 @@ async def test_bad_candidates_are_rolled_back_by_themselves_and_a_good_one_is_pr
         # Nobody but clients of the bad candidates was failed.
         assert {status for status, who in good.answers if who} == {200}
         assert {status for one in every for status, who in one.answers if who == "old"} == {200}
-    shown = await asyncio.to_thread(platform.aiops_json, "rollouts", "list", "--route", "good")
-    assert [each["status"] for each in shown] == ["aborted"]
+    await asyncio.to_thread(_look_back, platform)
+
+
+def _look_back(platform: Platform) -> None:
+    """The command line shows what was."""
+    (last,) = platform.aiops_json("rollouts", "list", "--route", "good")
+    assert last["status"] == "aborted"
+    shown = platform.aiops_json("rollouts", "show", last["rolloutId"])
+    assert [each["action"] for each in shown["decisions"]] == ["create", "advance", "promote", "abort"]
+    assert platform.aiops("rollouts", "pause", last["rolloutId"]).returncode == Exit.CONFLICT
 
 
 def _token(platform: Platform) -> str:
