@@ -40,6 +40,18 @@ File = Annotated[
 Affinity = Annotated[
     str, typer.Option(help="none, session or prefix: which requests go to the same instance of a target.")
 ]
+Mirrors = Annotated[
+    list[str] | None,
+    typer.Option("--mirror", help="MODEL=PERCENT gets copies of so many requests, unseen. Can be repeated."),
+]
+Strategies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--strategy",
+        help="retry_exponential, circuit_breaker, fallback_service or graceful_degradation. Can be repeated.",
+    ),
+]
+Sorry = Annotated[str, typer.Option("--degraded-answer", help="What chats are answered when no target can.")]
 Version = Annotated[int, typer.Option(min=0, help="Only when the route is still at this version.")]
 COLUMNS = {
     "route": lambda found: found.route_id,
@@ -81,6 +93,9 @@ def create_route(
     target: Targets = None,
     alias: Aliases = None,
     fallback: Fallbacks = None,
+    mirror: Mirrors = None,
+    strategy: Strategies = None,
+    degraded_answer: Sorry = "",
     everybody: Annotated[bool, typer.Option("--everybody", help="For every organisation.")] = False,
     affinity: Affinity = "",
     file: File = "",
@@ -90,7 +105,7 @@ def create_route(
     from aiops.routing.v1 import route_pb2
     from aiops.routing.v1.route_service_pb2 import CreateRouteRequest
 
-    wish = _wish(file, target, alias, fallback, affinity)
+    wish = _recovering(_wish(file, target, alias, fallback, affinity), mirror, strategy, degraded_answer)
     wish.name = name
     if everybody:
         wish.visibility = route_pb2.Route.universe
@@ -107,6 +122,9 @@ def update_route(
     alias: Aliases = None,
     fallback: Fallbacks = None,
     affinity: Affinity = "",
+    mirror: Mirrors = None,
+    strategy: Strategies = None,
+    degraded_answer: Sorry = "",
     file: File = "",
     version: Version = 0,
     output: Output = Format.TABLE,
@@ -115,7 +133,8 @@ def update_route(
     from aiops.routing.v1.route_service_pb2 import UpdateRouteRequest
 
     session = connect(context)
-    request = UpdateRouteRequest(route_id=route, route=_wish(file, target, alias, fallback, affinity), version=version)
+    wish = _recovering(_wish(file, target, alias, fallback, affinity), mirror, strategy, degraded_answer)
+    request = UpdateRouteRequest(route_id=route, route=wish, version=version)
     show_one(session.call(_stub(session).UpdateRoute, request).route, COLUMNS, output)
 
 
@@ -154,6 +173,25 @@ def _wish(
     return wish
 
 
+def _recovering(
+    wish: "RouteWish", mirrors: list[str] | None, strategies: list[str] | None, degraded_answer: str
+) -> "RouteWish":
+    """The wish with what is done when targets fail, and with those that get copies."""
+    from aiops.routing.v1.route_pb2 import Route
+
+    known = Route.Strategy.keys()[1:]
+    for name in strategies or []:
+        if name not in known:
+            raise CliError(f"{name} is no strategy", Exit.USAGE, next_step=f"choose of {', '.join(known)}")
+        wish.strategies.append(Route.Strategy.Value(name))
+    for text in mirrors or []:
+        mirrored = _target(text)
+        mirrored.mirror_percent, mirrored.weight = mirrored.weight, 0
+        wish.targets.append(mirrored)
+    wish.degraded_answer = degraded_answer or wish.degraded_answer
+    return wish
+
+
 def _target(text: str) -> "RouteTarget":
     from aiops.routing.v1.route_pb2 import RouteTarget
 
@@ -174,7 +212,7 @@ def _read(file: str) -> dict[str, Any]:
 
 
 def _share(target: "RouteTarget") -> str:
-    return f"{target.name}={target.weight}"
+    return f"{target.name}={target.weight}" if not target.mirror_percent else f"{target.name}~{target.mirror_percent} %"
 
 
 def _every_route(session: "Session") -> "Iterator[Route]":

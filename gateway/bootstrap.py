@@ -25,7 +25,8 @@ from gateway.load.waiting import WaitingRoom
 from gateway.models.followed import Followed
 from gateway.models.publisher import Publisher
 from gateway.models.routes import RouteTable
-from gateway.policies.clusters import RELAY
+from gateway.policies.clusters import MIRRORS, RELAY
+from gateway.policies.mirrors import mirror_listener
 from gateway.policies.relay import relay_listener
 from gateway.quotas.publish import publish_limits, publish_none, publish_spent
 from gateway.quotas.table import limits_from_proto
@@ -116,10 +117,13 @@ def _journal(settings: Settings) -> Path | None:
 
 def _publisher(cache: Cache, settings: Settings) -> Publisher:
     cache.put(CLUSTERS, {API: resource(api_cluster(settings.controller_api))})
-    listener = public_listener(
-        settings.bind, settings.port, settings.tls_certificate, settings.tls_key, _journal(settings)
-    )
-    cache.put(LISTENERS, {NAME: resource(listener), RELAY: resource(relay_listener())})
+    journal = _journal(settings)
+    listeners = {
+        NAME: public_listener(settings.bind, settings.port, settings.tls_certificate, settings.tls_key, journal),
+        RELAY: relay_listener(),
+        MIRRORS: mirror_listener(journal),
+    }
+    cache.put(LISTENERS, {name: resource(listener) for name, listener in listeners.items()})
     if settings.node_port:
         _open_tunnels(cache, settings)
     routes = RouteTable(api_routes(pages()), settings.cors_origins, settings.model_idle)

@@ -27,6 +27,7 @@ def replicas_of(deployment: Deployment, address: str, tunnel: bool) -> Iterator[
         tunnel=tunnel,
         grpc_port=observed.grpc_port,
         replica_set_id=deployment.replica_set_id,
+        member_of=deployment.replica_set_id,
     )
     yield itself
     for adapter in deployment.loaded_adapters:

@@ -12,7 +12,7 @@ from controller.replica_sets.model import ReplicaSetNotFoundError, ReplicaSetSta
 from controller.rollouts.decide import apply, decide
 from controller.rollouts.model import Action, Rollout, RolloutId, Sight
 from controller.rollouts.service import UnitOfWork, Work, keep
-from controller.routing.model import Provider, Route, RouteNotFoundError
+from controller.routing.model import Provider, Route, RouteNotFoundError, Target
 from mesh.errors import ConflictError
 from mesh.identity import SYSTEM
 from mesh.loops import Wake, attempt
@@ -96,17 +96,20 @@ async def _sight(work: Work, rollout: Rollout, replicas: Sequence[Replica], now:
 
 def _live(route: Route, replicas: Sequence[Replica]) -> Collection[str]:
     """The targets that there is somebody to answer for."""
-    there = {
-        (replica.model_name, deployment_id)
-        for replica in replicas
-        if replica.org_id == route.org_id
-        for deployment_id in ("", replica.deployment_id)
-    }
+    mine = [replica for replica in replicas if replica.org_id == route.org_id]
     return {
         target.name
         for target in route.wish.targets
-        if target.provider is not Provider.INTERNAL or (target.model, target.deployment_id) in there
+        if target.provider is not Provider.INTERNAL or any(_is_of(replica, target) for replica in mine)
     }
+
+
+def _is_of(replica: Replica, target: Target) -> bool:
+    return (
+        replica.model_name == target.model
+        and target.deployment_id in ("", replica.deployment_id)
+        and target.replica_set_id in ("", replica.member_of)
+    )
 
 
 async def _scale_down(work: Work, rollout: Rollout, now: datetime) -> list[object]:

@@ -20,6 +20,7 @@ from controller.routing.model import (
     Resilience,
     Route,
     RouteChanged,
+    Strategy,
     Target,
     Visibility,
     Wish,
@@ -30,7 +31,7 @@ from mesh.errors import FieldViolation, InvalidRequestError
 TOPIC = "aiops.routing.v1"
 _PATHS = (
     *("name", "aliases", "targets", "fallbacks", "capabilities"),
-    *("max_tokens", "prices", "visibility", "resilience", "balancing"),
+    *("max_tokens", "prices", "visibility", "resilience", "balancing", "strategies", "degraded_answer"),
 )
 
 
@@ -56,6 +57,8 @@ def route_to_proto(route: Route) -> pb.Route:
         is_deleted=route.deleted_at is not None,
         version=route.version,
         rollout_id=route.rollout_id,
+        strategies=[pb.Route.Strategy.Value(each.value) for each in wish.strategies],
+        degraded_answer=wish.degraded_answer,
     )
 
 
@@ -84,6 +87,8 @@ def wish_from_proto(wish: service_pb.RouteWish) -> Wish:
             max_requests=resilience.max_requests,
         ),
         balancing=_balancing_from_proto(wish.balancing),
+        strategies=tuple(Strategy(pb.Route.Strategy.Name(each)) for each in wish.strategies if each),
+        degraded_answer=wish.degraded_answer,
     )
 
 
@@ -132,6 +137,8 @@ def _target_from_proto(target: pb.RouteTarget) -> Target:
         ca_pem=target.ca_pem,
         weight=target.weight,
         credential_header=target.credential_header,
+        mirror_percent=target.mirror_percent,
+        replica_set_id=target.replica_set_id,
     )
 
 

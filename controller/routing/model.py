@@ -48,6 +48,15 @@ class Capability(Enum):
     EMBEDDING = "embedding"
 
 
+class Strategy(Enum):
+    """What is done when a target fails."""
+
+    RETRY_EXPONENTIAL = "retry_exponential"
+    CIRCUIT_BREAKER = "circuit_breaker"
+    FALLBACK_SERVICE = "fallback_service"
+    GRACEFUL_DEGRADATION = "graceful_degradation"
+
+
 BASE_URLS = {Provider.OPENAI: "https://api.openai.com/v1", Provider.ANTHROPIC: "https://api.anthropic.com/v1"}
 
 
@@ -109,6 +118,9 @@ class Target:
     ca_pem: str = ""
     weight: int = 0
     credential_header: str = ""
+    # Percent of the requests that it is sent a copy of.
+    mirror_percent: int = 0
+    replica_set_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +162,8 @@ class Wish:
     visibility: Visibility = Visibility.ORGANIZATION
     resilience: Resilience = field(default_factory=Resilience)
     balancing: Balancing = field(default_factory=Balancing)
+    strategies: tuple[Strategy, ...] = ()
+    degraded_answer: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -159,6 +173,7 @@ class Wish:
     def check(self) -> None:
         """Raises InvalidRequestError that names every field at fault."""
         found = [*self._wrong_names(), *self._wrong_targets(), *self._wrong_fallbacks(), *self._wrong_prices()]
+        found += self._wrong_strategies()
         if found:
             raise InvalidRequestError(*found)
 
@@ -185,6 +200,9 @@ class Wish:
                 yield FieldViolation(f"{path}.name", text)
             if times[target.name] > 1:
                 yield FieldViolation(f"{path}.name", f"another target is called {target.name} too")
+            if target.mirror_percent and (target.weight or target.name in self.fallbacks):
+                text = "is for a target that answers nobody: one without a weight that is no fallback"
+                yield FieldViolation(f"{path}.mirror_percent", text)
             for name, text in _wrong_address(target):
                 yield FieldViolation(f"{path}.{name}", text)
 
@@ -195,6 +213,14 @@ class Wish:
                 yield FieldViolation(f"route.fallbacks[{number}]", f"{name!r} is the name of none of the targets")
             if name in self.fallbacks[:number]:
                 yield FieldViolation(f"route.fallbacks[{number}]", f"{name} is named twice")
+
+    def _wrong_strategies(self) -> Iterator[FieldViolation]:
+        for number, strategy in enumerate(self.strategies):
+            path = f"route.strategies[{number}]"
+            if strategy is Strategy.FALLBACK_SERVICE and not self.fallbacks:
+                yield FieldViolation(path, "needs a target to fall back to; name it in fallbacks")
+            if strategy is Strategy.GRACEFUL_DEGRADATION and not (self.fallbacks or self.degraded_answer):
+                yield FieldViolation(path, "needs a fallback, or a degraded_answer")
 
     def _wrong_prices(self) -> Iterator[FieldViolation]:
         for each in fields(self.prices):
@@ -267,9 +293,13 @@ def _wrong_address(target: Target) -> Iterator[tuple[str, str]]:
     }
     if target.provider is Provider.INTERNAL:
         yield from ((name, "is for external providers") for name, value in external.items() if value)
+        if target.deployment_id and target.replica_set_id:
+            yield "replica_set_id", "goes without deployment_id: either one instance or those of a set"
         return
     if target.deployment_id:
         yield "deployment_id", "is for targets of the platform"
+    if target.replica_set_id:
+        yield "replica_set_id", "is for targets of the platform"
     if not target.base_url and target.provider not in BASE_URLS:
         yield "base_url", "is missing; it is what stands before /chat/completions"
     if target.base_url and not _is_base_url(target.base_url):

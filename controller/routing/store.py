@@ -19,6 +19,7 @@ from controller.routing.model import (
     RouteId,
     RouteNameTakenError,
     RouteNotFoundError,
+    Strategy,
     Target,
     Visibility,
     Wish,
@@ -151,6 +152,7 @@ def _row(route: Route) -> dict[str, Any]:
     wish["targets"] = [{**target, "provider": target["provider"].value} for target in wish["targets"]]
     wish["capabilities"] = [each.value for each in route.wish.capabilities]
     wish["balancing"]["affinity"] = route.wish.balancing.affinity.value
+    wish["strategies"] = [each.value for each in route.wish.strategies]
     wish["visibility"] = route.wish.visibility.value
     return {**{name: getattr(route, name) for name in plain}, "visibility": wish["visibility"], "wish": wish}
 
@@ -168,6 +170,8 @@ def _wish(row: Mapping[str, Any]) -> Wish:
         visibility=Visibility(row["visibility"]),
         resilience=Resilience(**resilience),
         balancing=_balancing(row.get("balancing", {})),
+        strategies=tuple(Strategy(each) for each in row.get("strategies", ())),
+        degraded_answer=row.get("degraded_answer", ""),
     )
 
 

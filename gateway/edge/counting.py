@@ -63,8 +63,8 @@ def untyped(kind: str, /, **content: object) -> dict[str, object]:
     return typed("xds.type.v3.TypedStruct", type_url=PREFIX + kind, value=content)
 
 
-def access_log(path: Path) -> dict[str, object]:
-    """The log of requests that reached a model's routes: a line of JSON each, appended to a file.
+def access_log(path: Path, **more: str) -> dict[str, object]:
+    """The log of requests that reached a model's routes: a line of JSON each, with `more` in it, appended to a file.
 
     A file takes a line whoever else is there. Envoy's gRPC logger drops what it holds whenever its peer is away.
     """
@@ -88,6 +88,7 @@ def access_log(path: Path) -> dict[str, object]:
         "started": "%START_TIME(%s.%6f)%",
         "status": "%RESPONSE_CODE%",
         "target": f"%UPSTREAM_METADATA({NOTES}:target)%",
+        **more,
     }
     return {
         "name": "envoy.access_loggers.file",

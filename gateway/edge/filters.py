@@ -28,6 +28,7 @@ TRANSCRIPTION = "aiops.transcription"
 MESSAGES = "aiops.messages"
 MESSAGES_TARGET = "aiops.messages_target"
 BODY = "aiops.body"
+FIXED_ANSWER = "aiops.fixed_answer"
 OPENAI_ERRORS = "aiops.openai_errors"
 ENDPOINT = "aiops.endpoint"
 FIELDS = "aiops.fields"
@@ -99,6 +100,12 @@ def body_filter() -> dict[str, object]:
 def messages_target_filter() -> dict[str, object]:
     """Speaks Anthropic's Messages to a target; only where a route switches it on."""
     return _optional(MESSAGES_TARGET, _dialect("messages_request", "chat_answer", "target"))
+
+
+def fixed_answer_filter() -> dict[str, object]:
+    """Answers chats and completions where the route says what; elsewhere it does nothing."""
+    sources = {FIXED_ANSWER: _source("fixed_answer.lua")}
+    return {"name": FIXED_ANSWER, "typed_config": typed(HTTP + "lua.v3.Lua", source_codes=sources)}
 
 
 def enabled(names: Iterable[str]) -> dict[str, object]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from google.protobuf import any_pb2
 
-from gateway.edge.filters import BODY
+from gateway.edge.filters import BODY, FIXED_ANSWER
 from gateway.edge.messages import message, packed
 from gateway.models.table import Balancing, RefusedField
 
@@ -27,3 +27,9 @@ def body_context(
     if balancing is not None:
         context["affinity"], context["prefix"] = balancing.affinity, balancing.prefix_bytes
     return packed(message(lua_pb2.LuaPerRoute, {"name": BODY, "filter_context": context}))
+
+
+def fixed_answer_context(model: str, text: str) -> any_pb2.Any:
+    """The part of a route that answers by itself."""
+    content = {"name": FIXED_ANSWER, "filter_context": {"model": model, "text": text}}
+    return packed(message(lua_pb2.LuaPerRoute, content))

@@ -10,8 +10,9 @@ from gateway.models.clusters import has_endpoints_apart, model_cluster, model_en
 from gateway.models.memo import Memo
 from gateway.models.routes import RouteTable
 from gateway.models.table import ModelRoute
-from gateway.policies.clusters import RELAY, Cluster, clusters
-from gateway.policies.relay import RelayTable
+from gateway.policies.clusters import MIRRORS, RELAY, Cluster, clusters
+from gateway.policies.mirrors import copies
+from gateway.policies.relay import InsideTable, relays
 from gateway.policies.table import PolicyRoute
 from gateway.xds.cache import CLUSTERS, ENDPOINTS, ROUTES, Cache, Resource, resource
 from mesh.clock import Clock
@@ -26,7 +27,7 @@ class Publisher:
     def __init__(self, cache: Cache, routes: RouteTable, clock: Clock, linger: timedelta) -> None:
         self._cache = cache
         self._routes = routes
-        self._relay = RelayTable()
+        self._inside = {RELAY: InsideTable(RELAY, relays), MIRRORS: InsideTable(MIRRORS, copies)}
         self._clusters = Memo(clusters)
         self._over_grpc = Memo[ModelRoute, ModelRoute | None](lambda model: model.over_grpc)
         self._clock = clock
@@ -37,7 +38,8 @@ class Publisher:
 
     def guess(self) -> None:
         """Publishes the API's routes alone, for Envoys that have nothing yet; whoever has models keeps them."""
-        guesses = {NAME: self._routes.render(()), RELAY: self._relay.render(())}
+        inside = {name: table.render(()) for name, table in self._inside.items()}
+        guesses = {NAME: self._routes.render(()), **inside}
         self._cache.put(ROUTES, {name: resource(guess, provisional=True) for name, guess in guesses.items()})
 
     def publish(self, table: Sequence[ModelRoute], policies: Sequence[PolicyRoute] = ()) -> None:
@@ -50,7 +52,8 @@ class Publisher:
         self._cache.drop(ENDPOINTS, changed.keys() - apart.keys())
         self._cache.put(ENDPOINTS, _rendered({name: model_endpoints(model) for name, model in apart.items()}))
         joined = self._join(policies)
-        routes = {NAME: self._routes.render(table, policies), RELAY: self._relay.render(policies)}
+        inside = {name: found.render(policies) for name, found in self._inside.items()}
+        routes = {NAME: self._routes.render(table, policies), **inside}
         self._cache.put(ROUTES, _rendered(routes))
         self._cache.mark_complete(CLUSTERS, ENDPOINTS, ROUTES)
         self._leave(self._models.keys() | self._joined.keys(), models.keys() | joined.keys())

@@ -21,6 +21,8 @@ from gateway.policies.table import AUTHORIZATION, External, PolicyRoute, PolicyT
 
 # The listener inside Envoy that names the model as a target knows it; see relay.py.
 RELAY = "targets"
+# The one that sends copies on, and counts them; see mirrors.py.
+MIRRORS = "mirrors"
 TARGET = "target"
 # The name of a credential's secret where it is shown as it is, without "Bearer", ends so.
 ALONE = "/alone"
@@ -42,6 +44,8 @@ class Cluster:
     members: tuple[str, ...] = ()
     steps: bool = False
     relayed: bool = False
+    # The listener inside Envoy that a relayed one leads to.
+    listener: str = RELAY
 
     def render(self) -> cluster_pb2.Cluster:
         """The cluster."""
@@ -80,6 +84,11 @@ def relayed(policy: PolicyRoute, target: PolicyTarget) -> str:
     return f"relayed/{policy.route_id}/{target.name}"
 
 
+def mirrored(policy: PolicyRoute, target: PolicyTarget) -> str:
+    """The name of the cluster that leads to a target that gets copies."""
+    return f"mirrored/{policy.route_id}/{target.name}"
+
+
 def entrance(policy: PolicyRoute, first: PolicyTarget) -> str:
     """The cluster that a request goes to whose first attempt is for this target."""
     chain = policy.chain(first)
@@ -88,13 +97,17 @@ def entrance(policy: PolicyRoute, first: PolicyTarget) -> str:
 
 def way(policy: PolicyRoute, first: PolicyTarget, target: PolicyTarget) -> str:
     """How a target is reached by a request written for `first`: through the relay where it must be rewritten."""
-    rewritten = target.external is not None or target.model != first.model
+    rewritten = target.external is not None or target.fixed or target.model != first.model
     return relayed(policy, target) if rewritten else direct(policy, target)
 
 
 def clusters(policy: PolicyRoute) -> dict[str, Cluster]:
     """Every cluster of a policy, by name."""
     found = {cluster.name: cluster for first in policy.firsts for cluster in _of_chain(policy, first)}
+    for target in policy.mirrors:
+        name, guard = mirrored(policy, target), policy.resilience
+        found[direct(policy, target)] = Cluster(direct(policy, target), target, guard)
+        found[name] = Cluster(name, target, guard, relayed=True, listener=MIRRORS)
     return found
 
 
@@ -102,7 +115,8 @@ def _of_chain(policy: PolicyRoute, first: PolicyTarget) -> Iterator[Cluster]:
     chain, guard = policy.chain(first), policy.resilience
     ways = [way(policy, first, target) for target in chain]
     for target, name in zip(chain, ways, strict=True):
-        yield Cluster(direct(policy, target), target, guard)
+        if not target.fixed:
+            yield Cluster(direct(policy, target), target, guard)
         if name == relayed(policy, target):
             yield Cluster(name, target, guard, relayed=True)
     if len(chain) == 1:
@@ -134,7 +148,7 @@ def _joined(cluster: Cluster) -> cluster_pb2.Cluster:
 
 
 def _relayed(cluster: Cluster) -> cluster_pb2.Cluster:
-    inside = {"server_listener_name": RELAY, "endpoint_id": cluster.name}
+    inside = {"server_listener_name": cluster.listener, "endpoint_id": cluster.name}
     assignment = {
         "cluster_name": cluster.name,
         "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"envoy_internal_address": inside}}}]}],

@@ -5,17 +5,28 @@ listener, with its cluster's name as endpoint id; the listener names the model a
 request on. It sees nothing but the requests that need it.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from xds.core.v3 import extension_pb2
 
 from gateway.edge.counting import ANSWERED, NOTES
-from gateway.edge.filters import BODY, MESSAGES_TARGET, body_filter, enabled, messages_target_filter
+from gateway.edge.errors import openai_error
+from gateway.edge.filters import (
+    BODY,
+    FIXED_ANSWER,
+    MESSAGES_TARGET,
+    body_filter,
+    enabled,
+    fixed_answer_filter,
+    messages_target_filter,
+)
 from gateway.edge.messages import message, typed
+from gateway.edge.routes import direct as direct_response
 from gateway.models.clusters import SUBSET
-from gateway.models.context import AFFINITY, body_context
+from gateway.models.context import AFFINITY, body_context, fixed_answer_context
 from gateway.models.lookup import BODY_LIMIT, action, tree
 from gateway.models.memo import Memo
 from gateway.policies.clusters import RELAY, clusters, direct, relayed
@@ -40,12 +51,17 @@ _OURS = (
 
 def relay_listener() -> listener_pb2.Listener:
     """The internal listener."""
+    return inside_listener(RELAY, [fixed_answer_filter(), body_filter(), messages_target_filter()])
+
+
+def inside_listener(name: str, filters: Sequence[dict[str, object]], **more: object) -> listener_pb2.Listener:
+    """A listener inside Envoy that sends requests on by the endpoint id that they came by."""
     manager = typed(
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix=RELAY,
-        rds={"route_config_name": RELAY, "config_source": {"ads": {}, "resource_api_version": "V3"}},
+        stat_prefix=name,
+        rds={"route_config_name": name, "config_source": {"ads": {}, "resource_api_version": "V3"}},
         early_header_mutation_extensions=[_named()],
-        http_filters=[body_filter(), messages_target_filter(), _router()],
+        http_filters=[*filters, _router()],
         server_header_transformation="PASS_THROUGH",
         generate_request_id=False,
         skip_xff_append=True,
@@ -53,41 +69,61 @@ def relay_listener() -> listener_pb2.Listener:
         max_request_headers_kb=96,
         stream_idle_timeout="0s",
         common_http_protocol_options={"max_headers_count": 200},
+        **more,
     )
     network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
     return message(
-        listener_pb2.Listener, {"name": RELAY, "internal_listener": {}, "filter_chains": [{"filters": [network]}]}
+        listener_pb2.Listener, {"name": name, "internal_listener": {}, "filter_chains": [{"filters": [network]}]}
     )
 
 
-class RelayTable:
-    """Renders where the listener sends requests. What is the same as the last time is not rendered again."""
+class InsideTable:
+    """Renders where a listener inside Envoy sends requests. What is the same as the last time is not rendered again."""
 
-    def __init__(self) -> None:
-        self._entries = Memo(_entries)
+    def __init__(self, name: str, build: Callable[[PolicyRoute], Mapping[str, route_components_pb2.Route]]) -> None:
+        """`build` answers a policy's routes by the endpoint ids that they are for."""
+        self._name = name
+        self._entries = Memo[PolicyRoute, dict[str, extension_pb2.TypedExtensionConfig]](
+            lambda policy: {endpoint_id: action([route]) for endpoint_id, route in build(policy).items()}
+        )
 
     def render(self, policies: Sequence[PolicyRoute]) -> route_pb2.RouteConfiguration:
         """The whole configuration, by the target that a request is for."""
-        configuration = route_pb2.RouteConfiguration(name=RELAY)
-        configuration.virtual_hosts.add(name=RELAY, domains=["*"])
-        nowhere = message(route_components_pb2.Route, {"match": {"prefix": "/"}, "direct_response": {"status": 503}})
+        configuration = route_pb2.RouteConfiguration(name=self._name)
+        configuration.virtual_hosts.add(name=self._name, domains=["*"])
+        nowhere = message(Route, {"match": {"prefix": "/"}, "direct_response": {"status": 503}})
         matcher = tree(WANTED, [nowhere])
         by_target = matcher.matcher_tree.exact_match_map.map
         by_target["-"].CopyFrom(matcher.on_no_match)
         for _, entries in self._entries.all(policies):
-            for name, leads_to in entries.items():
-                by_target[name].action.CopyFrom(leads_to)
+            for endpoint_id, leads_to in entries.items():
+                by_target[endpoint_id].action.CopyFrom(leads_to)
         configuration.virtual_hosts[0].matcher.CopyFrom(matcher)
         return configuration
 
 
-def _entries(policy: PolicyRoute) -> dict[str, extension_pb2.TypedExtensionConfig]:
+def relays(policy: PolicyRoute) -> dict[str, route_components_pb2.Route]:
+    """What the listener of this module does for a policy, by the cluster that leads to it."""
     known = {cluster.name for cluster in clusters(policy).values() if cluster.relayed}
     found = {relayed(policy, target): target for target in policy.targets}
-    return {name: action([_route(policy, target)]) for name, target in found.items() if name in known}
+    return {
+        name: _fixed(target) if target.fixed else target_route(policy, target)
+        for name, target in found.items()
+        if name in known
+    }
 
 
-def _route(policy: PolicyRoute, target: PolicyTarget) -> route_components_pb2.Route:
+def _fixed(target: PolicyTarget) -> route_components_pb2.Route:
+    """Answers by itself; what it cannot answer is refused."""
+    body = json.dumps(openai_error("no target can answer now; try again later", "unavailable", "model", "server_error"))
+    route = message(Route, direct_response({"prefix": "/"}, 503, body, "application/json"))
+    route.request_body_buffer_limit.value = BODY_LIMIT
+    route.typed_per_filter_config[FIXED_ANSWER].CopyFrom(fixed_answer_context(target.model, target.fixed))
+    return route
+
+
+def target_route(policy: PolicyRoute, target: PolicyTarget) -> route_components_pb2.Route:
+    """Sends a request on, written for its target."""
     route = route_components_pb2.Route()
     route.match.prefix = "/"
     route.route.cluster = direct(policy, target)

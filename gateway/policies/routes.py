@@ -16,6 +16,7 @@ from gateway.models.context import AFFINITY, body_context
 from gateway.models.lookup import BODY_LIMIT
 from gateway.models.sleep import AWAKE, SENT_ON_AT_MOST
 from gateway.policies.clusters import TARGET, direct, entrance, way
+from gateway.policies.mirrors import mirror_policies
 from gateway.policies.table import PolicyRoute, PolicyTarget
 from gateway.tunnels.relay import UNREACHED
 from gateway.usage.record import PRICES
@@ -47,6 +48,7 @@ def policy_route(policy: PolicyRoute, idle: duration_pb2.Duration) -> route_comp
         route.route.hash_policy.add().header.header_name = AFFINITY
     longest = max(len(policy.chain(first)) for first in policy.firsts)
     route.route.retry_policy.CopyFrom(_retries(policy, longest))
+    route.route.request_mirror_policies.extend(mirror_policies(policy))
     # What is not kept cannot be sent again.
     route.request_body_buffer_limit.value = BODY_LIMIT
     # A user's token is none of a target's business.
@@ -65,13 +67,19 @@ def _add(weighted: route_components_pb2.WeightedCluster, policy: PolicyRoute, fi
     context = _context(policy, first)
     if context is not None:
         cluster.typed_per_filter_config[BODY].CopyFrom(context)
-    other = f"xds.upstream_host_metadata.filter_metadata['{NOTES}']['{TARGET}'] != '{first.name}'"
+    # A fixed answer is nobody's that a request could be for.
+    degraded = "true" if first.fixed else _unless_by(first)
     for key, value in (
         (ANSWERED_BY, f"%UPSTREAM_METADATA({NOTES}:{TARGET})%"),
-        (DEGRADED, f"%CEL({other} ? 'true' : '')%"),
+        (DEGRADED, degraded),
     ):
         option = cluster.response_headers_to_add.add(append_action="OVERWRITE_IF_EXISTS_OR_ADD")
         option.header.key, option.header.value = key, value
+
+
+def _unless_by(first: PolicyTarget) -> str:
+    other = f"xds.upstream_host_metadata.filter_metadata['{NOTES}']['{TARGET}'] != '{first.name}'"
+    return f"%CEL({other} ? 'true' : '')%"
 
 
 def _context(policy: PolicyRoute, first: PolicyTarget) -> any_pb2.Any | None:

@@ -12,6 +12,8 @@ from gateway.models.table import NAME, Balancing, ModelRoute, RefusedField, refu
 
 log = logging.getLogger(__name__)
 AUTHORIZATION = "authorization"
+# What a fixed answer is called by, beside targets; no target can be called so.
+FIXED = "~answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class PolicyTarget:
     model: str
     serving: ModelRoute | None = None
     external: External | None = None
+    # What is answered, where that is always the same.
+    fixed: str = ""
+    # Percent of the requests that it is sent a copy of.
+    mirror_percent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,11 @@ class PolicyRoute:
         """Whether a target may be asleep."""
         return any(target.serving is not None and target.serving.sleep is not None for target in self.targets)
 
+    @property
+    def mirrors(self) -> tuple[PolicyTarget, ...]:
+        """Those that get copies of requests and answer nobody."""
+        return tuple(target for target in self.targets if target.mirror_percent)
+
     def chain(self, first: PolicyTarget) -> tuple[PolicyTarget, ...]:
         """Whom a request is tried with, in turn."""
         known = {target.name: target for target in self.targets}
@@ -100,14 +111,15 @@ def policies_from_proto(table: pb.RoutingTable, room: tuple[str, int] | None = N
 
 
 def _policy(message: pb.PolicyRoute, room: tuple[str, int] | None) -> PolicyRoute:
-    asked = message.resilience
+    asked, targets = message.resilience, tuple(_targets(message, room))
+    fixed = tuple(_fixed(message, targets))
     return PolicyRoute(
         route_id=message.route_id,
         org_id=message.org_id,
         universe=message.universe,
         names=tuple(_names(message)),
-        targets=tuple(_targets(message, room)),
-        fallbacks=tuple(message.fallbacks),
+        targets=(*targets, *fixed),
+        fallbacks=(*message.fallbacks, *(target.name for target in fixed)),
         resilience=_resilience(asked),
         prices=(message.prices.input_token, message.prices.output_token, message.prices.cached_token),
         refused=refused_from(message.refused_fields),
@@ -162,7 +174,16 @@ def _targets(message: pb.PolicyRoute, room: tuple[str, int] | None) -> Iterable[
             serving = ModelRoute(
                 message.org_id, target.model, instances, (), 0, named=cluster, sleep=sleep, balancing=balancing
             )
-        yield PolicyTarget(target.name, target.weight, target.model, serving, outside)
+        mirror_percent = min(target.mirror_percent, 100)
+        weight = 0 if mirror_percent else target.weight
+        yield PolicyTarget(target.name, weight, target.model, serving, outside, mirror_percent=mirror_percent)
+
+
+def _fixed(message: pb.PolicyRoute, targets: Iterable[PolicyTarget]) -> Iterable[PolicyTarget]:
+    """What is answered after every target failed, or at once when there is none."""
+    if message.degraded_answer and message.names:
+        weight = 0 if any(target.weight for target in targets) else 1
+        yield PolicyTarget(FIXED, weight, message.names[0], fixed=message.degraded_answer)
 
 
 def _external(target: pb.PolicyTarget) -> External | None:

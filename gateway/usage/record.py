@@ -37,7 +37,7 @@ def record(line: bytes, usage_id: str) -> pb.UsageRecorded | None:
         degraded=entry.get("degraded") == "true",
         route_id=route_id,
         intended_target=intended_target,
-        mirrored=False,
+        mirrored=entry.get("mirrored") == "true",
         endpoint=_text(entry, "path"),
         request_id=_text(entry, "request_id"),
         started_at=float(entry["started"]) * 1000,

@@ -35,6 +35,7 @@ class Replica:
     tunnel: bool = False
     grpc_port: int = 0
     replica_set_id: str = ""
+    member_of: str = ""
 
     def flaw(self) -> str:
         """Why nothing can be routed to it; empty when it can."""
@@ -61,6 +62,8 @@ class Target:
     grpc_port: int = 0
     # The replica set, where the number of its replicas follows the load.
     replica_set_id: str = ""
+    # The replica set; empty when it stands alone.
+    member_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,7 @@ def _target(replica: Replica) -> Target:
         tunnel=replica.tunnel,
         grpc_port=replica.grpc_port,
         replica_set_id=replica.replica_set_id,
+        member_of=replica.member_of,
     )
 
 

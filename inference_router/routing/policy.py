@@ -71,6 +71,9 @@ class PolicyTarget:
     instances: tuple[Target, ...] = ()
     external: External | None = None
     sleep: Sleep | None = None
+    # Percent of the requests that it is sent a copy of.
+    mirror_percent: int = 0
+    replica_set_id: str = ""
 
     @property
     def answers(self) -> bool:
@@ -93,6 +96,8 @@ class PolicyRoute:
     refused_fields: tuple[RefusedField, ...] = ()
     prices: Prices = field(default_factory=Prices)
     balancing: Balancing = field(default_factory=Balancing)
+    # What is answered when no target can; empty is an error.
+    degraded_answer: str = ""
 
     def flaw(self) -> str:
         """Why it cannot be served, beginning with the field at fault; empty when it can."""
@@ -122,9 +127,11 @@ def compiled(route: PolicyRoute, models: Sequence[ModelRoute | None]) -> PolicyR
     fallbacks = tuple(name for name in route.fallbacks if name in targets)
     if fallbacks and not any(target.weight for target in targets.values()):
         targets[fallbacks[0]] = replace(targets[fallbacks[0]], weight=1)
-    used = [target for target in targets.values() if target.weight or target.name in fallbacks]
+    used = [target for target in targets.values() if target.weight or target.name in fallbacks or target.mirror_percent]
     known = {model.model: model for model in models if model is not None}
-    served = [known[target.model] for target in used if target.instances or target.sleep]
+    # What a copy is sent to may ignore fields: nobody is answered by it.
+    heard = [target for target in used if not target.mirror_percent]
+    served = [known[target.model] for target in heard if target.instances or target.sleep]
     refused = shared_refusals([model.refused_fields for model in served])
     return replace(route, targets=tuple(used), fallbacks=fallbacks, refused_fields=refused)
 
@@ -132,7 +139,18 @@ def compiled(route: PolicyRoute, models: Sequence[ModelRoute | None]) -> PolicyR
 def _peopled(target: PolicyTarget, model: ModelRoute | None) -> PolicyTarget:
     if target.external is not None or model is None:
         return target
-    wanted = [each for each in model.targets if target.deployment_id in ("", each.deployment_id)]
-    # One deployment alone is never woken.
-    sleep = model.sleep if not target.deployment_id else None
-    return replace(target, instances=tuple(wanted), deployment_id="", sleep=sleep)
+    wanted = [
+        each
+        for each in model.targets
+        if target.deployment_id in ("", each.deployment_id) and target.replica_set_id in ("", each.member_of)
+    ]
+    return replace(
+        target, instances=tuple(wanted), deployment_id="", replica_set_id="", sleep=_sleep(target, model.sleep)
+    )
+
+
+def _sleep(target: PolicyTarget, sleep: Sleep | None) -> Sleep | None:
+    """One deployment alone is never woken, a copy wakes nobody, and of a model's sets one sleeps."""
+    if sleep is None or target.deployment_id or target.mirror_percent:
+        return None
+    return sleep if target.replica_set_id in ("", sleep.replica_set_id) else None

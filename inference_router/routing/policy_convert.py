@@ -1,5 +1,6 @@
 """Routes by policy from what the controller tells, to messages of the routing table, and back."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 
 from aiops.routing.v1 import route_pb2
@@ -14,6 +15,7 @@ from inference_router.routing.policy import (
     Resilience,
     resilience_of,
 )
+from inference_router.routing.strategies import NOTHING, defaults_of
 from inference_router.routing.target_convert import (
     refused_from_proto,
     refused_to_proto,
@@ -40,9 +42,10 @@ def policy_from_route(message: route_pb2.Route) -> PolicyRoute:
         targets=tuple(_wanted(target) for target in message.targets),
         fallbacks=tuple(message.fallbacks),
         created=message.created_at.seconds,
-        resilience=_resilience(message.resilience),
+        resilience=_resilience(message.resilience, defaults_of(message.strategies)),
         prices=_prices(message.prices),
         balancing=_balancing(message.balancing),
+        degraded_answer=message.degraded_answer,
     )
 
 
@@ -60,6 +63,7 @@ def policy_to_proto(policy: PolicyRoute) -> pb.PolicyRoute:
         balancing=_balancing_to_proto(policy.balancing),
         created=policy.created,
         prices=route_pb2.Prices(**asdict(policy.prices)),
+        degraded_answer=policy.degraded_answer,
     )
 
 
@@ -77,6 +81,7 @@ def policy_from_proto(message: pb.PolicyRoute) -> PolicyRoute:
         balancing=_balancing(message.balancing),
         refused_fields=refused_from_proto(message.refused_fields),
         prices=_prices(message.prices),
+        degraded_answer=message.degraded_answer,
     )
 
 
@@ -84,8 +89,8 @@ def _prices(message: route_pb2.Prices) -> Prices:
     return Prices(message.input_token, message.output_token, message.cached_token)
 
 
-def _resilience(message: route_pb2.Resilience) -> Resilience:
-    asked = {each.name: getattr(message, each.name) for each in fields(Resilience)}
+def _resilience(message: route_pb2.Resilience, otherwise: Mapping[str, int] = NOTHING) -> Resilience:
+    asked = {each.name: getattr(message, each.name) or otherwise.get(each.name, 0) for each in fields(Resilience)}
     return resilience_of({**asked, "retry_statuses": tuple(message.retry_statuses)})
 
 
@@ -110,7 +115,15 @@ def _wanted(target: route_pb2.RouteTarget) -> PolicyTarget:
         messages = target.provider == route_pb2.RouteTarget.anthropic
         header = target.credential_header or ("x-api-key" if messages else "")
         external = External(base_url, target.credential_id, target.ca_pem, header, messages)
-    return PolicyTarget(target.name, target.weight, target.model, target.deployment_id, external=external)
+    return PolicyTarget(
+        target.name,
+        target.weight,
+        target.model,
+        target.deployment_id,
+        external=external,
+        mirror_percent=target.mirror_percent,
+        replica_set_id=target.replica_set_id,
+    )
 
 
 def _target_to_proto(target: PolicyTarget) -> pb.PolicyTarget:
@@ -120,6 +133,7 @@ def _target_to_proto(target: PolicyTarget) -> pb.PolicyTarget:
         model=target.model,
         instances=[target_to_proto(each) for each in target.instances],
         sleep=sleep_to_proto(target.sleep),
+        mirror_percent=target.mirror_percent,
     )
     if target.external is not None:
         message.external.CopyFrom(_external_to_proto(target.external))
@@ -149,4 +163,5 @@ def _target_from_proto(message: pb.PolicyTarget) -> PolicyTarget:
         instances=tuple(target_from_proto(each) for each in message.instances),
         external=_external_from_proto(message.external) if message.HasField("external") else None,
         sleep=sleep_from_proto(message.sleep) if message.HasField("sleep") else None,
+        mirror_percent=message.mirror_percent,
     )

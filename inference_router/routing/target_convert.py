@@ -42,6 +42,7 @@ def target_to_proto(target: Target) -> pb.Target:
         tunnel=target.tunnel,
         grpc_port=target.grpc_port,
         replica_set_id=target.replica_set_id,
+        member_of=target.member_of,
     )
 
 
@@ -59,4 +60,5 @@ def target_from_proto(message: pb.Target) -> Target:
         tunnel=message.tunnel,
         grpc_port=message.grpc_port,
         replica_set_id=message.replica_set_id,
+        member_of=message.member_of,
     )

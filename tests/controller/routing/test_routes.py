@@ -50,6 +50,8 @@ async def test_a_route_is_kept_as_it_is_wished_for(rooms: Rooms) -> None:
         prices=route_pb2.Prices(input_token="0.000002"),
         resilience=route_pb2.Resilience(max_attempts=2, retry_statuses=[500, 503]),
         balancing=route_pb2.Balancing(affinity=route_pb2.Balancing.prefix, prefix_bytes=256),
+        strategies=[route_pb2.Route.circuit_breaker, route_pb2.Route.graceful_degradation],
+        degraded_answer="sorry",
     )
     assert (made.balancing.affinity, made.balancing.prefix_bytes) == (route_pb2.Balancing.prefix, 256)
     assert (made.version, made.visibility, made.owner.org_id) == (1, route_pb2.Route.organization, "org-a")
@@ -86,6 +88,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"prices": route_pb2.Prices(output_token="-1")}, "route.prices.output_token"),
     ({"targets": [Target(model="g", weight=1, provider=Target.openai_compatible)]}, "route.targets[0].base_url"),
     ({"targets": [Target(model="g", weight=1, base_url="https://a.example")]}, "route.targets[0].base_url"),
+    ({"targets": [Target(model="g", weight=1, mirror_percent=5)]}, "route.targets[0].mirror_percent"),
+    ({"strategies": [route_pb2.Route.fallback_service]}, "route.strategies[0]"),
+    ({"strategies": [route_pb2.Route.graceful_degradation]}, "route.strategies[0]"),
 ]
 
 

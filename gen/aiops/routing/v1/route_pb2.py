@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61iops/routing/v1/route.proto\x12\x10\x61iops.routing.v1\x1a\x1a\x61iops/types/v1/owner.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x06\n\x05Route\x12\x10\n\x08route_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61liases\x18\x03 \x03(\t\x12.\n\x07targets\x18\x04 \x03(\x0b\x32\x1d.aiops.routing.v1.RouteTarget\x12\x11\n\tfallbacks\x18\x05 \x03(\t\x12\x38\n\x0c\x63\x61pabilities\x18\x06 \x03(\x0e\x32\".aiops.routing.v1.Route.Capability\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12(\n\x06prices\x18\x08 \x01(\x0b\x32\x18.aiops.routing.v1.Prices\x12\x36\n\nvisibility\x18\t \x01(\x0e\x32\".aiops.routing.v1.Route.Visibility\x12\x30\n\nresilience\x18\n \x01(\x0b\x32\x1c.aiops.routing.v1.Resilience\x12$\n\x05owner\x18\x0b \x01(\x0b\x32\x15.aiops.types.v1.Owner\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\ndeleted_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x12\n\nis_deleted\x18\x0f \x01(\x08\x12\x0f\n\x07version\x18\x10 \x01(\r\x12.\n\tbalancing\x18k \x01(\x0b\x32\x1b.aiops.routing.v1.Balancing\x12\x12\n\nrollout_id\x18\x64 \x01(\t\"H\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x10\n\x0corganization\x10\x01\x12\x0c\n\x08universe\x10\x02\"y\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x08\n\x04\x63hat\x10\x01\x12\x0e\n\ncompletion\x10\x02\x12\x11\n\rsummarization\x10\x03\x12\x13\n\x0f\x63ode_generation\x10\x04\x12\r\n\tembedding\x10\x05\x42\r\n\x0b_deleted_at\"\xc4\x03\n\x0bRouteTarget\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x42\n\x08provider\x18\x02 \x01(\x0e\x32&.aiops.routing.v1.RouteTarget.ProviderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x05model\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1f\n\rdeployment_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1a\n\x08\x62\x61se_url\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x1f\n\rcredential_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x19\n\x06\x63\x61_pem\x18\x07 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x19\n\x06weight\x18\x08 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=\x12\x45\n\x11\x63redential_header\x18` \x01(\tB*\xbaH\'r%R\x00R\rauthorizationR\x07\x61pi-keyR\tx-api-key\"d\n\x08Provider\x12\x18\n\x14PROVIDER_UNSPECIFIED\x10\x00\x12\x0c\n\x08internal\x10\x01\x12\n\n\x06openai\x10\x02\x12\r\n\tanthropic\x10\x03\x12\x15\n\x11openai_compatible\x10\x04\"d\n\x06Prices\x12\x1c\n\x0binput_token\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x1d\n\x0coutput_token\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x1d\n\x0c\x63\x61\x63hed_token\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18 \"\xd6\x01\n\tBalancing\x12\x36\n\x08\x61\x66\x66inity\x18\x01 \x01(\x0e\x32$.aiops.routing.v1.Balancing.Affinity\x12\x1f\n\x0cprefix_bytes\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x04\x12\'\n\x10overload_percent\x18\x03 \x01(\rB\r\xbaH\n*\x05\x18\x90N(d\xd8\x01\x01\"G\n\x08\x41\x66\x66inity\x12\x18\n\x14\x41\x46\x46INITY_UNSPECIFIED\x10\x00\x12\x08\n\x04none\x10\x01\x12\x0b\n\x07session\x10\x02\x12\n\n\x06prefix\x10\x03\"\xff\x02\n\nResilience\x12)\n\x15\x66irst_byte_timeout_ms\x18\x01 \x01(\rB\n\xbaH\x07*\x05\x18\x80\xdd\xdb\x01\x12#\n\x0fidle_timeout_ms\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\x80\xdd\xdb\x01\x12\x1d\n\x0cmax_attempts\x18\x03 \x01(\rB\x07\xbaH\x04*\x02\x18\n\x12 \n\rbase_delay_ms\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xe0\xd4\x03\x12\x1f\n\x0cmax_delay_ms\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\xe0\xd4\x03\x12%\n\x14retry_budget_percent\x18\x06 \x01(\rB\x07\xbaH\x04*\x02\x18\x64\x12*\n\x0eretry_statuses\x18\x07 \x03(\rB\x12\xbaH\x0f\x92\x01\x0c\x10\x10\"\x08*\x06\x18\xd7\x04(\x90\x03\x12#\n\x11\x66\x61ilure_threshold\x18\x08 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12&\n\x13recovery_timeout_ms\x18\t \x01(\rB\t\xbaH\x06*\x04\x18\xc0\xcf$\x12\x1f\n\x0cmax_requests\x18\n \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61iops/routing/v1/route.proto\x12\x10\x61iops.routing.v1\x1a\x1a\x61iops/types/v1/owner.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x08\n\x05Route\x12\x10\n\x08route_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61liases\x18\x03 \x03(\t\x12.\n\x07targets\x18\x04 \x03(\x0b\x32\x1d.aiops.routing.v1.RouteTarget\x12\x11\n\tfallbacks\x18\x05 \x03(\t\x12\x38\n\x0c\x63\x61pabilities\x18\x06 \x03(\x0e\x32\".aiops.routing.v1.Route.Capability\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12(\n\x06prices\x18\x08 \x01(\x0b\x32\x18.aiops.routing.v1.Prices\x12\x36\n\nvisibility\x18\t \x01(\x0e\x32\".aiops.routing.v1.Route.Visibility\x12\x30\n\nresilience\x18\n \x01(\x0b\x32\x1c.aiops.routing.v1.Resilience\x12$\n\x05owner\x18\x0b \x01(\x0b\x32\x15.aiops.types.v1.Owner\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\ndeleted_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x12\n\nis_deleted\x18\x0f \x01(\x08\x12\x0f\n\x07version\x18\x10 \x01(\r\x12.\n\tbalancing\x18k \x01(\x0b\x32\x1b.aiops.routing.v1.Balancing\x12\x12\n\nrollout_id\x18\x64 \x01(\t\x12\x34\n\nstrategies\x18\x65 \x03(\x0e\x32 .aiops.routing.v1.Route.Strategy\x12\x17\n\x0f\x64\x65graded_answer\x18\x66 \x01(\t\"H\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x10\n\x0corganization\x10\x01\x12\x0c\n\x08universe\x10\x02\"y\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x08\n\x04\x63hat\x10\x01\x12\x0e\n\ncompletion\x10\x02\x12\x11\n\rsummarization\x10\x03\x12\x13\n\x0f\x63ode_generation\x10\x04\x12\r\n\tembedding\x10\x05\"\x80\x01\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x15\n\x11retry_exponential\x10\x01\x12\x13\n\x0f\x63ircuit_breaker\x10\x02\x12\x14\n\x10\x66\x61llback_service\x10\x03\x12\x18\n\x14graceful_degradation\x10\x04\x42\r\n\x0b_deleted_at\"\x87\x04\n\x0bRouteTarget\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x42\n\x08provider\x18\x02 \x01(\x0e\x32&.aiops.routing.v1.RouteTarget.ProviderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x05model\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x1f\n\rdeployment_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1a\n\x08\x62\x61se_url\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x1f\n\rcredential_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x19\n\x06\x63\x61_pem\x18\x07 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x19\n\x06weight\x18\x08 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=\x12\x1f\n\x0emirror_percent\x18\x64 \x01(\rB\x07\xbaH\x04*\x02\x18\x64\x12 \n\x0ereplica_set_id\x18\x65 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x45\n\x11\x63redential_header\x18` \x01(\tB*\xbaH\'r%R\x00R\rauthorizationR\x07\x61pi-keyR\tx-api-key\"d\n\x08Provider\x12\x18\n\x14PROVIDER_UNSPECIFIED\x10\x00\x12\x0c\n\x08internal\x10\x01\x12\n\n\x06openai\x10\x02\x12\r\n\tanthropic\x10\x03\x12\x15\n\x11openai_compatible\x10\x04\"d\n\x06Prices\x12\x1c\n\x0binput_token\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x1d\n\x0coutput_token\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x1d\n\x0c\x63\x61\x63hed_token\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18 \"\xd6\x01\n\tBalancing\x12\x36\n\x08\x61\x66\x66inity\x18\x01 \x01(\x0e\x32$.aiops.routing.v1.Balancing.Affinity\x12\x1f\n\x0cprefix_bytes\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x04\x12\'\n\x10overload_percent\x18\x03 \x01(\rB\r\xbaH\n*\x05\x18\x90N(d\xd8\x01\x01\"G\n\x08\x41\x66\x66inity\x12\x18\n\x14\x41\x46\x46INITY_UNSPECIFIED\x10\x00\x12\x08\n\x04none\x10\x01\x12\x0b\n\x07session\x10\x02\x12\n\n\x06prefix\x10\x03\"\xff\x02\n\nResilience\x12)\n\x15\x66irst_byte_timeout_ms\x18\x01 \x01(\rB\n\xbaH\x07*\x05\x18\x80\xdd\xdb\x01\x12#\n\x0fidle_timeout_ms\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\x80\xdd\xdb\x01\x12\x1d\n\x0cmax_attempts\x18\x03 \x01(\rB\x07\xbaH\x04*\x02\x18\n\x12 \n\rbase_delay_ms\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xe0\xd4\x03\x12\x1f\n\x0cmax_delay_ms\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\xe0\xd4\x03\x12%\n\x14retry_budget_percent\x18\x06 \x01(\rB\x07\xbaH\x04*\x02\x18\x64\x12*\n\x0eretry_statuses\x18\x07 \x03(\rB\x12\xbaH\x0f\x92\x01\x0c\x10\x10\"\x08*\x06\x18\xd7\x04(\x90\x03\x12#\n\x11\x66\x61ilure_threshold\x18\x08 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12&\n\x13recovery_timeout_ms\x18\t \x01(\rB\t\xbaH\x06*\x04\x18\xc0\xcf$\x12\x1f\n\x0cmax_requests\x18\n \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +50,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTETARGET'].fields_by_name['ca_pem']._serialized_options = b'\272H\006r\004\030\200\200\004'
   _globals['_ROUTETARGET'].fields_by_name['weight']._loaded_options = None
   _globals['_ROUTETARGET'].fields_by_name['weight']._serialized_options = b'\272H\006*\004\030\300\204='
+  _globals['_ROUTETARGET'].fields_by_name['mirror_percent']._loaded_options = None
+  _globals['_ROUTETARGET'].fields_by_name['mirror_percent']._serialized_options = b'\272H\004*\002\030d'
+  _globals['_ROUTETARGET'].fields_by_name['replica_set_id']._loaded_options = None
+  _globals['_ROUTETARGET'].fields_by_name['replica_set_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_ROUTETARGET'].fields_by_name['credential_header']._loaded_options = None
   _globals['_ROUTETARGET'].fields_by_name['credential_header']._serialized_options = b'\272H\'r%R\000R\rauthorizationR\007api-keyR\tx-api-key'
   _globals['_PRICES'].fields_by_name['input_token']._loaded_options = None
@@ -83,21 +87,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESILIENCE'].fields_by_name['max_requests']._loaded_options = None
   _globals['_RESILIENCE'].fields_by_name['max_requests']._serialized_options = b'\272H\006*\004\030\300\204='
   _globals['_ROUTE']._serialized_start=141
-  _globals['_ROUTE']._serialized_end=994
-  _globals['_ROUTE_VISIBILITY']._serialized_start=784
-  _globals['_ROUTE_VISIBILITY']._serialized_end=856
-  _globals['_ROUTE_CAPABILITY']._serialized_start=858
-  _globals['_ROUTE_CAPABILITY']._serialized_end=979
-  _globals['_ROUTETARGET']._serialized_start=997
-  _globals['_ROUTETARGET']._serialized_end=1449
-  _globals['_ROUTETARGET_PROVIDER']._serialized_start=1349
-  _globals['_ROUTETARGET_PROVIDER']._serialized_end=1449
-  _globals['_PRICES']._serialized_start=1451
-  _globals['_PRICES']._serialized_end=1551
-  _globals['_BALANCING']._serialized_start=1554
-  _globals['_BALANCING']._serialized_end=1768
-  _globals['_BALANCING_AFFINITY']._serialized_start=1697
-  _globals['_BALANCING_AFFINITY']._serialized_end=1768
-  _globals['_RESILIENCE']._serialized_start=1771
-  _globals['_RESILIENCE']._serialized_end=2154
+  _globals['_ROUTE']._serialized_end=1204
+  _globals['_ROUTE_VISIBILITY']._serialized_start=863
+  _globals['_ROUTE_VISIBILITY']._serialized_end=935
+  _globals['_ROUTE_CAPABILITY']._serialized_start=937
+  _globals['_ROUTE_CAPABILITY']._serialized_end=1058
+  _globals['_ROUTE_STRATEGY']._serialized_start=1061
+  _globals['_ROUTE_STRATEGY']._serialized_end=1189
+  _globals['_ROUTETARGET']._serialized_start=1207
+  _globals['_ROUTETARGET']._serialized_end=1726
+  _globals['_ROUTETARGET_PROVIDER']._serialized_start=1626
+  _globals['_ROUTETARGET_PROVIDER']._serialized_end=1726
+  _globals['_PRICES']._serialized_start=1728
+  _globals['_PRICES']._serialized_end=1828
+  _globals['_BALANCING']._serialized_start=1831
+  _globals['_BALANCING']._serialized_end=2045
+  _globals['_BALANCING_AFFINITY']._serialized_start=1974
+  _globals['_BALANCING_AFFINITY']._serialized_end=2045
+  _globals['_RESILIENCE']._serialized_start=2048
+  _globals['_RESILIENCE']._serialized_end=2431
 # @@protoc_insertion_point(module_scope)

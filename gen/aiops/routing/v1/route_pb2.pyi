@@ -71,6 +71,35 @@ class Route(_message.Message):
     code_generation: Route.Capability.ValueType  # 4
     embedding: Route.Capability.ValueType  # 5
 
+    class _Strategy:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Route._Strategy.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STRATEGY_UNSPECIFIED: Route._Strategy.ValueType  # 0
+        retry_exponential: Route._Strategy.ValueType  # 1
+        """Up to 3 attempts, 1 s apart at first and 60 s at most, with jitter."""
+        circuit_breaker: Route._Strategy.ValueType  # 2
+        """5 failures in a row, then an instance is left alone for 30 s."""
+        fallback_service: Route._Strategy.ValueType  # 3
+        """A target that does not begin to answer within 5 s is given up for the next of `fallbacks`."""
+        graceful_degradation: Route._Strategy.ValueType  # 4
+        """Rather a fallback's answer, or `degraded_answer`, than none. The answer says so."""
+
+    class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
+        """What is done when a target fails. Each sets the fields of `resilience` that are left at 0."""
+
+    STRATEGY_UNSPECIFIED: Route.Strategy.ValueType  # 0
+    retry_exponential: Route.Strategy.ValueType  # 1
+    """Up to 3 attempts, 1 s apart at first and 60 s at most, with jitter."""
+    circuit_breaker: Route.Strategy.ValueType  # 2
+    """5 failures in a row, then an instance is left alone for 30 s."""
+    fallback_service: Route.Strategy.ValueType  # 3
+    """A target that does not begin to answer within 5 s is given up for the next of `fallbacks`."""
+    graceful_degradation: Route.Strategy.ValueType  # 4
+    """Rather a fallback's answer, or `degraded_answer`, than none. The answer says so."""
+
     ROUTE_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
@@ -89,6 +118,8 @@ class Route(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     BALANCING_FIELD_NUMBER: _builtins.int
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    STRATEGIES_FIELD_NUMBER: _builtins.int
+    DEGRADED_ANSWER_FIELD_NUMBER: _builtins.int
     route_id: _builtins.str
     name: _builtins.str
     max_tokens: _builtins.int
@@ -99,6 +130,8 @@ class Route(_message.Message):
     """Grows with every change; an update that names another one is refused."""
     rollout_id: _builtins.str
     """The rollout that sets the targets' weights now; empty when whoever changes the route does."""
+    degraded_answer: _builtins.str
+    """What chats and completions are answered when no target can: with status 200 and `x-aiops-degraded: true`."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -123,6 +156,8 @@ class Route(_message.Message):
     def deleted_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def balancing(self) -> Global___Balancing: ...
+    @_builtins.property
+    def strategies(self) -> _containers.RepeatedScalarFieldContainer[Global___Route.Strategy.ValueType]: ...
     def __init__(
         self,
         *,
@@ -144,10 +179,12 @@ class Route(_message.Message):
         version: _builtins.int = ...,
         balancing: Global___Balancing | None = ...,
         rollout_id: _builtins.str = ...,
+        strategies: _abc.Iterable[Global___Route.Strategy.ValueType] | None = ...,
+        degraded_answer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "balancing", b"balancing", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "owner", b"owner", "prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "aliases", b"aliases", "balancing", b"balancing", "capabilities", b"capabilities", "changed_at", b"changed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "fallbacks", b"fallbacks", "is_deleted", b"is_deleted", "max_tokens", b"max_tokens", "name", b"name", "owner", b"owner", "prices", b"prices", "resilience", b"resilience", "rollout_id", b"rollout_id", "route_id", b"route_id", "targets", b"targets", "version", b"version", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at", "aliases", b"aliases", "balancing", b"balancing", "capabilities", b"capabilities", "changed_at", b"changed_at", "created_at", b"created_at", "degraded_answer", b"degraded_answer", "deleted_at", b"deleted_at", "fallbacks", b"fallbacks", "is_deleted", b"is_deleted", "max_tokens", b"max_tokens", "name", b"name", "owner", b"owner", "prices", b"prices", "resilience", b"resilience", "rollout_id", b"rollout_id", "route_id", b"route_id", "strategies", b"strategies", "targets", b"targets", "version", b"version", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deleted_at: _TypeAlias = _typing.Literal["deleted_at"]  # noqa: Y015
     _WhichOneofArgType__deleted_at: _TypeAlias = _typing.Literal["_deleted_at", b"_deleted_at"]  # noqa: Y015
@@ -194,6 +231,8 @@ class RouteTarget(_message.Message):
     CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
     CA_PEM_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    MIRROR_PERCENT_FIELD_NUMBER: _builtins.int
+    REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
     CREDENTIAL_HEADER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique among the route's targets; empty takes the model's name."""
@@ -210,6 +249,10 @@ class RouteTarget(_message.Message):
     """External: the authorities that its certificate is checked against, in PEM; empty means the machine's."""
     weight: _builtins.int
     """Share of the requests that go here first, relative to the other targets; 0 makes it a mere fallback."""
+    mirror_percent: _builtins.int
+    """Percent of the route's requests that it is sent a copy of; nobody gets its answers. It has no weight then."""
+    replica_set_id: _builtins.str
+    """Internal: only the instances of this replica set; empty means all of the model's."""
     credential_header: _builtins.str
     """External: the header that carries the credential, `authorization` (as a bearer's), `api-key` or `x-api-key`; empty takes
     the provider's own.
@@ -225,11 +268,13 @@ class RouteTarget(_message.Message):
         credential_id: _builtins.str = ...,
         ca_pem: _builtins.str = ...,
         weight: _builtins.int = ...,
+        mirror_percent: _builtins.int = ...,
+        replica_set_id: _builtins.str = ...,
         credential_header: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_header", b"credential_header", "credential_id", b"credential_id", "deployment_id", b"deployment_id", "model", b"model", "name", b"name", "provider", b"provider", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_header", b"credential_header", "credential_id", b"credential_id", "deployment_id", b"deployment_id", "mirror_percent", b"mirror_percent", "model", b"model", "name", b"name", "provider", b"provider", "replica_set_id", b"replica_set_id", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,7 +29,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$aiops/routing/v1/route_service.proto\x12\x10\x61iops.routing.v1\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1c\x61iops/routing/v1/route.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\"N\n\x11ListRoutesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"V\n\x12ListRoutesResponse\x12\'\n\x06routes\x18\x01 \x03(\x0b\x32\x17.aiops.routing.v1.Route\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x0fGetRouteRequest\x12\x1c\n\x08route_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\":\n\x10GetRouteResponse\x12&\n\x05route\x18\x01 \x01(\x0b\x32\x17.aiops.routing.v1.Route\"\xc0\x03\n\tRouteWish\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x19\n\x07\x61liases\x18\x02 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x38\n\x07targets\x18\x03 \x03(\x0b\x32\x1d.aiops.routing.v1.RouteTargetB\x08\xbaH\x05\x92\x01\x02\x10 \x12\x1b\n\tfallbacks\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x08\x12G\n\x0c\x63\x61pabilities\x18\x05 \x03(\x0e\x32\".aiops.routing.v1.Route.CapabilityB\r\xbaH\n\x92\x01\x07\"\x05\x82\x01\x02\x10\x01\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12(\n\x06prices\x18\x07 \x01(\x0b\x32\x18.aiops.routing.v1.Prices\x12@\n\nvisibility\x18\x08 \x01(\x0e\x32\".aiops.routing.v1.Route.VisibilityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x30\n\nresilience\x18\t \x01(\x0b\x32\x1c.aiops.routing.v1.Resilience\x12.\n\tbalancing\x18k \x01(\x0b\x32\x1b.aiops.routing.v1.Balancing\"f\n\x12\x43reateRouteRequest\x12\x32\n\x05route\x18\x01 \x01(\x0b\x32\x1b.aiops.routing.v1.RouteWishB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"=\n\x13\x43reateRouteResponse\x12&\n\x05route\x18\x01 \x01(\x0b\x32\x17.aiops.routing.v1.Route\"\xa8\x01\n\x12UpdateRouteRequest\x12\x1c\n\x08route_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x32\n\x05route\x18\x02 \x01(\x0b\x32\x1b.aiops.routing.v1.RouteWishB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0f\n\x07version\x18\x04 \x01(\r\"=\n\x13UpdateRouteResponse\x12&\n\x05route\x18\x01 \x01(\x0b\x32\x17.aiops.routing.v1.Route\"C\n\x12\x44\x65leteRouteRequest\x12\x1c\n\x08route_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x0f\n\x07version\x18\x02 \x01(\r\"=\n\x13\x44\x65leteRouteResponse\x12&\n\x05route\x18\x01 \x01(\x0b\x32\x17.aiops.routing.v1.Route2\x8a\x05\n\x0cRouteService\x12n\n\nListRoutes\x12#.aiops.routing.v1.ListRoutesRequest\x1a$.aiops.routing.v1.ListRoutesResponse\"\x15\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\t\x12\x07/routes\x12z\n\x08GetRoute\x12!.aiops.routing.v1.GetRouteRequest\x1a\".aiops.routing.v1.GetRouteResponse\"\'\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x1b\x12\x12/routes/{route_id}b\x05route\x12{\n\x0b\x43reateRoute\x12$.aiops.routing.v1.CreateRouteRequest\x1a%.aiops.routing.v1.CreateRouteResponse\"\x1f\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x13\"\x07/routes:\x01*b\x05route\x12\x8a\x01\n\x0bUpdateRoute\x12$.aiops.routing.v1.UpdateRouteRequest\x1a%.aiops.routing.v1.UpdateRouteResponse\".\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\"2\x12/routes/{route_id}:\x05routeb\x05route\x12\x83\x01\n\x0b\x44\x65leteRoute\x12$.aiops.routing.v1.DeleteRouteRequest\x1a%.aiops.routing.v1.DeleteRouteResponse\"\'\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x1b*\x12/routes/{route_id}b\x05routeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$aiops/routing/v1/route_service.proto\x12\x10\x61iops.routing.v1\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1c\x61iops/routing/v1/route.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\"N\n\x11ListRoutesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"V\n\x12ListRoutesResponse\x12\'\n\x06routes\x18\x01 \x03(\x0b\x32\x17.aiops.routing.v1.Route\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x0fGetRouteRequest\x12\x1c\n\x08route_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\":\n\x10GetRouteResponse\x12&\n\x05route\x18\x01 \x01(\x0b\x32\x17.aiops.routing.v1.Route\"\xaa\x04\n\tRouteWish\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12\x19\n\x07\x61liases\x18\x02 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x38\n\x07targets\x18\x03 \x03(\x0b\x32\x1d.aiops.routing.v1.RouteTargetB\x08\xbaH\x05\x92\x01\x02\x10 \x12\x1b\n\tfallbacks\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x08\x12G\n\x0c\x63\x61pabilities\x18\x05 \x03(\x0e\x32\".aiops.routing.v1.Route.CapabilityB\r\xbaH\n\x92\x01\x07\"\x05\x82\x01\x02\x10\x01\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12(\n\x06prices\x18\x07 \x01(\x0b\x32\x18.aiops.routing.v1.Prices\x12@\n\nvisibility\x18\x08 \x01(\x0e\x32\".aiops.routing.v1.Route.VisibilityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x30\n\nresilience\x18\t \x01(\x0b\x32\x1c.aiops.routing.v1.Resilience\x12.\n\tbalancing\x18k \x01(\x0b\x32\x1b.aiops.routing.v1.Balancing\x12\x45\n\nstrategies\x18\x64 \x03(\x0e\x32 .aiops.routing.v1.Route.StrategyB\x0f\xbaH\x0c\x92\x01\t\x18\x01\"\x05\x82\x01\x02\x10\x01\x12!\n\x0f\x64\x65graded_answer\x18\x65 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \"f\n\x12\x43reateRouteRequest\x12\x32\n\x05route\x18\x01 \x01(\x0b\x32\x1b.aiops.routing.v1.RouteWishB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"=\n\x13\x43reateRouteResponse\x12&\n\x05route\x18\x01 \x01(\x0b\x32\x17.aiops.routing.v1.Route\"\xa8\x01\n\x12UpdateRouteRequest\x12\x1c\n\x08route_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x32\n\x05route\x18\x02 \x01(\x0b\x32\x1b.aiops.routing.v1.RouteWishB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0f\n\x07version\x18\x04 \x01(\r\"=\n\x13UpdateRouteResponse\x12&\n\x05route\x18\x01 \x01(\x0b\x32\x17.aiops.routing.v1.Route\"C\n\x12\x44\x65leteRouteRequest\x12\x1c\n\x08route_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x0f\n\x07version\x18\x02 \x01(\r\"=\n\x13\x44\x65leteRouteResponse\x12&\n\x05route\x18\x01 \x01(\x0b\x32\x17.aiops.routing.v1.Route2\x8a\x05\n\x0cRouteService\x12n\n\nListRoutes\x12#.aiops.routing.v1.ListRoutesRequest\x1a$.aiops.routing.v1.ListRoutesResponse\"\x15\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\t\x12\x07/routes\x12z\n\x08GetRoute\x12!.aiops.routing.v1.GetRouteRequest\x1a\".aiops.routing.v1.GetRouteResponse\"\'\x82\xce\x18\x02\x18\x04\x82\xd3\xe4\x93\x02\x1b\x12\x12/routes/{route_id}b\x05route\x12{\n\x0b\x43reateRoute\x12$.aiops.routing.v1.CreateRouteRequest\x1a%.aiops.routing.v1.CreateRouteResponse\"\x1f\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x13\"\x07/routes:\x01*b\x05route\x12\x8a\x01\n\x0bUpdateRoute\x12$.aiops.routing.v1.UpdateRouteRequest\x1a%.aiops.routing.v1.UpdateRouteResponse\".\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\"2\x12/routes/{route_id}:\x05routeb\x05route\x12\x83\x01\n\x0b\x44\x65leteRoute\x12$.aiops.routing.v1.DeleteRouteRequest\x1a%.aiops.routing.v1.DeleteRouteResponse\"\'\x82\xce\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x1b*\x12/routes/{route_id}b\x05routeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,6 +54,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTEWISH'].fields_by_name['capabilities']._serialized_options = b'\272H\n\222\001\007\"\005\202\001\002\020\001'
   _globals['_ROUTEWISH'].fields_by_name['visibility']._loaded_options = None
   _globals['_ROUTEWISH'].fields_by_name['visibility']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_ROUTEWISH'].fields_by_name['strategies']._loaded_options = None
+  _globals['_ROUTEWISH'].fields_by_name['strategies']._serialized_options = b'\272H\014\222\001\t\030\001\"\005\202\001\002\020\001'
+  _globals['_ROUTEWISH'].fields_by_name['degraded_answer']._loaded_options = None
+  _globals['_ROUTEWISH'].fields_by_name['degraded_answer']._serialized_options = b'\272H\005r\003\030\200 '
   _globals['_CREATEROUTEREQUEST'].fields_by_name['route']._loaded_options = None
   _globals['_CREATEROUTEREQUEST'].fields_by_name['route']._serialized_options = b'\272H\003\310\001\001'
   _globals['_CREATEROUTEREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -83,19 +87,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETROUTERESPONSE']._serialized_start=428
   _globals['_GETROUTERESPONSE']._serialized_end=486
   _globals['_ROUTEWISH']._serialized_start=489
-  _globals['_ROUTEWISH']._serialized_end=937
-  _globals['_CREATEROUTEREQUEST']._serialized_start=939
-  _globals['_CREATEROUTEREQUEST']._serialized_end=1041
-  _globals['_CREATEROUTERESPONSE']._serialized_start=1043
-  _globals['_CREATEROUTERESPONSE']._serialized_end=1104
-  _globals['_UPDATEROUTEREQUEST']._serialized_start=1107
-  _globals['_UPDATEROUTEREQUEST']._serialized_end=1275
-  _globals['_UPDATEROUTERESPONSE']._serialized_start=1277
-  _globals['_UPDATEROUTERESPONSE']._serialized_end=1338
-  _globals['_DELETEROUTEREQUEST']._serialized_start=1340
-  _globals['_DELETEROUTEREQUEST']._serialized_end=1407
-  _globals['_DELETEROUTERESPONSE']._serialized_start=1409
-  _globals['_DELETEROUTERESPONSE']._serialized_end=1470
-  _globals['_ROUTESERVICE']._serialized_start=1473
-  _globals['_ROUTESERVICE']._serialized_end=2123
+  _globals['_ROUTEWISH']._serialized_end=1043
+  _globals['_CREATEROUTEREQUEST']._serialized_start=1045
+  _globals['_CREATEROUTEREQUEST']._serialized_end=1147
+  _globals['_CREATEROUTERESPONSE']._serialized_start=1149
+  _globals['_CREATEROUTERESPONSE']._serialized_end=1210
+  _globals['_UPDATEROUTEREQUEST']._serialized_start=1213
+  _globals['_UPDATEROUTEREQUEST']._serialized_end=1381
+  _globals['_UPDATEROUTERESPONSE']._serialized_start=1383
+  _globals['_UPDATEROUTERESPONSE']._serialized_end=1444
+  _globals['_DELETEROUTEREQUEST']._serialized_start=1446
+  _globals['_DELETEROUTEREQUEST']._serialized_end=1513
+  _globals['_DELETEROUTERESPONSE']._serialized_start=1515
+  _globals['_DELETEROUTERESPONSE']._serialized_end=1576
+  _globals['_ROUTESERVICE']._serialized_start=1579
+  _globals['_ROUTESERVICE']._serialized_end=2229
 # @@protoc_insertion_point(module_scope)

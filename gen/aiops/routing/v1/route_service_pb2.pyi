@@ -122,10 +122,13 @@ class RouteWish(_message.Message):
     VISIBILITY_FIELD_NUMBER: _builtins.int
     RESILIENCE_FIELD_NUMBER: _builtins.int
     BALANCING_FIELD_NUMBER: _builtins.int
+    STRATEGIES_FIELD_NUMBER: _builtins.int
+    DEGRADED_ANSWER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     max_tokens: _builtins.int
     visibility: _route_pb2.Route.Visibility.ValueType
     """Only universe roles may make a route visible to every organisation."""
+    degraded_answer: _builtins.str
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -140,6 +143,8 @@ class RouteWish(_message.Message):
     def resilience(self) -> _route_pb2.Resilience: ...
     @_builtins.property
     def balancing(self) -> _route_pb2.Balancing: ...
+    @_builtins.property
+    def strategies(self) -> _containers.RepeatedScalarFieldContainer[_route_pb2.Route.Strategy.ValueType]: ...
     def __init__(
         self,
         *,
@@ -153,10 +158,12 @@ class RouteWish(_message.Message):
         visibility: _route_pb2.Route.Visibility.ValueType = ...,
         resilience: _route_pb2.Resilience | None = ...,
         balancing: _route_pb2.Balancing | None = ...,
+        strategies: _abc.Iterable[_route_pb2.Route.Strategy.ValueType] | None = ...,
+        degraded_answer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["balancing", b"balancing", "prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "balancing", b"balancing", "capabilities", b"capabilities", "fallbacks", b"fallbacks", "max_tokens", b"max_tokens", "name", b"name", "prices", b"prices", "resilience", b"resilience", "targets", b"targets", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "balancing", b"balancing", "capabilities", b"capabilities", "degraded_answer", b"degraded_answer", "fallbacks", b"fallbacks", "max_tokens", b"max_tokens", "name", b"name", "prices", b"prices", "resilience", b"resilience", "strategies", b"strategies", "targets", b"targets", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from aiops.quotas.v1 import quota_pb2 as aiops_dot_quotas_dot_v1_dot_quota__pb2
 from aiops.routing.v1 import route_pb2 as aiops_dot_routing_dot_v1_dot_route__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&aiops/routing/v1/routing_service.proto\x12\x10\x61iops.routing.v1\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x61iops/quotas/v1/quota.proto\x1a\x1c\x61iops/routing/v1/route.proto\"+\n\x18WatchRoutingTableRequest\x12\x0f\n\x07\x63hanges\x18u \x01(\x08\"\xa7\x01\n\x19WatchRoutingTableResponse\x12-\n\x05table\x18\x01 \x01(\x0b\x32\x1e.aiops.routing.v1.RoutingTable\x12\x0f\n\x07partial\x18u \x01(\x08\x12\x31\n\x0bgone_routes\x18v \x03(\x0b\x32\x1c.aiops.routing.v1.ModelRoute\x12\x17\n\x0fgone_policy_ids\x18w \x03(\t\"\xac\x01\n\x0cRoutingTable\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12,\n\x06routes\x18\x02 \x03(\x0b\x32\x1c.aiops.routing.v1.ModelRoute\x12/\n\x08policies\x18L \x03(\x0b\x32\x1d.aiops.routing.v1.PolicyRoute\x12,\n\x06quotas\x18Z \x01(\x0b\x32\x1c.aiops.routing.v1.QuotaRules\"\xe9\x02\n\x0bPolicyRoute\x12\x10\n\x08route_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x10\n\x08universe\x18\x03 \x01(\x08\x12\r\n\x05names\x18\x04 \x03(\t\x12/\n\x07targets\x18\x05 \x03(\x0b\x32\x1e.aiops.routing.v1.PolicyTarget\x12\x11\n\tfallbacks\x18\x06 \x03(\t\x12\x30\n\nresilience\x18\x07 \x01(\x0b\x32\x1c.aiops.routing.v1.Resilience\x12\x36\n\x0erefused_fields\x18\x08 \x03(\x0b\x32\x1e.aiops.routing.v1.RefusedField\x12.\n\tbalancing\x18k \x01(\x0b\x32\x1b.aiops.routing.v1.Balancing\x12\x0f\n\x07\x63reated\x18\t \x01(\x01\x12(\n\x06prices\x18Z \x01(\x0b\x32\x18.aiops.routing.v1.Prices\"8\n\nQuotaRules\x12*\n\x05rules\x18\x01 \x03(\x0b\x32\x1b.aiops.routing.v1.QuotaRule\"\xc1\x01\n\tQuotaRule\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12/\n\x07subject\x18\x02 \x01(\x0e\x32\x1e.aiops.quotas.v1.Quota.Subject\x12\x12\n\nsubject_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x1b\n\x13requests_per_minute\x18\x05 \x01(\r\x12\x19\n\x11requests_per_hour\x18\x06 \x01(\r\x12\x18\n\x10requests_per_day\x18\x07 \x01(\r\"\xbe\x01\n\x0cPolicyTarget\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t\x12+\n\tinstances\x18\x04 \x03(\x0b\x32\x18.aiops.routing.v1.Target\x12,\n\x08\x65xternal\x18\x05 \x01(\x0b\x32\x1a.aiops.routing.v1.External\x12&\n\x05sleep\x18k \x01(\x0b\x32\x17.aiops.routing.v1.Sleep\"\xd3\x01\n\x08\x45xternal\x12\x10\n\x08\x62\x61se_url\x18\x01 \x01(\t\x12\x15\n\rcredential_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61_pem\x18\x03 \x01(\t\x12\x35\n\x08protocol\x18` \x01(\x0e\x32#.aiops.routing.v1.External.Protocol\x12\x19\n\x11\x63redential_header\x18\x61 \x01(\t\"<\n\x08Protocol\x12\x18\n\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x08\n\x04\x63hat\x10\x01\x12\x0c\n\x08messages\x10\x02\"\xc7\x01\n\nModelRoute\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12)\n\x07targets\x18\x03 \x03(\x0b\x32\x18.aiops.routing.v1.Target\x12\x36\n\x0erefused_fields\x18\x04 \x03(\x0b\x32\x1e.aiops.routing.v1.RefusedField\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x01\x12&\n\x05sleep\x18k \x01(\x0b\x32\x17.aiops.routing.v1.Sleep\"G\n\x05Sleep\x12\x16\n\x0ereplica_set_id\x18\x01 \x01(\t\x12\x14\n\x0chold_seconds\x18\x02 \x01(\r\x12\x10\n\x08standing\x18\x03 \x01(\t\"\xde\x01\n\x06Target\x12\x15\n\rdeployment_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x16\n\x0einference_path\x18\x06 \x01(\t\x12\x0e\n\x06weight\x18\x07 \x01(\r\x12\x15\n\rprivate_paths\x18\x08 \x03(\t\x12\x0e\n\x06tunnel\x18\x32 \x01(\x08\x12\x11\n\tgrpc_port\x18\" \x01(\r\x12\x16\n\x0ereplica_set_id\x18k \x01(\t\"5\n\x0cRefusedField\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x17\n\x0fharmless_values\x18\x02 \x03(\t2\x88\x01\n\x0eRoutingService\x12v\n\x11WatchRoutingTable\x12*.aiops.routing.v1.WatchRoutingTableRequest\x1a+.aiops.routing.v1.WatchRoutingTableResponse\"\x06\x82\xce\x18\x02 \x02\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&aiops/routing/v1/routing_service.proto\x12\x10\x61iops.routing.v1\x1a\x1c\x61iops/policy/v1/policy.proto\x1a\x1b\x61iops/quotas/v1/quota.proto\x1a\x1c\x61iops/routing/v1/route.proto\"+\n\x18WatchRoutingTableRequest\x12\x0f\n\x07\x63hanges\x18u \x01(\x08\"\xa7\x01\n\x19WatchRoutingTableResponse\x12-\n\x05table\x18\x01 \x01(\x0b\x32\x1e.aiops.routing.v1.RoutingTable\x12\x0f\n\x07partial\x18u \x01(\x08\x12\x31\n\x0bgone_routes\x18v \x03(\x0b\x32\x1c.aiops.routing.v1.ModelRoute\x12\x17\n\x0fgone_policy_ids\x18w \x03(\t\"\xac\x01\n\x0cRoutingTable\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12,\n\x06routes\x18\x02 \x03(\x0b\x32\x1c.aiops.routing.v1.ModelRoute\x12/\n\x08policies\x18L \x03(\x0b\x32\x1d.aiops.routing.v1.PolicyRoute\x12,\n\x06quotas\x18Z \x01(\x0b\x32\x1c.aiops.routing.v1.QuotaRules\"\x82\x03\n\x0bPolicyRoute\x12\x10\n\x08route_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x10\n\x08universe\x18\x03 \x01(\x08\x12\r\n\x05names\x18\x04 \x03(\t\x12/\n\x07targets\x18\x05 \x03(\x0b\x32\x1e.aiops.routing.v1.PolicyTarget\x12\x11\n\tfallbacks\x18\x06 \x03(\t\x12\x30\n\nresilience\x18\x07 \x01(\x0b\x32\x1c.aiops.routing.v1.Resilience\x12\x36\n\x0erefused_fields\x18\x08 \x03(\x0b\x32\x1e.aiops.routing.v1.RefusedField\x12.\n\tbalancing\x18k \x01(\x0b\x32\x1b.aiops.routing.v1.Balancing\x12\x0f\n\x07\x63reated\x18\t \x01(\x01\x12(\n\x06prices\x18Z \x01(\x0b\x32\x18.aiops.routing.v1.Prices\x12\x17\n\x0f\x64\x65graded_answer\x18\x64 \x01(\t\"8\n\nQuotaRules\x12*\n\x05rules\x18\x01 \x03(\x0b\x32\x1b.aiops.routing.v1.QuotaRule\"\xc1\x01\n\tQuotaRule\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12/\n\x07subject\x18\x02 \x01(\x0e\x32\x1e.aiops.quotas.v1.Quota.Subject\x12\x12\n\nsubject_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x1b\n\x13requests_per_minute\x18\x05 \x01(\r\x12\x19\n\x11requests_per_hour\x18\x06 \x01(\r\x12\x18\n\x10requests_per_day\x18\x07 \x01(\r\"\xd6\x01\n\x0cPolicyTarget\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t\x12+\n\tinstances\x18\x04 \x03(\x0b\x32\x18.aiops.routing.v1.Target\x12,\n\x08\x65xternal\x18\x05 \x01(\x0b\x32\x1a.aiops.routing.v1.External\x12&\n\x05sleep\x18k \x01(\x0b\x32\x17.aiops.routing.v1.Sleep\x12\x16\n\x0emirror_percent\x18\x64 \x01(\r\"\xd3\x01\n\x08\x45xternal\x12\x10\n\x08\x62\x61se_url\x18\x01 \x01(\t\x12\x15\n\rcredential_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61_pem\x18\x03 \x01(\t\x12\x35\n\x08protocol\x18` \x01(\x0e\x32#.aiops.routing.v1.External.Protocol\x12\x19\n\x11\x63redential_header\x18\x61 \x01(\t\"<\n\x08Protocol\x12\x18\n\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x08\n\x04\x63hat\x10\x01\x12\x0c\n\x08messages\x10\x02\"\xc7\x01\n\nModelRoute\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12)\n\x07targets\x18\x03 \x03(\x0b\x32\x18.aiops.routing.v1.Target\x12\x36\n\x0erefused_fields\x18\x04 \x03(\x0b\x32\x1e.aiops.routing.v1.RefusedField\x12\x0f\n\x07\x63reated\x18\x05 \x01(\x01\x12&\n\x05sleep\x18k \x01(\x0b\x32\x17.aiops.routing.v1.Sleep\"G\n\x05Sleep\x12\x16\n\x0ereplica_set_id\x18\x01 \x01(\t\x12\x14\n\x0chold_seconds\x18\x02 \x01(\r\x12\x10\n\x08standing\x18\x03 \x01(\t\"\xf1\x01\n\x06Target\x12\x15\n\rdeployment_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x16\n\x0einference_path\x18\x06 \x01(\t\x12\x0e\n\x06weight\x18\x07 \x01(\r\x12\x15\n\rprivate_paths\x18\x08 \x03(\t\x12\x0e\n\x06tunnel\x18\x32 \x01(\x08\x12\x11\n\tgrpc_port\x18\" \x01(\r\x12\x16\n\x0ereplica_set_id\x18k \x01(\t\x12\x11\n\tmember_of\x18\x64 \x01(\t\"5\n\x0cRefusedField\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x17\n\x0fharmless_values\x18\x02 \x03(\t2\x88\x01\n\x0eRoutingService\x12v\n\x11WatchRoutingTable\x12*.aiops.routing.v1.WatchRoutingTableRequest\x1a+.aiops.routing.v1.WatchRoutingTableResponse\"\x06\x82\xce\x18\x02 \x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,25 +43,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTINGTABLE']._serialized_start=365
   _globals['_ROUTINGTABLE']._serialized_end=537
   _globals['_POLICYROUTE']._serialized_start=540
-  _globals['_POLICYROUTE']._serialized_end=901
-  _globals['_QUOTARULES']._serialized_start=903
-  _globals['_QUOTARULES']._serialized_end=959
-  _globals['_QUOTARULE']._serialized_start=962
-  _globals['_QUOTARULE']._serialized_end=1155
-  _globals['_POLICYTARGET']._serialized_start=1158
-  _globals['_POLICYTARGET']._serialized_end=1348
-  _globals['_EXTERNAL']._serialized_start=1351
-  _globals['_EXTERNAL']._serialized_end=1562
-  _globals['_EXTERNAL_PROTOCOL']._serialized_start=1502
-  _globals['_EXTERNAL_PROTOCOL']._serialized_end=1562
-  _globals['_MODELROUTE']._serialized_start=1565
-  _globals['_MODELROUTE']._serialized_end=1764
-  _globals['_SLEEP']._serialized_start=1766
-  _globals['_SLEEP']._serialized_end=1837
-  _globals['_TARGET']._serialized_start=1840
-  _globals['_TARGET']._serialized_end=2062
-  _globals['_REFUSEDFIELD']._serialized_start=2064
-  _globals['_REFUSEDFIELD']._serialized_end=2117
-  _globals['_ROUTINGSERVICE']._serialized_start=2120
-  _globals['_ROUTINGSERVICE']._serialized_end=2256
+  _globals['_POLICYROUTE']._serialized_end=926
+  _globals['_QUOTARULES']._serialized_start=928
+  _globals['_QUOTARULES']._serialized_end=984
+  _globals['_QUOTARULE']._serialized_start=987
+  _globals['_QUOTARULE']._serialized_end=1180
+  _globals['_POLICYTARGET']._serialized_start=1183
+  _globals['_POLICYTARGET']._serialized_end=1397
+  _globals['_EXTERNAL']._serialized_start=1400
+  _globals['_EXTERNAL']._serialized_end=1611
+  _globals['_EXTERNAL_PROTOCOL']._serialized_start=1551
+  _globals['_EXTERNAL_PROTOCOL']._serialized_end=1611
+  _globals['_MODELROUTE']._serialized_start=1614
+  _globals['_MODELROUTE']._serialized_end=1813
+  _globals['_SLEEP']._serialized_start=1815
+  _globals['_SLEEP']._serialized_end=1886
+  _globals['_TARGET']._serialized_start=1889
+  _globals['_TARGET']._serialized_end=2130
+  _globals['_REFUSEDFIELD']._serialized_start=2132
+  _globals['_REFUSEDFIELD']._serialized_end=2185
+  _globals['_ROUTINGSERVICE']._serialized_start=2188
+  _globals['_ROUTINGSERVICE']._serialized_end=2324
 # @@protoc_insertion_point(module_scope)

@@ -131,12 +131,15 @@ class PolicyRoute(_message.Message):
     BALANCING_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
+    DEGRADED_ANSWER_FIELD_NUMBER: _builtins.int
     route_id: _builtins.str
     org_id: _builtins.str
     universe: _builtins.bool
     """For every organisation; an organisation's own names stand before these."""
     created: _builtins.float
     """Unix seconds."""
+    degraded_answer: _builtins.str
+    """What is answered when no target can; empty is an error."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The route's name, then its aliases."""
@@ -175,10 +178,11 @@ class PolicyRoute(_message.Message):
         balancing: _route_pb2.Balancing | None = ...,
         created: _builtins.float = ...,
         prices: _route_pb2.Prices | None = ...,
+        degraded_answer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["balancing", b"balancing", "prices", b"prices", "resilience", b"resilience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancing", b"balancing", "created", b"created", "fallbacks", b"fallbacks", "names", b"names", "org_id", b"org_id", "prices", b"prices", "refused_fields", b"refused_fields", "resilience", b"resilience", "route_id", b"route_id", "targets", b"targets", "universe", b"universe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancing", b"balancing", "created", b"created", "degraded_answer", b"degraded_answer", "fallbacks", b"fallbacks", "names", b"names", "org_id", b"org_id", "prices", b"prices", "refused_fields", b"refused_fields", "resilience", b"resilience", "route_id", b"route_id", "targets", b"targets", "universe", b"universe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -257,11 +261,14 @@ class PolicyTarget(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     EXTERNAL_FIELD_NUMBER: _builtins.int
     SLEEP_FIELD_NUMBER: _builtins.int
+    MIRROR_PERCENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     weight: _builtins.int
     """Share of first attempts; 0 is a fallback."""
     model: _builtins.str
     """The name that the target knows the model by."""
+    mirror_percent: _builtins.int
+    """Percent of the requests that it is sent a copy of."""
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Target]:
         """The model's live instances; none for an external target."""
@@ -281,10 +288,11 @@ class PolicyTarget(_message.Message):
         instances: _abc.Iterable[Global___Target] | None = ...,
         external: Global___External | None = ...,
         sleep: Global___Sleep | None = ...,
+        mirror_percent: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["external", b"external", "sleep", b"sleep"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["external", b"external", "instances", b"instances", "model", b"model", "name", b"name", "sleep", b"sleep", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external", b"external", "instances", b"instances", "mirror_percent", b"mirror_percent", "model", b"model", "name", b"name", "sleep", b"sleep", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -435,6 +443,7 @@ class Target(_message.Message):
     TUNNEL_FIELD_NUMBER: _builtins.int
     GRPC_PORT_FIELD_NUMBER: _builtins.int
     REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
+    MEMBER_OF_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     node_id: _builtins.str
@@ -451,6 +460,8 @@ class Target(_message.Message):
     """Where the engine speaks the Open Inference Protocol over gRPC; 0 where it does not."""
     replica_set_id: _builtins.str
     """The replica set it belongs to, where the number of its replicas follows the load."""
+    member_of: _builtins.str
+    """The replica set; empty when it stands alone."""
     @_builtins.property
     def private_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Paths that are not for clients, with everything below them."""
@@ -469,10 +480,11 @@ class Target(_message.Message):
         tunnel: _builtins.bool = ...,
         grpc_port: _builtins.int = ...,
         replica_set_id: _builtins.str = ...,
+        member_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deployment_id", b"deployment_id", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "node_id", b"node_id", "port", b"port", "private_paths", b"private_paths", "replica_set_id", b"replica_set_id", "tunnel", b"tunnel", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deployment_id", b"deployment_id", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "member_of", b"member_of", "node_id", b"node_id", "port", b"port", "private_paths", b"private_paths", "replica_set_id", b"replica_set_id", "tunnel", b"tunnel", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
