@@ -14,11 +14,14 @@ from mesh.identity import SYSTEM
 # An engine that ran out of memory gets so much more the next time.
 _MORE_PERCENT = 125
 _RUNNING = "running"
+# Engines that fill the share of a card that they are given, whatever their model needs.
+TAKES_ITS_SHARE = frozenset({"vllm"})
 
 
 @dataclass(slots=True)
 class _Seen:
     mb: int = 0
+    gpu_mb: int = 0
     samples: int = 0
     new_samples: int = 0
     raised: bool = False
@@ -41,29 +44,35 @@ class Peaks:
                 continue
             seen = self._seen.setdefault(DeploymentId(container.workload_id), _Seen())
             seen.new_samples += 1
-            if container.memory_mb > seen.mb:
-                seen.mb, seen.raised = container.memory_mb, True
+            if container.memory_mb > seen.mb or container.gpu_memory_mb > seen.gpu_mb:
+                seen.mb, seen.raised = max(seen.mb, container.memory_mb), True
+                seen.gpu_mb = max(seen.gpu_mb, container.gpu_memory_mb)
 
     async def keep(self) -> None:
         """Writes down what is new; a step to repeat."""
         self._seen = {each: seen for each, seen in self._seen.items() if seen.new_samples}
         due = {each: seen for each, seen in self._seen.items() if seen.raised or 0 < seen.samples < TRUSTED_SAMPLES}
         for deployment_id, seen in due.items():
-            peak = Peak(seen.mb, seen.new_samples)
-            seen.samples, seen.new_samples, seen.raised = seen.samples + seen.new_samples, 0, False
-            if not await self._keep(deployment_id, peak):
+            new, seen.new_samples, seen.raised = seen.new_samples, 0, False
+            seen.samples += new
+            if not await self._keep(deployment_id, Peak(seen.mb, new), Peak(seen.gpu_mb, new)):
                 self._seen.pop(deployment_id, None)
 
-    async def _keep(self, deployment_id: DeploymentId, peak: Peak) -> bool:
+    async def _keep(self, deployment_id: DeploymentId, in_ram: Peak, on_card: Peak) -> bool:
         """Whether there is still anything to learn of the deployment."""
         async with self._unit_of_work(SYSTEM) as work:
             try:
                 deployment = await work.deployments.get(deployment_id, SYSTEM)
             except DeploymentNotFoundError:
                 return False
-            # What an engine holds in RAM says nothing of what it needs of its cards.
-            if not deployment.active or deployment.gpu_devices:
+            # What an engine holds in RAM says nothing of what it needs of its cards, nor does what it has of them when
+            # it takes all that it is given.
+            peak = on_card if deployment.gpu_devices else in_ram
+            greedy = deployment.gpu_devices and deployment.observed.engine in TAKES_ITS_SHARE
+            if not deployment.active or greedy:
                 return False
+            if not peak.mb:
+                return True
             await remember(work, deployment, peak)
             await work.commit()
         return True

@@ -154,6 +154,7 @@ def container_to_proto(container: Container) -> pb.Container:
         port=container.port,
         pid=container.pid,
         memory_mb=container.memory_mb,
+        gpu_memory_mb=container.gpu_memory_mb,
         cpu_percent=container.cpu_percent,
         restarts=container.restarts,
         started_at=optional_timestamp(container.started_at),

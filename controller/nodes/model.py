@@ -189,6 +189,7 @@ class Container:
     restarts: int = 0
     started_at: datetime | None = None
     engine_load: EngineLoad | None = None
+    gpu_memory_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True)

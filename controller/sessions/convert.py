@@ -349,6 +349,7 @@ def _container(message: node_pb2.Container) -> Container:
         port=message.port,
         pid=message.pid,
         memory_mb=message.memory_mb,
+        gpu_memory_mb=message.gpu_memory_mb,
         cpu_percent=_number(message.cpu_percent),
         restarts=message.restarts,
         started_at=_moment(message) if message.HasField("started_at") else None,

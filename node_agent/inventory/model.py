@@ -1,5 +1,6 @@
 """A machine's devices and gauges, as they were read."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -25,6 +26,8 @@ class Gpu:
     mig: bool = False
     exclusive: bool = False
     mps: bool = False
+    # Who computes on it: process ids of the machine, and megabytes of the device's memory.
+    processes: tuple[tuple[int, int], ...] = ()
 
     @property
     def cuda_name(self) -> str:
@@ -39,6 +42,10 @@ class Gpus:
     devices: tuple[Gpu, ...] = ()
     driver_version: str = ""
     error: str = ""
+
+    def most_held(self, pids: Collection[int]) -> int:
+        """The megabytes that these processes have of the device of which they have the most."""
+        return max((sum(mb for pid, mb in each.processes if pid in pids) for each in self.devices), default=0)
 
 
 @dataclass(frozen=True, slots=True)

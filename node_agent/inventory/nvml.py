@@ -110,6 +110,7 @@ def _device(nvml: ModuleType, index: int) -> Gpu:
         uuid=str(nvml.nvmlDeviceGetUUID(handle)),
         mig=_gauge(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle)[0]) == nvml.NVML_DEVICE_MIG_ENABLE,
         exclusive=_gauge(nvml, lambda: nvml.nvmlDeviceGetComputeMode(handle)) in _ALONE,
+        processes=_processes(nvml, handle),
     )
 
 
@@ -129,9 +130,19 @@ def _slices(nvml: ModuleType, card: Gpu) -> Iterator[Gpu]:
             memory_free=memory.free // _MIB,
             uuid=str(nvml.nvmlDeviceGetUUID(mig)),
             parent_device_id=card.device_id,
+            processes=_processes(nvml, mig),
             # The name of a slice ends with its profile: "NVIDIA A100-SXM4-40GB MIG 1g.5gb".
             mig_profile=name.rpartition(" MIG ")[2],
         )
+
+
+def _processes(nvml: ModuleType, handle: object) -> tuple[tuple[int, int], ...]:
+    """Who computes on a device. Older drivers, and some that are shared by virtual machines, do not say."""
+    try:
+        found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound, nvml.NVMLError_NoPermission):
+        return ()
+    return tuple((int(each.pid), int(each.usedGpuMemory or 0) // _MIB) for each in found)
 
 
 def _gauge(nvml: ModuleType, read: Callable[[], int]) -> int:

@@ -118,8 +118,8 @@ def status_to_proto(status: WorkloadStatus, sequence: int = 0) -> pb.WorkloadSta
     )
 
 
-def container_to_proto(container: Container) -> node_pb2.Container:
-    """A workload as it runs now."""
+def container_to_proto(container: Container, gpu_memory_mb: int = 0) -> node_pb2.Container:
+    """A workload as it runs now, and what it has of a card."""
     record, process = container.record, container.record.process
     message = node_pb2.Container(
         container_id=process.instance.container_id if process else "",
@@ -133,6 +133,7 @@ def container_to_proto(container: Container) -> node_pb2.Container:
         port=process.port if process else 0,
         pid=process.instance.pid if process else 0,
         memory_mb=container.memory_mb,
+        gpu_memory_mb=gpu_memory_mb,
         cpu_percent=container.cpu_percent,
         restarts=record.restarts,
     )

@@ -16,6 +16,7 @@ from node_agent.peers.neighbours import Peer
 from node_agent.session import convert, logs
 from node_agent.session.statuses import StatusQueue
 from node_agent.tunnel.model import Report, no_tunnel
+from node_agent.workloads.cards import held_of_cards
 from node_agent.workloads.model import DesiredStateGapError
 from node_agent.workloads.service import Workloads
 
@@ -148,7 +149,7 @@ class Exchange:
             heartbeat = pb.Heartbeat(
                 session_epoch=session.welcome.session_epoch,
                 metrics=convert.metrics_to_proto(reading, self._node_id),
-                containers=[convert.container_to_proto(each) for each in containers],
+                containers=[convert.container_to_proto(each, held_of_cards(each, reading.gpus)) for each in containers],
                 applied_revision=self._workloads.revision,
                 tunnel=convert.tunnel_to_proto(self._tunnel()),
                 runtime_report=convert.runtimes_to_proto(self._workloads.runtimes(), self._workloads.images()),

@@ -127,6 +127,25 @@ async def test_the_slices_of_a_card_are_listed_behind_it_and_lost_with_it(
     await controller.until(lambda it: [each.mig for each in latest(it)] == [False, False])
 
 
+async def test_what_an_engine_has_of_a_card_is_told_and_nothing_of_what_others_have(
+    agent: AgentProcess, controller: FakeController, gpus: FakeGpus, workload: Workload
+) -> None:
+    gpus.behave("pid 1 1\nused 1 3000\n")
+    await agent.start()
+    await controller.until(lambda it: it.hellos)
+    controller.want(workload())
+    running = await controller.until_status("dep-1", "running")
+
+    def held() -> list[int]:
+        beats = [each.heartbeat for each in controller.received if each.WhichOneof("message") == "heartbeat"]
+        return [each.gpu_memory_mb for beat in beats for each in beat.containers if each.status == "running"]
+
+    await controller.until(lambda _: held())
+    assert set(held()) == {0}
+    gpus.behave(f"pid 0 {running.container_id}\nused 0 5000\n")
+    await controller.until(lambda _: held()[-1] == 5000)
+
+
 async def test_the_multi_process_service_is_found_by_its_control_pipe(
     agent: AgentProcess, controller: FakeController, gpus: FakeGpus, tmp_path: Path
 ) -> None:

@@ -445,6 +445,7 @@ class Container(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     ENGINE_LOAD_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_MB_FIELD_NUMBER: _builtins.int
     container_id: _builtins.str
     container_name: _builtins.str
     """model-{modelId}-{instanceId}"""
@@ -464,6 +465,8 @@ class Container(_message.Message):
     cpu_percent: _builtins.float
     """Percent of one core."""
     restarts: _builtins.int
+    gpu_memory_mb: _builtins.int
+    """Megabytes of the GPU of which it has the most; 0 when the driver does not say."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -488,10 +491,11 @@ class Container(_message.Message):
         restarts: _builtins.int = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         engine_load: _engine_pb2.EngineLoad | None = ...,
+        gpu_memory_mb: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_started_at", b"_started_at", "engine_load", b"engine_load", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_started_at", b"_started_at", "container_id", b"container_id", "container_name", b"container_name", "cpu_percent", b"cpu_percent", "engine_load", b"engine_load", "epoch", b"epoch", "image", b"image", "memory_mb", b"memory_mb", "pid", b"pid", "port", b"port", "replica", b"replica", "restarts", b"restarts", "runtime", b"runtime", "started_at", b"started_at", "status", b"status", "workload_id", b"workload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_started_at", b"_started_at", "container_id", b"container_id", "container_name", b"container_name", "cpu_percent", b"cpu_percent", "engine_load", b"engine_load", "epoch", b"epoch", "gpu_memory_mb", b"gpu_memory_mb", "image", b"image", "memory_mb", b"memory_mb", "pid", b"pid", "port", b"port", "replica", b"replica", "restarts", b"restarts", "runtime", b"runtime", "started_at", b"started_at", "status", b"status", "workload_id", b"workload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__started_at: _TypeAlias = _typing.Literal["started_at"]  # noqa: Y015
     _WhichOneofArgType__started_at: _TypeAlias = _typing.Literal["_started_at", b"_started_at"]  # noqa: Y015
