@@ -5,14 +5,15 @@ not ejected of that one and all later ones (an aggregate cluster), so a target t
 """
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
 from gateway.edge.counting import NOTES
-from gateway.edge.messages import message, typed
+from gateway.edge.messages import message, packed, typed
 from gateway.edge.upstreams import PROTOCOL
 from gateway.models.clusters import has_endpoints_apart, model_cluster, model_endpoints
 from gateway.models.sleep import SENT_ON_AT_MOST
@@ -144,7 +145,10 @@ def _joined(cluster: Cluster) -> cluster_pb2.Cluster:
         "cluster_type": {"name": f"envoy.clusters.{kind}", "typed_config": config},
         "circuit_breakers": {"thresholds": [_limits(cluster.resilience)]},
     }
-    return message(cluster_pb2.Cluster, content)
+    built = message(cluster_pb2.Cluster, content)
+    # Of a request through a chain, the chain's own options say what an answer is.
+    _count_answers(built, cluster.resilience.retry_statuses)
+    return built
 
 
 def _relayed(cluster: Cluster) -> cluster_pb2.Cluster:
@@ -232,14 +236,13 @@ def _guard(built: cluster_pb2.Cluster, resilience: Resilience) -> None:
     built.ClearField("outlier_detection")
     seconds = resilience.recovery_timeout_ms / 1000
     detection: Mapping[str, object] = {
-        "split_external_local_origin_errors": True,
-        "consecutive_local_origin_failure": resilience.failure_threshold,
-        "consecutive_gateway_failure": resilience.failure_threshold,
-        # An answer of 500 may be the request's fault.
-        "enforcing_consecutive_5xx": 0,
+        # One count of everything: apart, each connection that comes about would begin that of timeouts anew.
+        "split_external_local_origin_errors": False,
+        # Of answers, only those that `_count_answers` names count: one of 500 may be the request's fault.
+        "consecutive_5xx": resilience.failure_threshold,
+        "enforcing_consecutive_5xx": 100,
         "enforcing_success_rate": 0,
-        "enforcing_local_origin_success_rate": 0,
-        "enforcing_consecutive_gateway_failure": 100,
+        "enforcing_consecutive_gateway_failure": 0,
         "interval": "1s",
         "base_ejection_time": f"{seconds}s",
         "max_ejection_time": f"{max(seconds, 300)}s",
@@ -247,6 +250,21 @@ def _guard(built: cluster_pb2.Cluster, resilience: Resilience) -> None:
     }
     guarded = {"circuit_breakers": {"thresholds": [_limits(resilience)]}, "outlier_detection": detection}
     built.MergeFrom(message(cluster_pb2.Cluster, guarded))
+    _count_answers(built, resilience.retry_statuses)
+
+
+def _count_answers(built: cluster_pb2.Cluster, statuses: Sequence[int]) -> None:
+    """Answers that are tried elsewhere are failures of the target: it is left alone for them, also for 429."""
+    options = http_protocol_options_pb2.HttpProtocolOptions()
+    if PROTOCOL in built.typed_extension_protocol_options:
+        built.typed_extension_protocol_options[PROTOCOL].Unpack(options)
+    else:
+        options.explicit_http_config.http_protocol_options.SetInParent()
+    known = "|".join(str(status) for status in sorted(statuses))
+    status = {"name": ":status", "string_match": {"safe_regex": {"regex": known}}}
+    matcher = {"error_matcher": {"http_response_headers_match": {"headers": [status]}}}
+    options.outlier_detection.CopyFrom(message(http_protocol_options_pb2.HttpProtocolOptions.OutlierDetection, matcher))
+    built.typed_extension_protocol_options[PROTOCOL].CopyFrom(packed(options))
 
 
 def _limits(resilience: Resilience) -> dict[str, object]:
