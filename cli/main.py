@@ -11,6 +11,7 @@ from cli import (
     autoscaling,
     batches,
     chat,
+    conversations,
     deployments,
     downloads,
     events,
@@ -58,6 +59,7 @@ app.add_typer(provider_credentials.app, name="credentials")
 app.add_typer(quotas.app, name="quotas")
 app.add_typer(batches.files, name="files")
 app.add_typer(batches.batches, name="batches")
+app.add_typer(conversations.app, name="conversations")
 app.add_typer(events.app, name="events")
 models.app.command()(downloads.download)
 models.app.command()(downloads.downloads)
