@@ -9,6 +9,7 @@ SERVICES = {
     "controller": "controller",
     "inference_router": "inference_router",
     "gateway": "gateway",
+    "realtime": "gateway.realtime",
     "node-agent": "node_agent",
 }
 

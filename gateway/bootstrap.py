@@ -17,7 +17,7 @@ from aiops.routing.v1 import routing_service_pb2, routing_service_pb2_grpc
 
 from gateway.edge.listener import NAME, public_listener
 from gateway.edge.routes import api_routes
-from gateway.edge.upstreams import API, WEB, api_cluster, web_cluster
+from gateway.edge.upstreams import API, REALTIME, WEB, api_cluster, realtime_cluster, web_cluster
 from gateway.load.report import Reporter
 from gateway.load.rpc import LoadReportingServicer
 from gateway.load.tally import Tally
@@ -116,7 +116,8 @@ def _journal(settings: Settings) -> Path | None:
 
 
 def _publisher(cache: Cache, settings: Settings) -> Publisher:
-    cache.put(CLUSTERS, {API: resource(api_cluster(settings.controller_api))})
+    served = {API: api_cluster(settings.controller_api), REALTIME: realtime_cluster(settings.realtime)}
+    cache.put(CLUSTERS, {name: resource(cluster) for name, cluster in served.items()})
     journal = _journal(settings)
     listeners = {
         NAME: public_listener(settings.bind, settings.port, settings.tls_certificate, settings.tls_key, journal),

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from mesh.settings import Observability, observability, whole
 
+# Where sockets are served, unless said otherwise.
+REALTIME = "127.0.0.1:7087"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -20,6 +23,8 @@ class Settings:
     controller_mesh: str
     controller_join: str
     router_mesh: str
+    # Where the processes with the sockets listen, separated by commas.
+    realtime: str
     pki: Path
     observability: Observability
     # PEM files that Envoy reads; without them the port speaks plain text.
@@ -52,6 +57,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         controller_mesh=environment.get("AIOPS_CONTROLLER_MESH", "127.0.0.1:7081"),
         controller_join=environment.get("AIOPS_CONTROLLER_JOIN", "127.0.0.1:7082"),
         router_mesh=environment.get("AIOPS_ROUTER_MESH", "127.0.0.1:7083"),
+        realtime=environment.get("AIOPS_REALTIME", REALTIME),
         pki=Path(environment.get("AIOPS_PKI", str(home / "pki"))),
         observability=observability(environment),
         tls_certificate=environment.get("AIOPS_TLS_CERTIFICATE", ""),
@@ -66,4 +72,28 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         kafka=environment.get("AIOPS_KAFKA", "127.0.0.1:9092"),
         usage_directory=Path(environment.get("AIOPS_USAGE_DIRECTORY") or home / "usage"),
         usage_most_bytes=whole(environment, "AIOPS_USAGE_JOURNAL_MB", 4096) * 1024 * 1024,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeSettings:
+    """What the process with the sockets needs to know."""
+
+    # Where it listens, `host:port`; behind Envoy, in plain text.
+    listen: str
+    controller_api: str
+    controller_mesh: str
+    pki: Path
+    observability: Observability
+
+
+def read_realtime(environment: Mapping[str, str] = os.environ) -> RealtimeSettings:
+    """The settings in the environment. Raises ValueError naming the variable that is wrong."""
+    home = Path(environment.get("AIOPS_HOME", ".aiops")).absolute()
+    return RealtimeSettings(
+        listen=environment.get("AIOPS_REALTIME_LISTEN", REALTIME),
+        controller_api=environment.get("AIOPS_CONTROLLER_API", "127.0.0.1:7080"),
+        controller_mesh=environment.get("AIOPS_CONTROLLER_MESH", "127.0.0.1:7081"),
+        pki=Path(environment.get("AIOPS_PKI", str(home / "pki"))),
+        observability=observability(environment),
     )

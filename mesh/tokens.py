@@ -1,5 +1,6 @@
 """Verifies the platform's JWTs: one algorithm, known keys, our issuer and audience, in time, not revoked."""
 
+import base64
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 
 from mesh.clock import Clock
 from mesh.errors import DomainError, Kind, UnauthenticatedError
@@ -66,6 +67,15 @@ class TokenTrust:
 
     keys: Mapping[str, RSAPublicKey] = field(default_factory=dict)
     revoked: frozenset[str] = frozenset()
+
+
+def trusted_keys(numbers: Mapping[str, tuple[str, str]]) -> dict[str, RSAPublicKey]:
+    """Keys by `kid` from the modulus and exponent of their JWKs, in base64url (RFC 7518 §6.3.1)."""
+    return {kid: RSAPublicNumbers(_number(e), _number(n)).public_key() for kid, (n, e) in numbers.items()}
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
 
 
 class TokenVerifier:

@@ -36,6 +36,12 @@ async def http_get(port: int, path: str) -> tuple[int, bytes]:
         writer.close()
 
 
+async def sockets_missing(port: int) -> str:
+    """What the process with the sockets lacks: it listens once it knows whose tokens to trust."""
+    status, _ = await http_get(port, "/healthz")
+    return "" if status == 200 else f"no sockets are served on 127.0.0.1:{port} yet"
+
+
 async def session_missing(metrics_port: int) -> str:
     """What keeps a node from work: its agent says on /metrics whether its session with the controller is open."""
     status, body = await http_get(metrics_port, "/metrics")

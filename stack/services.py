@@ -14,7 +14,7 @@ from stack.envoy import Envoy, drain
 from stack.grpc_health import client_tls, serving_missing
 from stack.home import Home
 from stack.postgres import Postgres
-from stack.probes import session_missing
+from stack.probes import session_missing, sockets_missing
 from stack.service import Service, nothing
 from stack.settings import Settings
 
@@ -40,6 +40,7 @@ class Stack:
         yield self._controller()
         yield self._inference_router()
         yield self._gateway()
+        yield self._realtime()
         yield self._envoy()
         for number in range(1, nodes + 1):
             yield self._node_agent(f"node-{number}", self.settings.ports.reserved.take())
@@ -78,6 +79,18 @@ class Stack:
             environment=self._environment(ports.gateway_metrics),
             missing=partial(serving_missing, ports.xds),
             address=f"127.0.0.1:{ports.xds}",
+            prepare=self.prepared,
+        )
+
+    def _realtime(self) -> Service:
+        ports = self.settings.ports
+        return Service(
+            name="realtime",
+            stage=GATEWAY,
+            command=_module("gateway.realtime"),
+            environment=self._environment(ports.realtime_metrics),
+            missing=partial(sockets_missing, ports.realtime),
+            address=f"127.0.0.1:{ports.realtime}",
             prepare=self.prepared,
         )
 

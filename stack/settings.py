@@ -14,6 +14,7 @@ CONTROLLER_MESH_PORT = 7081
 CONTROLLER_JOIN_PORT = 7082
 ROUTER_MESH_PORT = 7083
 XDS_PORT = 7084
+REALTIME_PORT = 7087
 NODE_PORT = 8443
 # Listeners that `aiops up` may be told to put elsewhere.
 INNER = {"AIOPS_BROKER", "AIOPS_CONTROLLER_API", "AIOPS_CONTROLLER_MESH", "AIOPS_CONTROLLER_JOIN"}
@@ -41,10 +42,12 @@ class Ports:
     controller_join: int
     router_mesh: int
     xds: int
+    realtime: int
     envoy_admin: int
     controller_metrics: int
     router_metrics: int
     gateway_metrics: int
+    realtime_metrics: int
     reserved: ReservedPorts
 
 
@@ -99,6 +102,8 @@ class Settings:
             "AIOPS_CONTROLLER_JOIN": f"127.0.0.1:{ports.controller_join}",
             "AIOPS_ROUTER_MESH": f"127.0.0.1:{ports.router_mesh}",
             "AIOPS_XDS": f"127.0.0.1:{ports.xds}",
+            "AIOPS_REALTIME": f"127.0.0.1:{ports.realtime}",
+            "AIOPS_REALTIME_LISTEN": f"127.0.0.1:{ports.realtime}",
             "MALLOC_ARENA_MAX": "2",
             "PYTHONUNBUFFERED": "1",
         }
@@ -165,10 +170,12 @@ def _ports(chosen: "_Choice") -> Ports:
         controller_join=chosen.inner("AIOPS_CONTROLLER_JOIN", CONTROLLER_JOIN_PORT),
         router_mesh=chosen.inner("AIOPS_ROUTER_MESH", ROUTER_MESH_PORT),
         xds=chosen.inner("AIOPS_XDS", XDS_PORT),
+        realtime=chosen.reserved.take(REALTIME_PORT),
         envoy_admin=chosen.reserved.take(),
         controller_metrics=chosen.reserved.take(),
         router_metrics=chosen.reserved.take(),
         gateway_metrics=chosen.reserved.take(),
+        realtime_metrics=chosen.reserved.take(),
         reserved=chosen.reserved,
     )
 

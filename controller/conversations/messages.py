@@ -80,7 +80,7 @@ class Messages:
             found = await work.entries.after(conversation, offset if known and epoch else 0, limit)
         # Reading is two statements: what was entered between them is there already.
         head = max(conversation.offset, found[-1].offset if found else 0)
-        return Entries(found, conversation.epoch, head, resumed=known)
+        return Entries(conversation.org_id, found, conversation.epoch, head, resumed=known)
 
     async def _say(self, work: Work, conversation: Conversation, draft: Draft) -> Entry:
         draft = draft if draft.message_id else replace(draft, message_id=new_id("message"))

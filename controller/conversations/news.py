@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from controller.conversations.model import Conversation, EntryKind, Key, Message, MessageType, Room, SenderType
+from mesh.identity import OrgId
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Entry:
 class Entries:
     """What came behind a reader's position. `resumed` is False when that position is none of this conversation."""
 
+    org_id: OrgId
     entries: Sequence[Entry]
     epoch: str
     head: int

@@ -138,6 +138,7 @@ class ConversationServicer(ConversationServiceServicer):
             entries=map(entry_to_proto, found.entries),
             head=conversation_pb2.Position(epoch=found.epoch, offset=found.head),
             resumed=found.resumed,
+            org_id=found.org_id,
         )
 
     async def SetTyping(self, request: pb.SetTypingRequest, context: Context) -> pb.SetTypingResponse:

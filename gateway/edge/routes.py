@@ -16,7 +16,7 @@ from gateway.edge.filters import (
     enabled,
 )
 from gateway.edge.messages import HTTP, typed
-from gateway.edge.upstreams import API
+from gateway.edge.upstreams import API, REALTIME
 from gateway.edge.wire import is_scripted
 
 # The longest a unary call may take; services have their own, shorter deadlines.
@@ -26,6 +26,8 @@ OTHER_CONTROLLER = {"retry_on": "connect-failure,refused-stream", "num_retries":
 # A cluster that does not exist.
 NOWHERE = "nowhere"
 OPEN = {JWT: typed(HTTP + "jwt_authn.v3.PerRouteConfig", disabled=True)}
+# Conversations over WebSocket.
+SOCKETS = ("/ws/agent",)
 WRITING_VERBS = "^(POST|PUT|PATCH)$"
 
 
@@ -37,7 +39,7 @@ def api_routes(pages: Iterable[dict[str, object]]) -> list[dict[str, object]]:
     """
     methods = public_methods()
     served = [method for method in methods if method.bindings or method.streams or is_scripted(method)]
-    routes = [health_route(), *pages]
+    routes = [health_route(), *pages, *map(_socket_route, SOCKETS)]
     routes += [_grpc_route(method) for method in served if method.service != INFERENCE_SERVICE]
     routes += [_inference_route(method) for method in served if method.service == INFERENCE_SERVICE]
     routes += [_open_rest_route(binding) for method in methods if method.anyone for binding in method.bindings]
@@ -67,6 +69,19 @@ def entry(match: dict[str, object], filters: dict[str, object], limit: int) -> d
 def health_route() -> dict[str, object]:
     """Says that Envoy serves."""
     return direct({"path": "/healthz"}, 200, '{"status":"healthy"}', "application/json", typed_per_filter_config=OPEN)
+
+
+def _socket_route(path: str) -> dict[str, object]:
+    """Leads sockets to where they are served, and where tokens are checked: some come in the first frame."""
+    route = {
+        "cluster": REALTIME,
+        "timeout": "0s",
+        # Sockets are pinged more often than this.
+        "idle_timeout": "120s",
+        "upgrade_configs": [{"upgrade_type": "websocket", "enabled": True}],
+        "retry_policy": {"retry_on": "connect-failure", "num_retries": 3},
+    }
+    return {"match": {"path": path}, "route": route, "typed_per_filter_config": OPEN}
 
 
 def _grpc_route(method: Method) -> dict[str, object]:

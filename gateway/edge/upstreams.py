@@ -8,6 +8,7 @@ from gateway.edge.messages import message, typed
 API = "controller-api"
 # The gateway's own server of what gRPC has no words for.
 WEB = "gateway-web"
+REALTIME = "realtime"
 PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 # A black-holed peer is found in less than five seconds.
 KEEPALIVE = {"interval": "2s", "timeout": "2s"}
@@ -47,5 +48,26 @@ def web_cluster(host: str, port: int) -> cluster_pb2.Cluster:
         "connect_timeout": "2s",
         "per_connection_buffer_limit_bytes": 32768,
         "load_assignment": {"cluster_name": WEB, "endpoints": [endpoints(f"{host}:{port}")]},
+    }
+    return message(cluster_pb2.Cluster, content)
+
+
+def realtime_cluster(addresses: str) -> cluster_pb2.Cluster:
+    """Where sockets are served; a process that takes no connection is passed over for a while."""
+    content = {
+        "name": REALTIME,
+        "type": discovery(addresses),
+        "connect_timeout": "1s",
+        "dns_lookup_family": "V4_PREFERRED",
+        "lb_policy": "LEAST_REQUEST",
+        "outlier_detection": {
+            "consecutive_local_origin_failure": 1,
+            "split_external_local_origin_errors": True,
+            "base_ejection_time": "1s",
+            "max_ejection_time": "5s",
+            "max_ejection_percent": 50,
+        },
+        "circuit_breakers": {"thresholds": [{"max_connections": 100_000, "max_requests": 100_000}]},
+        "load_assignment": {"cluster_name": REALTIME, "endpoints": [endpoints(addresses)]},
     }
     return message(cluster_pb2.Cluster, content)

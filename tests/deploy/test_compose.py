@@ -18,7 +18,7 @@ DEPLOYMENTS = {
     "node": (NODE,),
 }
 OFFICIAL = {"postgres": "postgres:", "kafka": "apache/kafka:", "envoy": "envoyproxy/envoy:"}
-SERVICES = {"preparation", "controller", "inference-router", "gateway"}
+SERVICES = {"preparation", "controller", "inference-router", "gateway", "realtime"}
 AGENT = "node-agent"
 ADDRESSES = (
     "AIOPS_DATABASE_URL",

@@ -12,7 +12,7 @@ from stack.processes import descendants, running_below
 from stack.service import State
 from tests.fixtures.platform import Platform
 
-SERVICES = ["postgres", "broker", "controller", "inference_router", "gateway", "envoy", "node-1", "node-2"]
+SERVICES = ["postgres", "broker", "controller", "inference_router", "gateway", "realtime", "envoy", "node-1", "node-2"]
 
 
 def remains(platform: Platform) -> list[str]:

@@ -456,8 +456,11 @@ class ListEntriesResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
     resumed: _builtins.bool
     """Whether the reader's position is one of this conversation. If not, the entries are those from the beginning."""
+    org_id: _builtins.str
+    """Whose conversation it is."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_conversation_pb2.Entry]: ...
     @_builtins.property
@@ -470,10 +473,11 @@ class ListEntriesResponse(_message.Message):
         entries: _abc.Iterable[_conversation_pb2.Entry] | None = ...,
         head: _conversation_pb2.Position | None = ...,
         resumed: _builtins.bool = ...,
+        org_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "head", b"head", "resumed", b"resumed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "head", b"head", "org_id", b"org_id", "resumed", b"resumed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
