@@ -7,6 +7,8 @@ from typing import TypeVar
 from aiops.deployments.v1 import deployment_events_pb2 as deployments_pb
 from aiops.models.v1 import model_events_pb2 as models_pb
 from aiops.nodes.v1 import node_events_pb2 as nodes_pb
+from aiops.quotas.v1 import quota_events_pb2 as quotas_pb
+from aiops.quotas.v1 import quota_pb2
 from aiops.routing.v1 import rollout_pb2 as rollout_pb
 from aiops.routing.v1 import route_events_pb2 as routing_pb
 from aiops.system.v1 import system_events_pb2 as pb
@@ -16,6 +18,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from controller.events import Encoding, Encodings
 from controller.notifications.model import (
+    BudgetReached,
     DeploymentCreated,
     DeploymentStatusChanged,
     ModelDeleted,
@@ -31,7 +34,7 @@ from mesh.clock import unix_ms
 
 TOPIC = "aiops.system.v1"
 # The topics whose events people may want to hear of.
-SOURCES = ("aiops.deployments.v1", "aiops.models.v1", "aiops.nodes.v1", "aiops.routing.v1")
+SOURCES = ("aiops.deployments.v1", "aiops.models.v1", "aiops.nodes.v1", "aiops.quotas.v1", "aiops.routing.v1")
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
@@ -79,6 +82,14 @@ def _rollout_changed(value: str) -> RolloutDecided:
     )
 
 
+def _budget_reached(value: str) -> BudgetReached:
+    event = _read(value, quotas_pb.BudgetReached())
+    subject = quota_pb2.Quota.Subject.Name(event.subject).replace("_", " ")
+    return BudgetReached(
+        event.quota_id, f"{subject} {event.subject_id}", event.percent, event.spent, event.budget, _at(event.timestamp)
+    )
+
+
 # By CloudEvents type: how the event's JSON is read.
 OCCURRENCES: Mapping[str, Callable[[str], Occurrence]] = {
     "system.deploymentCreated": _deployment_created,
@@ -89,6 +100,7 @@ OCCURRENCES: Mapping[str, Callable[[str], Occurrence]] = {
     "system.node.offline": _node_offline,
     "system.routingRefused": _routing_refused,
     "system.rolloutChanged": _rollout_changed,
+    "system.budgetReached": _budget_reached,
 }
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+# Percent.
+ALL_OF_IT = 100
+
 
 class Level(Enum):
     """How much it matters."""
@@ -188,8 +191,30 @@ class RolloutDecided:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetReached:
+    """A share of a budget was passed; all of it at 100 percent."""
+
+    quota_id: str
+    whose: str
+    percent: int
+    spent: str
+    budget: str
+    at: datetime
+
+    def notification(self) -> Notification:
+        over = self.percent >= ALL_OF_IT
+        title = "Budget spent" if over else "Budget nearly spent"
+        then = " Its requests are refused." if over else ""
+        message = f"{self.whose} has spent {self.spent} of its budget of {self.budget} ({self.quota_id}).{then}"
+        facts = {"quotaId": self.quota_id, "percent": str(self.percent), "spent": self.spent, "budget": self.budget}
+        level = Level.ERROR if over else Level.WARNING
+        return Notification(self.quota_id, level, title, message, "budgetReached", self.at, facts)
+
+
 Occurrence = (
-    DeploymentCreated
+    BudgetReached
+    | DeploymentCreated
     | DeploymentStatusChanged
     | ModelDownloaded
     | ModelDeleted

@@ -10,6 +10,7 @@ from aiokafka import ConsumerRecord
 from aiops.deployments.v1 import deployment_events_pb2 as deployments_pb
 from aiops.models.v1 import model_events_pb2 as models_pb
 from aiops.nodes.v1 import node_events_pb2 as nodes_pb
+from aiops.quotas.v1 import quota_events_pb2 as quotas_pb
 from aiops.routing.v1 import route_events_pb2 as routing_pb
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
@@ -107,6 +108,8 @@ async def test_each_occurrence_is_told_once_in_the_order_of_its_entity(
     gateway = new_id("gateway")
     refused = routing_pb.RoutingRefused(type="system.routingRefused", subject="a cluster", reported_by=gateway)
     offline = nodes_pb.NodeOffline(type="system.node.offline", node_id=node, reason="no heartbeat", timestamp=AT_MS)
+    budget = new_id("quota")
+    reached = quotas_pb.BudgetReached(type="system.budgetReached", quota_id=budget, percent=80, timestamp=AT_MS)
     ready = status(one, "running", endpoint="/models/tiny/abc/v1/inference")
     written = [
         event("aiops.models.v1", model, downloaded),
@@ -116,13 +119,14 @@ async def test_each_occurrence_is_told_once_in_the_order_of_its_entity(
         status(two, "failed", error="out of memory"),
         event("aiops.nodes.v1", node, offline),
         event("aiops.routing.v1", gateway, refused),
+        event("aiops.quotas.v1", budget, reached),
     ]
     async with platform(events_database, kafka, telemetry):
         await write(events_database, *written)
-        await notifications(kafka, {one, two, model, node, gateway}, 6)
+        await notifications(kafka, {one, two, model, node, gateway, budget}, 7)
         await deliver_again(kafka, ready)
         await write(events_database, status(one, "stopped"))
-        records = await notifications(kafka, {one, two, model, node, gateway}, 7)
+        records = await notifications(kafka, {one, two, model, node, gateway, budget}, 8)
     told = {(record.key.decode(), json.loads(record.value)["action"]) for record in records}
     assert told == {
         (model, "modelDownloaded"),
@@ -132,6 +136,7 @@ async def test_each_occurrence_is_told_once_in_the_order_of_its_entity(
         (two, "deploymentFailed"),
         (node, "nodeOffline"),
         (gateway, "routingRefused"),
+        (budget, "budgetReached"),
     }
     assert len(records) == len(told)
     actions = [json.loads(record.value)["action"] for record in records if record.key.decode() == one]
