@@ -38,6 +38,7 @@ SUM_COLUMNS = {
     "first token": lambda total: f"{total.avg_first_byte_ms:.0f} ms" if total.avg_first_byte_ms else "",
     "per token": lambda total: f"{total.avg_token_ms:.1f} ms" if total.avg_token_ms else "",
     "GPU": lambda total: f"{total.gpu_seconds:,.1f} s" if total.gpu_seconds else "",
+    "cost": lambda total: total.cost if total.cost != "0" else "",
 }
 RECORD_COLUMNS = {
     "started": lambda used: used.started_at.ToDatetime().isoformat(" ", "seconds"),
@@ -48,6 +49,7 @@ RECORD_COLUMNS = {
     "status": lambda used: (used.flags and f"{used.status} {used.flags}") or used.status,
     "took": lambda used: f"{used.duration_ms:.0f} ms",
     "tokens": lambda used: f"{used.input_tokens} + {used.output_tokens}" if used.counted else "not counted",
+    "cost": lambda used: used.cost if used.cost != "0" else "",
 }
 Since = Annotated[str, typer.Option(help="From when on: a span such as 90m, 24h or 7d, or a time such as 2026-01-31.")]
 Until = Annotated[str, typer.Option(help="Until when, in the same words.")]
@@ -70,7 +72,7 @@ def usage(
     limit: Limit = 100,
     output: Output = Format.TABLE,
 ) -> None:
-    """Sum up what requests used: tokens, time, GPU seconds."""
+    """Sum up what requests used: tokens, time, GPU seconds, money."""
     from aiops.usage.v1.usage_service_pb2 import UsageFilter
 
     groups = by or []
