@@ -6,7 +6,7 @@ from aiops.quotas.v1 import quota_service_pb2 as pb
 from envoy.config.core.v3 import extension_pb2
 from google.protobuf.message import Message
 
-from gateway.edge.limits import LIMITS, PERIODS, SPENT, buckets, by_organisation
+from gateway.edge.limits import PERIODS, SPENT, buckets, by_organisation
 from gateway.edge.messages import packed
 from gateway.quotas.spent import spent_filter
 from gateway.quotas.table import Limits
@@ -14,8 +14,12 @@ from gateway.xds.cache import FILTERS, Cache, Resource, resource
 
 
 def publish_none(cache: Cache) -> None:
-    """Lets Envoys that have nothing yet start without limits; whoever has some keeps them."""
-    cache.put(FILTERS, {name: _filter(name, by_organisation({}), provisional=True) for name in LIMITS})
+    """Lets Envoys that have nothing yet start without limits, which come with the models; whoever has some keeps them.
+
+    Who has nothing left is waited for, as the keys of tokens are.
+    """
+    nothing = by_organisation({})
+    cache.put(FILTERS, {each.filter: _filter(each.filter, nothing, provisional=True) for each in PERIODS})
 
 
 def publish_limits(cache: Cache, limits: Limits) -> None:
