@@ -7,6 +7,7 @@ from aiops.usage.v1 import usage_events_pb2 as pb
 
 API_KEY = "api_key"
 MOST_TOKENS = 2**32 - 1
+TOO_MANY = 429
 # What each line begins with: Envoy writes the members in the order of their names.
 BEGIN = b'{"attempts":'
 # What routes say that tokens cost.
@@ -18,7 +19,7 @@ LED = ("target", "chain", "relayed")
 def record(line: bytes, usage_id: str) -> pb.UsageRecorded | None:
     """What one request used; None when it led to no model. Raises ValueError for a line that is none of Envoy's."""
     entry = _parsed(line)
-    if not entry.get("cluster"):
+    if not entry.get("cluster") or _held_back(entry):
         return None
     notes = entry.get("notes") or {}
     # A route that says nothing of itself is a line.
@@ -56,6 +57,11 @@ def record(line: bytes, usage_id: str) -> pb.UsageRecorded | None:
         route_name=_text(route, "model") if route_id else "",
         **{name: _text(route, name) for name in PRICES},
     )
+
+
+def _held_back(entry: dict[str, Any]) -> bool:
+    """Whether a quota refused it, so that nobody was asked."""
+    return entry.get("status") == TOO_MANY and not entry.get("attempts")
 
 
 def _led(cluster: str) -> tuple[str, str]:

@@ -114,6 +114,11 @@ def test_half_a_line_of_a_killed_envoy_costs_only_itself() -> None:
     assert used.request_id == "r"
 
 
+def test_a_request_that_a_quota_held_back_used_nothing() -> None:
+    assert record(entry(status=429, attempts=0), "u") is None
+    assert record(entry(status=429, attempts=1), "u") is not None
+
+
 def test_a_request_that_led_nowhere_used_nothing() -> None:
     assert record(entry(cluster=None), "u") is None
 
