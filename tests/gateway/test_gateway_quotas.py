@@ -4,19 +4,22 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 import pytest_asyncio
 from aiops.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from aiops.quotas.v1 import quota_pb2
+from aiops.quotas.v1 import quota_service_pb2 as pb
 from aiops.routing.v1 import route_pb2
 from aiops.routing.v1 import routing_service_pb2 as routing
 
 from tests.fakes.engine_http import Engine, running_engine
 from tests.fakes.eventually import eventually
-from tests.fixtures.edge import ORG, OTHER_ORG, Edge, model_route
+from tests.fixtures.edge import ORG, OTHER_ORG, Edge, model_route, running_edge
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Quota = quota_pb2.Quota
@@ -174,6 +177,32 @@ async def test_a_bucket_is_full_again_in_the_next_window(edge: Edge, engine: Eng
 async def test_without_quotas_nothing_is_counted(edge: Edge, engine: Engine) -> None:
     await limit(edge, engine)
     assert (await crowd(edge, CLIENTS, sub="user-free"))[200] == CLIENTS
+
+
+async def test_several_envoys_let_in_as_many_each_until_the_ledger_closes_all(tmp_path: Path, engine: Engine) -> None:
+    async with running_edge(tmp_path) as own, own.second_envoy():
+        await limit(own, engine, rule(Quota.user, "user-both", requests_per_day=5))
+        # Whatever is away, the buckets are there.
+        await own.stop_gateway()
+        answers = Counter([await _anew(own, "user-both") for _ in range(60)])
+        assert 5 <= answers[200] <= 10
+        assert answers[200] + answers[429] == 60
+        await own.start_gateway()
+        spent = pb.SpentQuota(org_id=ORG, subject=Quota.user, subject_id="user-other", message="closed")
+        await own.plane.spent.set(pb.WatchSpentQuotasResponse(spent=[spent]))
+
+        async def closed() -> bool:
+            return {await _anew(own, "user-other") for _ in range(20)} == {429}
+
+        await own.until(closed, seconds=30)
+
+
+async def _anew(edge: Edge, user: str) -> int:
+    """What a connection of its own is answered, at whichever Envoy it arrives."""
+    async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=10) as client:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+        answer = await client.post("/v1/chat/completions", json=body, headers=edge.bearer(sub=user))
+        return answer.status_code
 
 
 def _left_of_the_day() -> int:
