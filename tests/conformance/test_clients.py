@@ -1,5 +1,6 @@
 """What clients of each protocol get from a real engine behind the real gateway."""
 
+import json
 from typing import Any
 
 import openai
@@ -36,6 +37,19 @@ async def test_anthropics_client_gets_messages(served: Served) -> None:
         if not served.declares("tools"):
             offered = await client.messages.create(**{**asked, "tools": [USABLE], "tool_choice": {"type": "auto"}})
             assert offered.stop_reason in {"max_tokens", "end_turn", "tool_use"}
+
+
+async def test_anthropics_client_gets_the_structure_that_it_asks_for(served: Served) -> None:
+    if served.declares("response_format.type"):
+        pytest.skip(f"{served.engine} knows no structured output, and such requests are refused")
+    schema = {"type": "object", "properties": {"colour": {"enum": ["red", "green"]}}, "required": ["colour"]}
+    format_: Any = {"type": "json_schema", "schema": {**schema, "additionalProperties": False}}
+    async with AsyncAnthropic(base_url=served.edge.url, api_key=served.edge.issuer.token(), max_retries=0) as client:
+        message = await client.messages.create(
+            model=NAME, max_tokens=60, messages=ASKED, output_config={"format": format_}, timeout=120
+        )
+    assert message.content[0].type == "text"
+    assert json.loads(message.content[0].text)["colour"] in {"red", "green"}
 
 
 async def test_openais_client_gets_responses_and_texts(served: Served) -> None:

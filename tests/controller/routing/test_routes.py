@@ -42,7 +42,13 @@ async def test_a_route_is_kept_as_it_is_wished_for(rooms: Rooms) -> None:
         aliases=["quick"],
         targets=[
             Target(model="tiny", weight=90),
-            Target(name="away", provider=Target.openai_compatible, model="gpt", base_url="https://llm.example/v1/"),
+            Target(
+                name="away",
+                provider=Target.openai_compatible,
+                model="gpt",
+                base_url="https://llm.example/v1/",
+                credential_header="api-key",
+            ),
         ],
         fallbacks=["away"],
         capabilities=[route_pb2.Route.chat, route_pb2.Route.code_generation],
@@ -59,7 +65,7 @@ async def test_a_route_is_kept_as_it_is_wished_for(rooms: Rooms) -> None:
         ("tiny", Target.internal, 90),
         ("away", Target.openai_compatible, 0),
     ]
-    assert made.targets[1].base_url == "https://llm.example/v1"
+    assert (made.targets[1].base_url, made.targets[1].credential_header) == ("https://llm.example/v1", "api-key")
     for reference in ("fast", made.route_id):
         found = await rooms.routes.GetRoute(pb.GetRouteRequest(route_id=reference), metadata=EDITOR)
         assert found.route == made
@@ -91,6 +97,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"targets": [Target(model="g", weight=1, mirror_percent=5)]}, "route.targets[0].mirror_percent"),
     ({"strategies": [route_pb2.Route.fallback_service]}, "route.strategies[0]"),
     ({"strategies": [route_pb2.Route.graceful_degradation]}, "route.strategies[0]"),
+    ({"targets": [Target(model="g", weight=1, credential_header="api-key")]}, "route.targets[0].credential_header"),
+    (
+        {"targets": [Target(model="g", weight=1, provider=Target.openai, credential_header="cookie")]},
+        "route.targets[0].credential_header",
+    ),
 ]
 
 
