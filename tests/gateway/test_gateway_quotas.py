@@ -121,6 +121,25 @@ async def test_a_call_over_grpc_is_told_so_in_its_own_words(edge: Edge, engine: 
     assert codes[0] == grpc.StatusCode.OK
 
 
+async def test_a_quota_is_one_for_every_protocol(edge: Edge, engine: Engine) -> None:
+    await limit(edge, engine, rule(Quota.user, "user-polyglot", requests_per_day=2))
+    token = edge.issuer.token(sub="user-polyglot")
+    assert (await edge.chat(headers={"authorization": f"Bearer {token}"})).status_code == 200
+    body = {"model": "tiny", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    asked = [await edge.client.post("/v1/messages", json=body, headers={"x-api-key": token}) for _ in range(2)]
+    assert [answer.status_code for answer in asked] == [200, 429]
+    refused = asked[-1].json()
+    assert (refused["type"], refused["error"]["type"]) == ("error", "rate_limit_error")
+    assert "limit of requests for this day" in refused["error"]["message"]
+    assert int(asked[-1].headers["retry-after"]) > 0
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError, match="limit of requests for this day") as over:
+            request = inference_service_pb2.StreamChatRequest(model="tiny")
+            await stub.StreamChat(request, metadata=[("authorization", f"Bearer {token}")], timeout=10).read()
+    assert over.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 async def test_headers_that_clients_make_up_change_nothing(edge: Edge, engine: Engine) -> None:
     await limit(edge, engine, rule(Quota.user, "user-sly", requests_per_day=2))
     sly = edge.bearer(sub="user-sly") | {
