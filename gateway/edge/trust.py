@@ -36,12 +36,12 @@ def token_verification(keys: Iterable[dict[str, str]]) -> config_pb2.JwtAuthenti
         "clear_route_cache": True,
     }
     by_key = {**provider, "from_headers": [{"name": API_KEY}]}
-    # The first that holds is enough, and the only one whose claims are taken.
-    either = {"requires_any": {"requirements": [{"provider_name": PROVIDER}, {"provider_name": KEY_PROVIDER}]}}
+    # Of two places only one is looked at: whatever is there, one token says who asks.
+    alone = [{"name": API_KEY, "present_match": True}, {"name": "authorization", "present_match": False}]
     content = {
         "providers": {PROVIDER: provider, KEY_PROVIDER: by_key},
         "rules": [
-            {"match": {"prefix": INFERENCE}, "requires": either},
+            {"match": {"prefix": INFERENCE, "headers": alone}, "requires": {"provider_name": KEY_PROVIDER}},
             {"match": {"prefix": "/"}, "requires": {"provider_name": PROVIDER}},
         ],
         "bypass_cors_preflight": True,
