@@ -42,14 +42,15 @@ async def test_anthropics_client_gets_messages(served: Served) -> None:
 async def test_anthropics_client_gets_the_structure_that_it_asks_for(served: Served) -> None:
     if served.declares("response_format.type"):
         pytest.skip(f"{served.engine} knows no structured output, and such requests are refused")
-    schema = {"type": "object", "properties": {"colour": {"enum": ["red", "green"]}}, "required": ["colour"]}
-    format_: Any = {"type": "json_schema", "schema": {**schema, "additionalProperties": False}}
+    # A small model goes on writing spaces inside an object.
+    format_: Any = {"type": "json_schema", "schema": {"enum": ["red", "green"]}}
     async with AsyncAnthropic(base_url=served.edge.url, api_key=served.edge.issuer.token(), max_retries=0) as client:
         message = await client.messages.create(
-            model=NAME, max_tokens=60, messages=ASKED, output_config={"format": format_}, timeout=120
-        )
+            model=NAME, max_tokens=40, messages=ASKED, output_config={"format": format_}, timeout=120,
+            extra_body={"temperature": 0},
+        )  # fmt: skip
     assert message.content[0].type == "text"
-    assert json.loads(message.content[0].text)["colour"] in {"red", "green"}
+    assert json.loads(message.content[0].text) in {"red", "green"}
 
 
 async def test_openais_client_gets_responses_and_texts(served: Served) -> None:
