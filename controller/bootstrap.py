@@ -261,7 +261,7 @@ def _fleet(kernel: Kernel) -> None:
     ]
     kernel.repeat("the view of the fleet", unit_of_work.fleet.keep_up, KEEP_UP)
     kernel.repeat("measured peaks", workloads.peaks.keep, PEAKS_KEPT)
-    kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock, admission.crowded).step, LONGEST_PAUSE)
+    kernel.repeat("node leases", LeaseReaper(liveness, kernel.clock, hints, admission.crowded).step, LONGEST_PAUSE)
     drainer = Drainer(unit_of_work, hints, kernel.clock)
     kernel.loops += [lambda: _watch("failover", failover), lambda: _watch("replica sets", reconciler)]
     rollouts = RolloutReconciler(unit_of_work, hints)

@@ -11,6 +11,7 @@ _FLEET = "fleet"
 _SETS = "sets"
 _ROUTES = "routes"
 _CREDENTIALS = "credentials"
+_CROWD = "crowd"
 _ROLLOUTS = "rollouts"
 _LOADS = "loads"
 _QUOTAS = "quotas"
@@ -25,6 +26,8 @@ class Hints:
     def __init__(self) -> None:
         self.tell_others: Callable[[str], None] = lambda _: None
         self._waiting: defaultdict[tuple[str, str], set[Wake]] = defaultdict(set)
+        # How often somebody told of a crowd of nodes at their door.
+        self.crowds = 0
 
     def node_changed(self, node_id: str) -> None:
         """The desired state of a node changed, or the node was removed."""
@@ -80,6 +83,10 @@ class Hints:
         with self._watching((_QUOTAS, "")) as wake:
             yield wake
 
+    def crowd(self) -> None:
+        """Nodes wait here for their sessions: that they are not heard is no outage of theirs."""
+        self._wake((_CROWD, ""))
+
     @contextmanager
     def watching_credentials(self) -> Iterator[Wake]:
         """A wake of the watcher's own for credentials."""
@@ -126,6 +133,7 @@ class Hints:
         self.tell_others(" ".join(topic))
 
     def _wake_here(self, topic: tuple[str, str]) -> None:
+        self.crowds += topic[0] == _CROWD
         for wake in self._waiting.get(topic, ()):
             wake.set()
 

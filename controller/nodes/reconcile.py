@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from controller.hints import Hints
 from controller.nodes.liveness import Liveness
 from mesh.clock import Clock
 
@@ -24,8 +25,14 @@ class LeaseReaper:
     leases end, was set forward, or another database took over: then too nodes get a lease of time to be heard.
     """
 
-    def __init__(self, liveness: Liveness, clock: Clock, crowded: Callable[[timedelta], bool] = _never) -> None:
-        """`crowded` says whether nodes had to wait long for their sessions within the last so long."""
+    def __init__(
+        self, liveness: Liveness, clock: Clock, hints: Hints, crowded: Callable[[timedelta], bool] = _never
+    ) -> None:
+        """`crowded` says whether nodes had to wait long for their sessions here within the last so long.
+
+        Other controllers are told of it by `hints`, and hold back as well: a node may stand in a neighbour's queue.
+        """
+        self._hints, self._crowds = hints, hints.crowds
         self._liveness = liveness
         self._crowded = crowded
         self._clock = clock
@@ -38,6 +45,9 @@ class LeaseReaper:
         now, database_now = self._clock.monotonic(), await self._liveness.now()
         unwatched = now - self._watched_at
         crowded = self._crowded(timedelta(seconds=unwatched))
+        if crowded:
+            self._hints.crowd()
+        crowded, self._crowds = self._hints.crowds != self._crowds, self._hints.crowds
         if unwatched > lease.total_seconds() / 3 or crowded or self._jumped(database_now, now):
             self._watching_since = now
         sure = now - self._watching_since >= lease.total_seconds()

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from controller.hints import Hints
 from controller.nodes.model import NodeStatus
 from controller.nodes.reconcile import LeaseReaper
 from controller.sessions import rpc
@@ -95,7 +96,7 @@ async def test_while_nodes_wait_at_the_door_nobody_is_taken_away(fleet: Fleet) -
         spans.append(within)
         return crowd[0]
 
-    reaper = LeaseReaper(fleet.liveness, fleet.clock, crowded)
+    reaper = LeaseReaper(fleet.liveness, fleet.clock, fleet.hints, crowded)
 
     async def watch() -> None:
         for _ in range(17):
@@ -112,6 +113,29 @@ async def test_while_nodes_wait_at_the_door_nobody_is_taken_away(fleet: Fleet) -
         assert (await fleet.node(machine.node_id)).status is NodeStatus.OFFLINE
     # What was before the last look was minded then, or a storm would hold back for two leases.
     assert max(spans) <= SECOND
+
+
+async def test_while_nodes_wait_at_another_controllers_door_nobody_is_taken_away_here(fleet: Fleet) -> None:
+    machine, crowd = await fleet.machine(), [True]
+    here, there = Hints(), Hints()
+    there.tell_others = here.hear
+    reaper = LeaseReaper(fleet.liveness, fleet.clock, here)
+    neighbour = LeaseReaper(fleet.liveness, fleet.clock, there, lambda _: crowd[0])
+
+    async def watch() -> None:
+        for _ in range(17):
+            await neighbour.step()
+            await reaper.step()
+            fleet.clock.advance(SECOND)
+
+    async with machine.session(fleet.mesh) as stream:
+        await stream.welcome()
+        await fleet.pass_time(LEASE + SECOND)
+        await watch()
+        assert (await fleet.node(machine.node_id)).status is NodeStatus.ONLINE
+        crowd[0] = False
+        await watch()
+        assert (await fleet.node(machine.node_id)).status is NodeStatus.OFFLINE
 
 
 async def _is(condition: bool) -> bool:

@@ -100,7 +100,7 @@ class SetForward(Liveness):
 async def test_a_databases_clock_that_is_set_forward_ends_no_lease_of_a_node_that_is_heard(fleet: Fleet) -> None:
     heard, silent = await fleet.machine("gpu-1"), await fleet.machine("gpu-2")
     liveness = SetForward(fleet.unit_of_work, fleet.hints, fleet.liveness.rules)
-    reaper = LeaseReaper(liveness, fleet.clock)
+    reaper = LeaseReaper(liveness, fleet.clock, fleet.hints)
 
     async def watch_for(span: timedelta) -> None:
         for _ in range(int(span.total_seconds())):
