@@ -23,6 +23,7 @@ from gateway.load.rpc import LoadReportingServicer
 from gateway.load.tally import Tally
 from gateway.load.waiting import WaitingRoom
 from gateway.models.followed import Followed
+from gateway.models.names import Names
 from gateway.models.publisher import Publisher
 from gateway.models.routes import RouteTable
 from gateway.policies.clusters import MIRRORS, RELAY
@@ -75,8 +76,8 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
             aclosing(Reporter(Addresses(settings.controller_mesh), _tls(settings), tally)) as reporter,
         ):
             feeds = _feeds(cache, alerts, settings)
-            tables = _routing(settings, cache, publisher, Followers(room, tally, waiting))
-            feeds += [("routing table", tables.step, Wake()), ("sweep", _sweep(publisher), Wake())]
+            feeds += _routing(settings, cache, publisher, Followers(room, tally, waiting))
+            feeds += [("sweep", _sweep(publisher), Wake())]
             feeds += [("usage", forwarder.step, Wake()), ("load", reporter.step, tally.wake)]
             await _repeat(feeds, stopping)
     finally:
@@ -180,7 +181,7 @@ def _tls(settings: Settings) -> ClientTls:
 
 def _routing(
     settings: Settings, cache: Cache, publisher: Publisher, followers: Followers
-) -> Feed[routing_service_pb2.WatchRoutingTableResponse]:
+) -> list[tuple[str, Step, Wake]]:
     def watch(router: grpc.aio.Channel) -> AsyncIterable[routing_service_pb2.WatchRoutingTableResponse]:
         stub = routing_service_pb2_grpc.RoutingServiceStub(router)
         return stub.WatchRoutingTable(routing_service_pb2.WatchRoutingTableRequest(changes=True))
@@ -191,13 +192,18 @@ def _routing(
         followed.take(message)
         if message.table.HasField("quotas") or not message.partial:
             publish_limits(cache, limits_from_proto(message.table.quotas))
-        models, policies = followed.models, followed.policies
+        publish()
+
+    def publish() -> None:
+        models, policies = names.models(followed.models), names.policies(followed.policies)
         publisher.publish(models, policies)
         followers.tally.follow(models, policies)
         followers.waiting.follow(models, policies)
 
+    names = Names(publish)
     routers, tls = Addresses(settings.router_mesh), _tls(settings)
-    return Feed("routing table", lambda: follow(routers, tls, watch), apply)
+    feed = Feed("routing table", lambda: follow(routers, tls, watch), apply)
+    return [("routing table", feed.step, Wake()), ("names of nodes", names.step, names.wake)]
 
 
 def _trust(controllers: Addresses, tls: ClientTls, cache: Cache) -> Feed[auth_service_pb2.WatchTokenTrustResponse]:

@@ -1,5 +1,7 @@
 """Addresses as settings write them, as Envoy reads them."""
 
+import ipaddress
+
 
 def envoy_address(address: str) -> dict[str, object]:
     """`host:port` or `unix:path` as Envoy's `core.Address`."""
@@ -27,3 +29,12 @@ def endpoints(addresses: str) -> dict[str, object]:
 
 def _split(addresses: str) -> list[str]:
     return [each.strip() for each in addresses.split(",")]
+
+
+def is_ip(address: str) -> bool:
+    """Whether it needs no looking up."""
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True

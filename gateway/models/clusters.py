@@ -1,6 +1,5 @@
 """Clusters and endpoints of models. A cluster stays as it is while replicas come and go; its endpoints change."""
 
-import ipaddress
 import logging
 from datetime import timedelta
 
@@ -8,6 +7,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
+from gateway.edge.addresses import is_ip
 from gateway.edge.counting import NOTES
 from gateway.edge.messages import message, packed, typed
 from gateway.edge.upstreams import KEEPALIVE, PROTOCOL
@@ -92,13 +92,15 @@ def _waiting_room(sleep: Sleep) -> endpoint_components_pb2.LbEndpoint:
 
 
 def _reachable(route: ModelRoute) -> list[Target]:
-    """Envoy looks up names for clusters that have nothing else: beside tunnels only addresses can be dialled."""
+    """Envoy looks up names for clusters that have nothing else: beside tunnels only addresses can be dialled.
+
+    The gateway looks such names up (names.py); here is left out what has no address yet.
+    """
     tunnels = any(target.tunnel for target in route.targets)
-    kept = [target for target in route.targets if not tunnels or target.tunnel or _is_ip(target.address)]
+    kept = [target for target in route.targets if not tunnels or target.tunnel or is_ip(target.address)]
     for target in set(route.targets) - set(kept):
-        log.error(
-            "instance %s of %s gets no requests: its node is reached by the name %s and others of the model through "
-            "tunnels; set AIOPS_NODE_ADDRESS there to an IP address, or AIOPS_NODE_TUNNEL=on",
+        log.warning(
+            "instance %s of %s gets no requests until the name of its node, %s, is looked up",
             target.instance_id,
             route.model,
             target.address,
@@ -107,15 +109,7 @@ def _reachable(route: ModelRoute) -> list[Target]:
 
 
 def _needs_dns(route: ModelRoute) -> bool:
-    return not all(target.tunnel or _is_ip(target.address) for target in _reachable(route))
-
-
-def _is_ip(address: str) -> bool:
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return True
+    return not all(target.tunnel or is_ip(target.address) for target in _reachable(route))
 
 
 _HTTP2 = packed(

@@ -4,7 +4,6 @@ A request's n-th attempt goes to the n-th step of its chain (a composite cluster
 not ejected of that one and all later ones (an aggregate cluster), so a target that is down costs no attempt for long.
 """
 
-import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
+from gateway.edge.addresses import is_ip
 from gateway.edge.counting import NOTES
 from gateway.edge.messages import message, packed, typed
 from gateway.edge.upstreams import PROTOCOL
@@ -175,7 +175,7 @@ def _outside(name: str, external: External) -> cluster_pb2.Cluster:
     address = {"socket_address": {"address": external.host, "port_value": external.port}}
     content: dict[str, object] = {
         "name": name,
-        "type": "STATIC" if _is_ip(external.host) else "STRICT_DNS",
+        "type": "STATIC" if is_ip(external.host) else "STRICT_DNS",
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": "5s",
         "per_connection_buffer_limit_bytes": 32768,
@@ -219,14 +219,14 @@ def _shown(external: External) -> dict[str, object]:
 
 def _tls(external: External) -> dict[str, object]:
     authorities = {"inline_string": external.ca_pem} if external.ca_pem else {"filename": MACHINES_AUTHORITIES}
-    kind = "IP_ADDRESS" if _is_ip(external.host) else "DNS"
+    kind = "IP_ADDRESS" if is_ip(external.host) else "DNS"
     names = [{"san_type": kind, "matcher": {"exact": external.host}}]
     context: dict[str, object] = {
         "validation_context": {"trusted_ca": authorities, "match_typed_subject_alt_names": names},
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
         "alpn_protocols": ["http/1.1"],
     }
-    sni = {} if _is_ip(external.host) else {"sni": external.host}
+    sni = {} if is_ip(external.host) else {"sni": external.host}
     return typed("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", common_tls_context=context, **sni)
 
 
@@ -282,11 +282,3 @@ def _marked(assignment: endpoint_pb2.ClusterLoadAssignment, target: PolicyTarget
         for endpoint in locality.lb_endpoints:
             endpoint.metadata.filter_metadata[NOTES].update({TARGET: target.name})
     return assignment
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -71,6 +71,14 @@ def as_node(node_id: str, target: routing.Target) -> routing.Target:
     return named
 
 
+def named(target: routing.Target, name: str = "localhost") -> routing.Target:
+    """The same on a node that is reached by its name."""
+    by_name = routing.Target()
+    by_name.CopyFrom(target)
+    by_name.address = name
+    return by_name
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     home, port = tmp_path_factory.mktemp("edge"), free_port()
@@ -88,6 +96,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
         await edge.route(
             tunnelled("away", [node.target(far)]),
             tunnelled("mixed", mixed),
+            tunnelled("named", [named(model_route(near).targets[0]), node.target(far)]),
             tunnelled("both", [node.target(far), node.target(farther)]),
         )
         await edge.until_chat(200, "away", seconds=20)
@@ -104,6 +113,17 @@ async def test_requests_spread_over_replicas_behind_a_tunnel_and_others(site: Si
     served = [(await site.edge.chat("mixed")).json()["served_by"] for _ in range(60)]
     assert 15 <= served.count("near") <= 45
     assert {(await site.edge.chat("both")).json()["served_by"] for _ in range(20)} == {"far", "farther"}
+
+
+async def test_a_node_that_is_dialled_by_its_name_serves_beside_one_behind_a_tunnel(site: Site) -> None:
+    served = set[str]()
+
+    async def both() -> bool:
+        answer = await site.edge.chat("named")
+        served.add(answer.json().get("served_by", ""))
+        return {"near", "far"} <= served
+
+    await site.edge.until(both, seconds=20)
 
 
 async def test_answers_stream_as_they_come(site: Site) -> None:
@@ -162,10 +182,9 @@ async def test_a_port_that_is_no_workloads_cannot_be_reached(site: Site) -> None
         assert len(hidden.seen) == seen
 
 
-async def test_beside_tunnels_a_host_name_cannot_be_dialled_and_that_is_said(site: Site) -> None:
-    named = model_route(site.near).targets[0]
-    named.address = "localhost"
-    await site.edge.route(tunnelled("named", [named, site.node.target(site.far)]))
+async def test_beside_tunnels_a_host_name_that_means_nothing_gets_no_requests_and_that_is_said(site: Site) -> None:
+    nowhere = named(model_route(site.near).targets[0], "no-such-host.invalid")
+    await site.edge.route(tunnelled("named", [nowhere, site.node.target(site.far)]))
     await site.edge.until_chat(200, "named")
     assert {(await site.edge.chat("named")).json()["served_by"] for _ in range(20)} == {"far"}
     assert "instance near of named gets no requests" in (site.edge.home / "gateway.log").read_text()
