@@ -15,6 +15,7 @@ from cli import (
     deployments,
     downloads,
     events,
+    flags,
     models,
     nodes,
     placing,
@@ -55,6 +56,7 @@ routes.app.add_typer(routing.rules, name="rules")
 routes.app.command("for")(routing.route_for)
 app.add_typer(routes.app, name="routes")
 app.add_typer(rollouts.app, name="rollouts")
+app.add_typer(flags.app, name="flags")
 app.add_typer(provider_credentials.app, name="credentials")
 app.add_typer(quotas.app, name="quotas")
 app.add_typer(batches.files, name="files")

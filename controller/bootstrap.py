@@ -45,6 +45,8 @@ from controller.deployments.service import Deployments
 from controller.deployments.workloads import Workloads
 from controller.distribution.service import Distribution
 from controller.encodings import EVENTS
+from controller.flags.rpc import FlagServicer
+from controller.flags.service import Flags
 from controller.hints import Hints
 from controller.iam.api_keys import ApiKeys
 from controller.iam.first_admin import ensure_first_admin
@@ -252,6 +254,7 @@ def _fleet(kernel: Kernel) -> None:
         ReplicaSetServicer(ReplicaSets(unit_of_work, hints)),
         RouteServicer(Routes(unit_of_work, hints, private_providers=settings.private_providers)),
         RolloutServicer(Rollouts(unit_of_work, hints)),
+        FlagServicer(Flags(unit_of_work)),
         RoutingRulesServicer(RoutingRules(unit_of_work)),
         RoutingAlertServicer(Alerts(unit_of_work)),
         QuotaServicer(Quotas(unit_of_work, hints)),

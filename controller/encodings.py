@@ -4,6 +4,7 @@ from controller.conversations import convert as conversations
 from controller.credentials import convert as credentials
 from controller.deployments import convert as deployments
 from controller.events import Encodings
+from controller.flags import convert as flags
 from controller.iam import convert as iam
 from controller.models import convert as models
 from controller.models import download_convert as downloads
@@ -28,6 +29,7 @@ EVENTS: Encodings = {
     **quotas.EVENTS,
     **routing.EVENTS,
     **rollouts.EVENTS,
+    **flags.EVENTS,
     **routing_rules.EVENTS,
     **system.EVENTS,
 }

@@ -17,6 +17,7 @@ from controller.deployments.store import SqlDeploymentStore
 from controller.deployments.traffic_store import SqlTrafficStore
 from controller.distribution.store import SqlPeerStore
 from controller.events import Encodings, envelopes
+from controller.flags.store import SqlFlagStore
 from controller.iam.session_store import SqlLoginFailureStore, SqlSessionStore, SqlTokenTrustStore
 from controller.iam.store import SqlApiKeyStore, SqlOrganizationStore, SqlUserStore
 from controller.models.blob_store import SqlBlobStore
@@ -140,6 +141,10 @@ class Work:
     @cached_property
     def routes(self) -> SqlRouteStore:
         return SqlRouteStore(self._connection)
+
+    @cached_property
+    def flags(self) -> SqlFlagStore:
+        return SqlFlagStore(self._connection)
 
     @cached_property
     def rollouts(self) -> SqlRolloutStore:

@@ -118,6 +118,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     ROLLOUT_NOT_FOUND: _Reason.ValueType  # 740
     ROLLOUT_ENDED: _Reason.ValueType  # 741
     ROUTE_IN_ROLLOUT: _Reason.ValueType  # 742
+    FLAG_NOT_FOUND: _Reason.ValueType  # 743
     FILE_NOT_FOUND: _Reason.ValueType  # 780
     """Batches."""
     FILE_TOO_LARGE: _Reason.ValueType  # 781
@@ -237,6 +238,7 @@ CREDENTIAL_IN_USE: Reason.ValueType  # 607
 ROLLOUT_NOT_FOUND: Reason.ValueType  # 740
 ROLLOUT_ENDED: Reason.ValueType  # 741
 ROUTE_IN_ROLLOUT: Reason.ValueType  # 742
+FLAG_NOT_FOUND: Reason.ValueType  # 743
 FILE_NOT_FOUND: Reason.ValueType  # 780
 """Batches."""
 FILE_TOO_LARGE: Reason.ValueType  # 781

@@ -1,0 +1,1 @@
+"""Feature flags: switches of an organisation that its programs read while they run."""
