@@ -166,3 +166,30 @@ async def test_what_replicas_work_on_is_told(edge: Edge, engine: Engine) -> None
         return edge.plane.loads[SET].idle_seconds > 1
 
     await edge.until(idle, seconds=20)
+
+
+async def test_falling_asleep_and_waking_lose_no_request(edge: Edge, engine: Engine) -> None:
+    await edge.route(sleepy(engine))
+    await edge.until_chat(200, "sleepy", seconds=30)
+    answers = list[httpx.Response]()
+    over = asyncio.Event()
+
+    async def ask() -> None:
+        while not over.is_set():
+            answers.append(await edge.chat("sleepy"))
+
+    clients = [asyncio.ensure_future(ask()) for _ in range(8)]
+    for _ in range(8):
+        before = len(answers)
+        await edge.route(sleepy())
+        # All of them come to wait, whatever they were at when the model fell asleep.
+        await held(edge, len(clients))
+        await edge.route(sleepy(engine))
+
+        async def answered(before: int = before) -> bool:
+            return len(answers) > before + 2 * len(clients)
+
+        await edge.until(answered, seconds=20)
+    over.set()
+    await asyncio.gather(*clients)
+    assert {answer.status_code for answer in answers} == {200}
