@@ -52,6 +52,9 @@ Strategies = Annotated[
     ),
 ]
 Sorry = Annotated[str, typer.Option("--degraded-answer", help="What chats are answered when no target can.")]
+ByLoad = Annotated[
+    bool | None, typer.Option("--by-load/--no-by-load", help="Instances whose engines are busier get less.")
+]
 Version = Annotated[int, typer.Option(min=0, help="Only when the route is still at this version.")]
 COLUMNS = {
     "route": lambda found: found.route_id,
@@ -98,6 +101,7 @@ def create_route(
     degraded_answer: Sorry = "",
     everybody: Annotated[bool, typer.Option("--everybody", help="For every organisation.")] = False,
     affinity: Affinity = "",
+    by_load: ByLoad = None,
     file: File = "",
     output: Output = Format.TABLE,
 ) -> None:
@@ -105,7 +109,7 @@ def create_route(
     from aiops.routing.v1 import route_pb2
     from aiops.routing.v1.route_service_pb2 import CreateRouteRequest
 
-    wish = _recovering(_wish(file, target, alias, fallback, affinity), mirror, strategy, degraded_answer)
+    wish = _recovering(_wish(file, target, alias, fallback), mirror, strategy, degraded_answer)
     wish.name = name
     if everybody:
         wish.visibility = route_pb2.Route.universe
@@ -122,6 +126,7 @@ def update_route(
     alias: Aliases = None,
     fallback: Fallbacks = None,
     affinity: Affinity = "",
+    by_load: ByLoad = None,
     mirror: Mirrors = None,
     strategy: Strategies = None,
     degraded_answer: Sorry = "",
@@ -133,7 +138,7 @@ def update_route(
     from aiops.routing.v1.route_service_pb2 import UpdateRouteRequest
 
     session = connect(context)
-    wish = _recovering(_wish(file, target, alias, fallback, affinity), mirror, strategy, degraded_answer)
+    wish = _recovering(_wish(file, target, alias, fallback), mirror, strategy, degraded_answer)
     request = UpdateRouteRequest(route_id=route, route=wish, version=version)
     show_one(session.call(_stub(session).UpdateRoute, request).route, COLUMNS, output)
 
@@ -150,10 +155,7 @@ def delete_route(
     show_one(session.call(_stub(session).DeleteRoute, request).route, COLUMNS, output)
 
 
-def _wish(
-    file: str, targets: list[str] | None, aliases: list[str] | None, fallbacks: list[str] | None, affinity: str
-) -> "RouteWish":
-    from aiops.routing.v1 import route_pb2
+def _wish(file: str, targets: list[str] | None, aliases: list[str] | None, fallbacks: list[str] | None) -> "RouteWish":
     from aiops.routing.v1.route_service_pb2 import RouteWish
     from google.protobuf.json_format import ParseDict, ParseError
 
@@ -165,11 +167,6 @@ def _wish(
     wish.targets.extend(_target(text) for text in targets or [])
     wish.aliases.extend(aliases or [])
     wish.fallbacks.extend(fallbacks or [])
-    if affinity:
-        known = dict(route_pb2.Balancing.Affinity.items())
-        if affinity not in ("none", "session", "prefix"):
-            raise CliError(f"--affinity {affinity} is none of none, session and prefix", Exit.USAGE)
-        wish.balancing.affinity = known[affinity]
     return wish
 
 
@@ -190,6 +187,19 @@ def _recovering(
         wish.targets.append(mirrored)
     wish.degraded_answer = degraded_answer or wish.degraded_answer
     return wish
+
+
+def _balance(wish: "RouteWish", affinity: str, by_load: bool | None) -> None:
+    from aiops.routing.v1.route_pb2 import Balancing
+
+    if affinity:
+        if affinity not in ("none", "session", "prefix"):
+            raise CliError(f"--affinity {affinity} is none of none, session and prefix", Exit.USAGE)
+        wish.balancing.affinity = Balancing.Affinity.Value(affinity)
+    if by_load is not None:
+        wish.balancing.by_load = by_load
+        # Set explicitly, so that it counts as given even when it is off.
+        wish.balancing.SetInParent()
 
 
 def _target(text: str) -> "RouteTarget":

@@ -169,6 +169,7 @@ def replica_to_proto(replica: Replica) -> service_pb.Replica:
         created=replica.created_at.timestamp(),
         tunnel=replica.tunnel,
         replica_set_id=replica.replica_set_id,
+        load_weight=replica.load_weight,
         member_of=replica.member_of,
     )
 

@@ -339,6 +339,8 @@ class Replica:
     grpc_port: int = 0
     # The replica set, where the number of its replicas follows the load.
     replica_set_id: str = ""
+    # What share of requests its engine is fit for, 1 to 10; 0 is not known.
+    load_weight: int = 0
     # The replica set; empty when it stands alone.
     member_of: str = ""
 

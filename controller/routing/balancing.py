@@ -19,3 +19,4 @@ class Balancing:
     affinity: Affinity = Affinity.NONE
     prefix_bytes: int = 0
     overload_percent: int = 0
+    by_load: bool = False

@@ -119,7 +119,7 @@ def _balancing_to_proto(balancing: Balancing) -> pb.Balancing:
 
 def _balancing_from_proto(balancing: pb.Balancing) -> Balancing:
     affinity = Affinity(pb.Balancing.Affinity.Name(balancing.affinity or pb.Balancing.none))
-    return Balancing(affinity, balancing.prefix_bytes, balancing.overload_percent)
+    return Balancing(affinity, balancing.prefix_bytes, balancing.overload_percent, balancing.by_load)
 
 
 def _target_to_proto(target: Target) -> pb.RouteTarget:

@@ -13,6 +13,7 @@ from controller.deployments.sleepy import SleepyModel
 from controller.nodes.model import NodeId
 from controller.nodes.reached import Reached
 from controller.quotas.model import Quota, QuotaId
+from controller.routing.load_weights import Loads, LoadWeights
 from controller.routing.model import Route, RouteId
 from mesh.identity import SYSTEM, Caller
 from mesh.sharing import SharedReads
@@ -68,6 +69,8 @@ class Work(Protocol):
     def replica_sets(self) -> Sets: ...
     @property
     def quotas(self) -> Quotas: ...
+    @property
+    def loads(self) -> Loads: ...
 
 
 class UnitOfWork(Protocol):
@@ -99,6 +102,7 @@ class WhereaboutsView:
         self._scaled = frozenset[str]()
         # What is kept warm and gets no requests.
         self._standby = frozenset[DeploymentId]()
+        self._weights = LoadWeights()
         self._seen: Snapshot | None = None
         self._whole: Snapshot | None = None
         self._reads = SharedReads[None]()
@@ -119,10 +123,12 @@ class WhereaboutsView:
             scaled, sleepy = frozenset(await work.replica_sets.autoscaled()), await work.replica_sets.sleepy()
             standby = frozenset(await work.replica_sets.standby())
             quotas = await work.quotas.changed(since)
+            weighed = await self._weights.look(work.loads, self._now.routes.values(), self._running.values(), seen.at)
         if since is None:
             self._forget()
             self._whole = seen
         changed = self._take_nodes(nodes) | self._take_running(running) | self._take_sets(scaled, standby)
+        changed |= weighed
         if since is None:
             self._now = Whereabouts(self._answering(self._running), _with({}, routes), sleepy, _with_quotas({}, quotas))
         elif changed or routes or quotas or sleepy != self._now.sleepy:
@@ -183,8 +189,9 @@ class WhereaboutsView:
         return found
 
     def _of_interest(self, replica: Replica) -> Replica:
-        """Loads are counted for sets whose number of replicas follows them."""
-        return replica if replica.replica_set_id in self._scaled else replace(replica, replica_set_id="")
+        """Loads are counted for sets whose number of replicas follows them, and weights where a route wants them."""
+        set_id = replica.replica_set_id if replica.replica_set_id in self._scaled else ""
+        return replace(replica, replica_set_id=set_id, load_weight=self._weights.of(replica.deployment_id))
 
 
 def _with(known: Mapping[RouteId, Route], changed: Sequence[Route]) -> dict[RouteId, Route]:

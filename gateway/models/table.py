@@ -31,6 +31,8 @@ class Target:
     deployment_id: str = ""
     # The replica set, where the number of its replicas follows the load.
     replica_set_id: str = ""
+    # Its share where a route balances by load; 0 is not known.
+    load_weight: int = field(default=0, compare=False)
 
     @property
     def endpoint(self) -> str:
@@ -181,6 +183,7 @@ def _target(message: pb.Target) -> Target:
         grpc_port=message.grpc_port if message.grpc_port < 65536 else 0,
         deployment_id=message.deployment_id,
         replica_set_id=message.replica_set_id,
+        load_weight=message.load_weight,
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from aiops.routing.v1 import route_pb2
@@ -10,6 +10,8 @@ from aiops.routing.v1 import routing_service_pb2 as pb
 
 from gateway.models.table import NAME, Balancing, ModelRoute, RefusedField, refused_from, sleep_from, targets_from
 
+# The share of an instance whose engine does not say how busy it is.
+FREE = 10
 log = logging.getLogger(__name__)
 AUTHORIZATION = "authorization"
 # What a fixed answer is called by, beside targets; no target can be called so.
@@ -163,6 +165,8 @@ def _targets(message: pb.PolicyRoute, room: tuple[str, int] | None) -> Iterable[
     for target in message.targets:
         outside = _external(target) if target.HasField("external") else None
         instances = targets_from(target.instances)
+        if message.balancing.by_load:
+            instances = tuple(replace(each, weight=each.load_weight or FREE) for each in instances)
         sleep = sleep_from(target.sleep, room)
         if not NAME.fullmatch(target.name) or not (outside or instances or sleep):
             log.error("target %r of route %s is left out: no request can be sent to it", target.name, message.route_id)

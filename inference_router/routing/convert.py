@@ -39,6 +39,7 @@ def replica_from_proto(message: deployments_pb.Replica) -> Replica:
         tunnel=message.tunnel,
         grpc_port=message.grpc_port,
         replica_set_id=message.replica_set_id,
+        load_weight=message.load_weight,
         member_of=message.member_of,
     )
 

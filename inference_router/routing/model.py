@@ -35,6 +35,7 @@ class Replica:
     tunnel: bool = False
     grpc_port: int = 0
     replica_set_id: str = ""
+    load_weight: int = 0
     member_of: str = ""
 
     def flaw(self) -> str:
@@ -62,6 +63,8 @@ class Target:
     grpc_port: int = 0
     # The replica set, where the number of its replicas follows the load.
     replica_set_id: str = ""
+    # Its share where a route balances by load; 0 is not known.
+    load_weight: int = 0
     # The replica set; empty when it stands alone.
     member_of: str = ""
 
@@ -162,6 +165,7 @@ def _target(replica: Replica) -> Target:
         tunnel=replica.tunnel,
         grpc_port=replica.grpc_port,
         replica_set_id=replica.replica_set_id,
+        load_weight=replica.load_weight,
         member_of=replica.member_of,
     )
 

@@ -36,6 +36,7 @@ class Balancing:
     affinity: str = ""
     prefix_bytes: int = 1024
     overload_percent: int = 150
+    by_load: bool = False
 
 
 @dataclass(frozen=True, slots=True)

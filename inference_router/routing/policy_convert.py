@@ -97,7 +97,7 @@ def _resilience(message: route_pb2.Resilience, otherwise: Mapping[str, int] = NO
 def _balancing(message: route_pb2.Balancing) -> Balancing:
     asked = route_pb2.Balancing.Affinity.Name(message.affinity)
     affinity = asked if message.affinity in (route_pb2.Balancing.session, route_pb2.Balancing.prefix) else ""
-    return Balancing(affinity, message.prefix_bytes or 1024, message.overload_percent or 150)
+    return Balancing(affinity, message.prefix_bytes or 1024, message.overload_percent or 150, message.by_load)
 
 
 def _balancing_to_proto(balancing: Balancing) -> route_pb2.Balancing:
@@ -105,6 +105,7 @@ def _balancing_to_proto(balancing: Balancing) -> route_pb2.Balancing:
         affinity=route_pb2.Balancing.Affinity.Value(balancing.affinity or "none"),
         prefix_bytes=balancing.prefix_bytes,
         overload_percent=balancing.overload_percent,
+        by_load=balancing.by_load,
     )
 
 

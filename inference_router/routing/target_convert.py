@@ -42,6 +42,7 @@ def target_to_proto(target: Target) -> pb.Target:
         tunnel=target.tunnel,
         grpc_port=target.grpc_port,
         replica_set_id=target.replica_set_id,
+        load_weight=target.load_weight,
         member_of=target.member_of,
     )
 
@@ -60,5 +61,6 @@ def target_from_proto(message: pb.Target) -> Target:
         tunnel=message.tunnel,
         grpc_port=message.grpc_port,
         replica_set_id=message.replica_set_id,
+        load_weight=message.load_weight,
         member_of=message.member_of,
     )

@@ -1,4 +1,4 @@
-"""Requests that belong together go to one instance through a real Envoy, unless it is gone or has too many."""
+"""Which instance answers, through a real Envoy: that of a session or prefix, or the one that is less busy."""
 
 import asyncio
 from collections import Counter
@@ -114,3 +114,13 @@ async def test_an_instance_with_too_many_is_passed_over(edge: Edge, engines: lis
     served = Counter(await asyncio.gather(*held))
     # Half as much again as the mean of four, and what workers of Envoy send at the same moment.
     assert max(served.values()) <= 8
+
+
+async def test_a_busy_instance_gets_the_smaller_share(edge: Edge, engines: list[Engine]) -> None:
+    by_load = target(*engines[:2], name="only", weight=1)
+    for instance, weight in zip(by_load.instances, (10, 1), strict=True):
+        instance.load_weight = weight
+    await edge.route(policies=[policy("by-load", by_load, balancing=Balancing(by_load=True))])
+    await edge.until_chat(200, "by-load", seconds=30)
+    served = Counter([await served_by(edge, "by-load") for _ in range(66)])
+    assert served["a"] > 3 * served["b"] > 0

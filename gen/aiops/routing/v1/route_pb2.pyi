@@ -343,21 +343,25 @@ class Balancing(_message.Message):
     AFFINITY_FIELD_NUMBER: _builtins.int
     PREFIX_BYTES_FIELD_NUMBER: _builtins.int
     OVERLOAD_PERCENT_FIELD_NUMBER: _builtins.int
+    BY_LOAD_FIELD_NUMBER: _builtins.int
     affinity: Global___Balancing.Affinity.ValueType
     prefix_bytes: _builtins.int
     """So many bytes of a request's first message count; 0 means 1024."""
     overload_percent: _builtins.int
     """An instance with so many percent of the mean of open requests is passed over for the next; 0 means 150."""
+    by_load: _builtins.bool
+    """Without affinity: an instance gets the less, the busier its engine says it is."""
     def __init__(
         self,
         *,
         affinity: Global___Balancing.Affinity.ValueType = ...,
         prefix_bytes: _builtins.int = ...,
         overload_percent: _builtins.int = ...,
+        by_load: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "overload_percent", b"overload_percent", "prefix_bytes", b"prefix_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "by_load", b"by_load", "overload_percent", b"overload_percent", "prefix_bytes", b"prefix_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

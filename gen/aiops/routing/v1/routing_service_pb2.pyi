@@ -443,6 +443,7 @@ class Target(_message.Message):
     TUNNEL_FIELD_NUMBER: _builtins.int
     GRPC_PORT_FIELD_NUMBER: _builtins.int
     REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
+    LOAD_WEIGHT_FIELD_NUMBER: _builtins.int
     MEMBER_OF_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
@@ -460,6 +461,8 @@ class Target(_message.Message):
     """Where the engine speaks the Open Inference Protocol over gRPC; 0 where it does not."""
     replica_set_id: _builtins.str
     """The replica set it belongs to, where the number of its replicas follows the load."""
+    load_weight: _builtins.int
+    """Share of the traffic of routes that balance by load, 1 to 10 as its engine is busy; 0 is not known."""
     member_of: _builtins.str
     """The replica set; empty when it stands alone."""
     @_builtins.property
@@ -480,11 +483,12 @@ class Target(_message.Message):
         tunnel: _builtins.bool = ...,
         grpc_port: _builtins.int = ...,
         replica_set_id: _builtins.str = ...,
+        load_weight: _builtins.int = ...,
         member_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deployment_id", b"deployment_id", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "member_of", b"member_of", "node_id", b"node_id", "port", b"port", "private_paths", b"private_paths", "replica_set_id", b"replica_set_id", "tunnel", b"tunnel", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deployment_id", b"deployment_id", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "load_weight", b"load_weight", "member_of", b"member_of", "node_id", b"node_id", "port", b"port", "private_paths", b"private_paths", "replica_set_id", b"replica_set_id", "tunnel", b"tunnel", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
