@@ -23,8 +23,12 @@ class Snapshot:
     at: datetime
 
     def continues(self, before: "Snapshot") -> bool:
-        """Whether what changed between the two can be told."""
-        return self.oldest // _WRAP == before.oldest // _WRAP
+        """Whether what changed between the two can be told.
+
+        Not when the clock was set back, nor on a server that knows less than the one that was asked before.
+        """
+        same_count = self.oldest // _WRAP == before.oldest // _WRAP
+        return same_count and self.oldest >= before.oldest and self.at >= before.at
 
 
 async def take_snapshot(connection: AsyncConnection) -> Snapshot:

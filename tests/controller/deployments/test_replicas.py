@@ -99,7 +99,7 @@ async def test_who_asks_for_changes_is_told_everything_once_and_then_only_what_i
     call: Any = rooms.replicas.WatchReplicas(pb.WatchReplicasRequest(changes=True), metadata=ROUTER)
 
     async def told() -> tuple[bool, list[str], list[str]]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             message: pb.WatchReplicasResponse = await call.read()
         return message.partial, [each.deployment_id for each in message.replicas], list(message.gone_deployment_ids)
 
