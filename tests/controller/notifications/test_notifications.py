@@ -11,6 +11,7 @@ from aiops.deployments.v1 import deployment_events_pb2 as deployments_pb
 from aiops.models.v1 import model_events_pb2 as models_pb
 from aiops.nodes.v1 import node_events_pb2 as nodes_pb
 from aiops.quotas.v1 import quota_events_pb2 as quotas_pb
+from aiops.routing.v1 import rollout_pb2 as rollout_pb
 from aiops.routing.v1 import route_events_pb2 as routing_pb
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
@@ -111,6 +112,11 @@ async def test_each_occurrence_is_told_once_in_the_order_of_its_entity(
     budget = new_id("quota")
     reached = quotas_pb.BudgetReached(type="system.budgetReached", quota_id=budget, percent=80, timestamp=AT_MS)
     ready = status(one, "running", endpoint="/models/tiny/abc/v1/inference")
+    rollout = new_id("rollout")
+    back = rollout_pb.RolloutDecision(action=rollout_pb.RolloutDecision.roll_back, reason="it failed")
+    rolled = routing_pb.RolloutChanged(
+        type="system.rolloutChanged", rollout_id=rollout, rollout=rollout_pb.Rollout(decisions=[back]), timestamp=AT_MS
+    )
     written = [
         event("aiops.models.v1", model, downloaded),
         event("aiops.deployments.v1", one, created),
@@ -120,13 +126,14 @@ async def test_each_occurrence_is_told_once_in_the_order_of_its_entity(
         event("aiops.nodes.v1", node, offline),
         event("aiops.routing.v1", gateway, refused),
         event("aiops.quotas.v1", budget, reached),
+        event("aiops.routing.v1", rollout, rolled),
     ]
     async with platform(events_database, kafka, telemetry):
         await write(events_database, *written)
-        await notifications(kafka, {one, two, model, node, gateway, budget}, 7)
+        await notifications(kafka, {one, two, model, node, gateway, budget, rollout}, 8)
         await deliver_again(kafka, ready)
         await write(events_database, status(one, "stopped"))
-        records = await notifications(kafka, {one, two, model, node, gateway, budget}, 8)
+        records = await notifications(kafka, {one, two, model, node, gateway, budget, rollout}, 9)
     told = {(record.key.decode(), json.loads(record.value)["action"]) for record in records}
     assert told == {
         (model, "modelDownloaded"),
@@ -137,6 +144,7 @@ async def test_each_occurrence_is_told_once_in_the_order_of_its_entity(
         (node, "nodeOffline"),
         (gateway, "routingRefused"),
         (budget, "budgetReached"),
+        (rollout, "rolloutRolledBack"),
     }
     assert len(records) == len(told)
     actions = [json.loads(record.value)["action"] for record in records if record.key.decode() == one]

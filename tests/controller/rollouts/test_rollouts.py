@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from aiops.deployments.v1 import replica_set_service_pb2 as sets_pb
 from aiops.routing.v1 import rollout_pb2, route_pb2
 from aiops.routing.v1 import rollout_service_pb2 as pb
 from aiops.routing.v1 import route_service_pb2 as routes_pb
@@ -15,6 +16,7 @@ from controller.rollouts.decide import SETTLED
 from controller.rollouts.reconcile import RolloutReconciler
 from controller.usage.model import RequestUsage
 from mesh.identity import OrgId
+from tests.fakes.eventually import eventually
 from tests.fixtures.iam import refusal
 from tests.fixtures.registry import ADMIN, EDITOR, STRANGER, Metadata, Rooms
 
@@ -236,3 +238,35 @@ async def test_rollouts_of_another_organisation_do_not_exist(rooms: Rooms) -> No
     assert (await refusal(abort(rooms, made, STRANGER))).reason == "ROLLOUT_NOT_FOUND"
     assert not (await rooms.rollouts.ListRollouts(pb.ListRolloutsRequest(), metadata=STRANGER)).rollouts
     assert (await get(rooms, made, ADMIN)).rollout_id == made.rollout_id
+
+
+async def test_after_a_rollback_the_candidates_replica_set_is_scaled_down(
+    rooms: Rooms, reconciler: RolloutReconciler
+) -> None:
+    await rooms.import_model("tiny")
+    wish = sets_pb.CreateReplicaSetRequest(model_id="tiny", replicas=1, name="next")
+    made = (await rooms.sets.CreateReplicaSet(wish, metadata=EDITOR)).replica_set
+    route = await a_route(rooms)
+    rollout = await create(rooms, 10, replica_set_id="next")
+    assert rollout.spec.replica_set_id == made.replica_set_id
+    await reconciler.look()
+    await seen(rooms, route, "new", status=500)
+    await reconciler.look()
+    assert (await get(rooms, rollout)).status == Rollout.rolling_back
+    assert await weights(rooms) == {"old": 100, "new": 0}
+    # The route is whoever changes it's again already, and what they say stays.
+    both = routes_pb.UpdateRouteRequest(
+        route_id="fast", route=routes_pb.RouteWish(targets=[far("old", 70), far("new", 30)])
+    )
+    await rooms.routes.UpdateRoute(both, metadata=EDITOR)
+
+    async def is_over() -> bool:
+        await reconciler.look()
+        return (await get(rooms, rollout)).status == Rollout.rolled_back
+
+    await eventually(is_over, 30)
+    found = await rooms.sets.GetReplicaSet(
+        sets_pb.GetReplicaSetRequest(replica_set_id=made.replica_set_id), metadata=EDITOR
+    )
+    assert found.replica_set.replicas == 0
+    assert await weights(rooms) == {"old": 70, "new": 30}
