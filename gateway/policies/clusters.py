@@ -250,7 +250,8 @@ def _guard(built: cluster_pb2.Cluster, resilience: Resilience) -> None:
     }
     guarded = {"circuit_breakers": {"thresholds": [_limits(resilience)]}, "outlier_detection": detection}
     built.MergeFrom(message(cluster_pb2.Cluster, guarded))
-    _count_answers(built, resilience.retry_statuses)
+    if resilience.retry_statuses:
+        _count_answers(built, resilience.retry_statuses)
 
 
 def _count_answers(built: cluster_pb2.Cluster, statuses: Sequence[int]) -> None:
