@@ -64,7 +64,7 @@ async def saturated(sides: Sides, seconds: int, rounds: int) -> dict[str, float]
             )  # fmt: skip
             if side is sides.ours:
                 await sides.usage_told()
-            cost = (side.cpu_s() - before) / load.requests * 1000
+            cost = (side.cpu_s() - before) / max(load.requests, 1) * 1000
             if number < 0:
                 continue
             rates.setdefault(side.name, []).append(load.rps)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from aiops.quotas.v1 import quota_pb2
 from aiops.routing.v1 import routing_service_pb2 as routing
 
 from benchmarks.peer import MASTER_KEY, constant_upstream, litellm
@@ -20,6 +21,7 @@ from tests.fixtures.edge import ORG, Edge, running_edge
 CHAT = "/v1/chat/completions"
 # The longest that telling Kafka of a load's usage may take.
 TOLD_S = 300.0
+NEVER_REACHED = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,26 @@ async def _serve(edge: Edge, upstream: int) -> None:
         deployment_id="dep-1", instance_id="one", node_id="node-1", address="127.0.0.1", port=upstream,
         inference_path=CHAT, weight=1,
     )  # fmt: skip
-    await edge.route(limited(routing.ModelRoute(org_id=ORG, model=MODEL, targets=[target])))
+    table = edge.table()
+    table.routes.add(org_id=ORG, model=MODEL, targets=[target])
+    table.quotas.CopyFrom(quotas())
+    await edge.plane.table.set(table)
     await edge.until_chat(200, MODEL, seconds=30)
 
 
-def limited(route: routing.ModelRoute) -> routing.ModelRoute:
-    """The route with quotas on, so high that nothing is refused: what counting them costs is measured."""
-    return route
+def quotas() -> routing.QuotaRules:
+    """A quota a minute, an hour and a day for the user and the organisation, so high that nothing is refused."""
+    subjects = {quota_pb2.Quota.user: "user-1", quota_pb2.Quota.organization: ORG}
+    return routing.QuotaRules(
+        rules=[
+            routing.QuotaRule(
+                org_id=ORG,
+                subject=subject,
+                subject_id=subject_id,
+                requests_per_minute=NEVER_REACHED,
+                requests_per_hour=NEVER_REACHED,
+                requests_per_day=NEVER_REACHED,
+            )
+            for subject, subject_id in subjects.items()
+        ]
+    )
