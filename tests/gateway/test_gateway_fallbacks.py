@@ -1,11 +1,8 @@
 """A target dies under load: nobody's request fails, the traffic moves, and it comes back by itself."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
@@ -16,54 +13,10 @@ from tests.fakes.engine_http import Engine, running_engine
 from tests.fakes.engine_process import EngineProcess, engine_process
 from tests.fakes.eventually import eventually
 from tests.fakes.routes import policy, target
+from tests.fakes.steady_load import load
 from tests.fixtures.edge import Edge
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-CLIENTS = 8
-
-
-@dataclass(slots=True)
-class Load:
-    """Every answer so far: its status, who gave it, and when."""
-
-    answers: list[tuple[int, str, float]] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    stopping: bool = False
-
-    async def served_by(self, name: str, times: int = 20) -> None:
-        """Returns when the target has given so many more answers in a row, from every client's view."""
-        start = len(self.answers)
-
-        async def moved() -> bool:
-            last = [who for _, who, _ in self.answers[start:]][-times:]
-            return len(last) == times and set(last) == {name}
-
-        await eventually(moved, 40, every=timedelta(milliseconds=5))
-
-
-@asynccontextmanager
-async def load(edge: Edge, model: str) -> AsyncIterator[Load]:
-    """Clients that chat one request after the other while the block lasts."""
-    seen = Load()
-
-    async def chat() -> None:
-        while not seen.stopping:
-            try:
-                answer = await edge.chat(model, "hello")
-            except httpx.TransportError as error:
-                seen.failed.append(repr(error))
-                continue
-            seen.answers.append((answer.status_code, answer.headers.get("x-aiops-target", ""), time.monotonic()))
-            if answer.status_code != 200:
-                seen.failed.append(answer.text)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(CLIENTS):
-            group.create_task(chat())
-        try:
-            yield seen
-        finally:
-            seen.stopping = True
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
