@@ -197,7 +197,7 @@ class UsageSum(_message.Message):
     avg_token_ms: _builtins.float
     """Milliseconds between two tokens of a stream."""
     gpu_seconds: _builtins.float
-    """Seconds in which requests held their replica's GPUs, times the GPUs."""
+    """Seconds in which requests held their replica's GPUs, times the GPUs. Requests that share a replica count each."""
     cost: _builtins.str
     """What they cost by their routes' prices: a decimal number in the platform's currency."""
     @_builtins.property
