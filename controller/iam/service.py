@@ -1,6 +1,6 @@
 """What the area needs from storage, and the use cases of users and organisations."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -78,6 +78,12 @@ class LoginFailureStore(Protocol):
     async def forget(self, before: datetime) -> None: ...
 
 
+class RequestLimits(Protocol):
+    """How many requests a user may make."""
+
+    async def rate_limits(self, org_id: OrgId, user_id: UserId) -> Mapping[str, int]: ...
+
+
 class Work(Protocol):
     """One transaction, or one reading connection, with the stores on it."""
 
@@ -95,6 +101,8 @@ class Work(Protocol):
     def login_failures(self) -> LoginFailureStore: ...
     @property
     def requests(self) -> RequestIds: ...
+    @property
+    def quotas(self) -> RequestLimits: ...
     async def commit(self, *events: object) -> None: ...
 
 

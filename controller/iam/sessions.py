@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -110,7 +111,8 @@ class Sessions:
             await self._throttle.succeeded(work, user.email, address)
             session_id = SessionId(new_id("session"))
             session = Session(session_id, user.user_id, user.org_id, now, now + REFRESH_LIFETIME)
-            pair, token = self._issue(user, session_id, now)
+            limits = await work.quotas.rate_limits(user.org_id, user.user_id)
+            pair, token = self._issue(user, session_id, now, limits)
             await work.sessions.add(session, token)
             await work.commit()
         return pair
@@ -119,15 +121,18 @@ class Sessions:
         if session.ended_at is not None or token.expires_at <= now:
             raise RefreshTokenInvalidError
         user = await work.users.get(session.user_id, SYSTEM)
-        pair, child = self._issue(user, session.session_id, now)
+        limits = await work.quotas.rate_limits(user.org_id, user.user_id)
+        pair, child = self._issue(user, session.session_id, now, limits)
         await work.sessions.rotate(replace(token, used_at=now), child)
         await work.commit()
         return pair
 
-    def _issue(self, user: User, session_id: SessionId, now: datetime) -> tuple[TokenPair, RefreshToken]:
+    def _issue(
+        self, user: User, session_id: SessionId, now: datetime, limits: Mapping[str, int]
+    ) -> tuple[TokenPair, RefreshToken]:
         secret = secrets.token_urlsafe(REFRESH_TOKEN_BYTES)
         token_id = new_id("token")
-        access_token = self._signers.at(now).access_token(user, token_id, now)
+        access_token = self._signers.at(now).access_token(user, token_id, now, limits)
         token = RefreshToken(
             token_hash=_hash(secret),
             session_id=session_id,

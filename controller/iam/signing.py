@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -114,9 +114,11 @@ class Signer:
         assert isinstance(opened, RSAPrivateKey)
         return Signer(key.key_id, opened)
 
-    def access_token(self, user: User, token_id: str, now: datetime) -> str:
-        """The JWT of a signed-in user."""
-        return self._sign(TokenType.ACCESS, user.user_id, user.org_id, user.roles, token_id, now, now + ACCESS_LIFETIME)
+    def access_token(self, user: User, token_id: str, now: datetime, limits: Mapping[str, int]) -> str:
+        """The JWT of a signed-in user, with how many requests quotas allow; the edge goes by the quotas themselves."""
+        until = now + ACCESS_LIFETIME
+        who = (user.user_id, user.org_id, user.roles)
+        return self._sign(TokenType.ACCESS, *who, token_id, now, until, limits)
 
     def api_key(self, key: ApiKey) -> str:
         """The JWT of an API key."""
@@ -140,6 +142,7 @@ class Signer:
         token_id: str,
         now: datetime,
         expires_at: datetime,
+        limits: Mapping[str, int] | None = None,
     ) -> str:
         payload: dict[str, Any] = {
             "iss": ISSUER,
@@ -149,7 +152,8 @@ class Signer:
             "org": org_id,
             "roles": sorted(roles),
             "permissions": sorted(permissions_of(frozenset(roles))),
-            "rate_limits": {},
+            # An API key outlives the quotas of its day: it has none.
+            "rate_limits": dict(limits or {}),
             "jti": token_id,
             "iat": int(now.timestamp()),
             "nbf": int(now.timestamp()),

@@ -117,6 +117,16 @@ class SqlQuotaStore:
         query = select(quotas).where(_KEPT, quotas.c.org_id.in_(org_ids)).order_by(quotas.c.quota_id)
         return tuple(_quota(row) for row in (await self._connection.execute(query)).all())
 
+    async def rate_limits(self, org_id: OrgId, user_id: UserId) -> dict[str, int]:
+        """How many requests of all models together a user may make, by the contract's names."""
+        found: dict[str, int] = {}
+        mine = {(Subject.ORGANIZATION, str(org_id)), (Subject.USER, str(user_id))}
+        for quota in await self.of_organisations([org_id]):
+            if (quota.subject, quota.subject_id) in mine and not quota.model:
+                for limit in (each for each in quota.limits.every() if each.measure is Measure.REQUESTS):
+                    found[limit.name] = min(int(limit.amount), found.get(limit.name, int(limit.amount)))
+        return found
+
     async def add_up(self, amounts: Mapping[Place, Decimal]) -> dict[Place, Decimal]:
         """Adds to what was counted; how much that is now. The order is the same for everybody who adds."""
         added = insert_new(quota_windows)

@@ -14,8 +14,9 @@ from sqlalchemy import select, update
 from controller.iam.passwords import LONGEST_QUEUE, MEMORY_KIB, PASSES, Passwords
 from controller.iam.store import users
 from controller.iam.throttle import FAILURES_PER_ACCOUNT_AND_ADDRESS, FAILURES_PER_ADDRESS, WINDOW
+from controller.quotas.model import Limits, Quota, QuotaId, Subject
 from mesh.errors import ExhaustedError
-from mesh.identity import SYSTEM
+from mesh.identity import SYSTEM, OrgId, UserId
 from mesh.rpc.status import RemoteError
 from tests.fixtures.iam import ADMIN_PASSWORD, Identity, bearer, claims_of, refusal
 
@@ -40,6 +41,25 @@ async def test_an_access_token_says_who_may_do_what_for_15_minutes(identity: Ide
     assert claims["exp"] - claims["iat"] == 900
     assert jwt.get_unverified_header(token)["alg"] == "RS256"
     assert jwt.get_unverified_header(token)["kid"] in identity.trust.trust.keys
+
+
+async def test_an_access_token_says_how_many_requests_quotas_allow(identity: Identity) -> None:
+    me = claims_of((await identity.login(ADMIN, ADMIN_PASSWORD)).access_token)
+    now = identity.clock.now()
+    async with identity.unit_of_work(SYSTEM) as work:
+        for number, (subject, subject_id, limits) in enumerate(
+            [
+                (Subject.ORGANIZATION, me["org"], Limits(requests_per_minute=100, requests_per_day=1000)),
+                (Subject.USER, me["sub"], Limits(requests_per_minute=60, tokens_per_day=5)),
+                (Subject.USER, "somebody-else", Limits(requests_per_minute=1)),
+            ]
+        ):
+            quota_id, org_id = QuotaId(f"quota-{number}"), OrgId(me["org"])
+            quota = Quota(quota_id, org_id, UserId(me["sub"]), now, now, subject, subject_id, "", limits)
+            await work.quotas.add(quota)
+        await work.commit()
+    claims = claims_of((await identity.login(ADMIN, ADMIN_PASSWORD)).access_token)
+    assert claims["rate_limits"] == {"requests_per_minute": 60, "requests_per_day": 1000}
 
 
 async def test_an_expired_access_token_is_refused(identity: Identity) -> None:
