@@ -1,9 +1,12 @@
 """Quotas at a real Envoy: exactly so many requests are let in, whoever a client says it is."""
 
 import asyncio
+import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,18 @@ import pytest_asyncio
 from aiops.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from aiops.quotas.v1 import quota_pb2
 from aiops.quotas.v1 import quota_service_pb2 as pb
-from aiops.routing.v1 import route_pb2
 from aiops.routing.v1 import routing_service_pb2 as routing
+from google.protobuf import json_format
 
+from gateway.edge.addresses import envoy_address
+from gateway.edge.limits import MINUTE, Limit, Period, buckets
+from gateway.edge.messages import packed, typed
+from stack.envoy import Envoy
+from stack.ports import free_port
 from tests.fakes.engine_http import Engine, running_engine
 from tests.fakes.eventually import eventually
-from tests.fixtures.edge import ORG, OTHER_ORG, Edge, model_route, running_edge
+from tests.fakes.routes import policy, target
+from tests.fixtures.edge import ORG, OTHER_ORG, Edge, healthy, model_route, running_edge
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Quota = quota_pb2.Quota
@@ -37,18 +46,17 @@ def rule(subject: Quota.Subject.ValueType, subject_id: str, *, org: str = ORG, *
     return routing.QuotaRule(org_id=org, subject=subject, subject_id=subject_id, **limits)
 
 
-async def limit(edge: Edge, engine: Engine, *rules: routing.QuotaRule) -> None:
-    """Publishes the rules and waits until the edge has them; the models of both organisations are there."""
+async def limit(edge: Edge, engine: Engine, *rules: routing.QuotaRule) -> str:
+    """Publishes the rules and waits until the edge has them; the models of both organisations are there.
+
+    Answers a user of the other organisation who is let in once a day.
+    """
     edge.version += 1
     routes = [model_route(engine), model_route(engine, org=OTHER_ORG), model_route(engine, model="large")]
-    policy = routing.PolicyRoute(
-        route_id="r", org_id=ORG, names=["named", "alias"],
-        targets=[routing.PolicyTarget(name="t", weight=1, model="tiny", instances=routes[0].targets)],
-        resilience=route_pb2.Resilience(max_attempts=1),
-    )  # fmt: skip
+    shown = policy("named alias", target(engine, model="tiny", weight=1))
     # Whether the marker is in force tells whether the others are.
     marker = f"marker-{edge.version}"
-    table = routing.RoutingTable(version=edge.version, routes=routes, policies=[policy])
+    table = routing.RoutingTable(version=edge.version, routes=routes, policies=[shown])
     table.quotas.rules.extend(rules)
     for period in ("minute", "hour", "day"):
         table.quotas.rules.append(
@@ -62,6 +70,7 @@ async def limit(edge: Edge, engine: Engine, *rules: routing.QuotaRule) -> None:
             return (await edge.chat(headers=headers)).status_code == 429  # noqa: B023 - asked at once
 
         await edge.until(held, seconds=20)
+    return f"{marker}-day"
 
 
 async def crowd(edge: Edge, number: int, model: str = "tiny", **claims: Any) -> Counter[int]:
@@ -177,20 +186,51 @@ async def test_of_several_quotas_each_has_to_let_a_request_in(edge: Edge, engine
     assert (await crowd(edge, 9, sub="user-two", jti="key-two"))[200] == 3
 
 
-async def test_a_bucket_is_full_again_in_the_next_window(edge: Edge, engine: Engine) -> None:
-    await limit(edge, engine, rule(Quota.user, "user-window", requests_per_minute=2))
+async def test_a_bucket_is_full_again_in_the_next_window(tmp_path: Path) -> None:
+    second = Period("second", "second", 1, f"({MINUTE.number}) * 60 + request.time.getSeconds()", "1")
+    port, admin_port = free_port(), free_port()
+    (tmp_path / "envoy.json").write_text(_one_filter(port, admin_port, second, Limit("user", "user-1", "", 2)))
+    envoy = Envoy(tmp_path / "envoy.json", port, admin_port)
+    process = await asyncio.create_subprocess_exec(*envoy.command(), env=envoy.environment())
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            await eventually(healthy(envoy), 20)
+            seen, started = list[int](), time.monotonic()
 
-    async def answers() -> list[int]:
-        return [(await edge.chat(headers=edge.bearer(sub="user-window"))).status_code for _ in range(3)]
+            async def renewed_twice() -> bool:
+                headers = {"x-aiops-org": ORG, "x-aiops-user": "user-1"}
+                seen.append((await client.get("/", headers=headers)).status_code)
+                changes = [pair for pair in pairwise(seen) if pair == (429, 200)]
+                return len(changes) == 2
 
-    async def spent() -> bool:
-        return (await answers())[-1] == 429
+            await eventually(renewed_twice, 20, every=timedelta(milliseconds=5))
+    finally:
+        process.kill()
+        await process.wait()
+    windows = int(time.monotonic() - started) + 2
+    assert 5 <= Counter(seen)[200] <= 2 * windows
 
-    async def full() -> bool:
-        return await answers() == [200, 200, 429]
 
-    await edge.until(spent)
-    await eventually(full, 70, every=timedelta(milliseconds=500))
+def _one_filter(port: int, admin_port: int, period: Period, *limits: Limit) -> str:
+    """The bootstrap of an Envoy that answers everything with 200 behind the buckets of one organisation."""
+    found = json_format.MessageToDict(packed(buckets(period, {ORG: limits})))
+    answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
+    connections = typed(
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="s",
+        route_config={"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [answer]}]},
+        http_filters=[
+            {"name": "quotas", "typed_config": found},
+            {"name": "router", "typed_config": typed("envoy.extensions.filters.http.router.v3.Router")},
+        ],
+    )
+    listener = {
+        "name": "l",
+        "address": envoy_address(f"127.0.0.1:{port}"),
+        "filter_chains": [{"filters": [{"name": "h", "typed_config": connections}]}],
+    }
+    admin = {"address": envoy_address(f"127.0.0.1:{admin_port}")}
+    return json.dumps({"admin": admin, "static_resources": {"listeners": [listener]}})
 
 
 async def test_without_quotas_nothing_is_counted(edge: Edge, engine: Engine) -> None:
@@ -200,7 +240,8 @@ async def test_without_quotas_nothing_is_counted(edge: Edge, engine: Engine) -> 
 
 async def test_several_envoys_let_in_as_many_each_until_the_ledger_closes_all(tmp_path: Path, engine: Engine) -> None:
     async with running_edge(tmp_path) as own, own.second_envoy():
-        await limit(own, engine, rule(Quota.user, "user-both", requests_per_day=5))
+        marker = await limit(own, engine, rule(Quota.user, "user-both", requests_per_day=5))
+        await own.until(lambda: _closed(own, marker, org=OTHER_ORG), seconds=30)
         # Whatever is away, the buckets are there.
         await own.stop_gateway()
         answers = Counter([await _anew(own, "user-both") for _ in range(60)])
@@ -209,19 +250,17 @@ async def test_several_envoys_let_in_as_many_each_until_the_ledger_closes_all(tm
         await own.start_gateway()
         spent = pb.SpentQuota(org_id=ORG, subject=Quota.user, subject_id="user-other", message="closed")
         await own.plane.spent.set(pb.WatchSpentQuotasResponse(spent=[spent]))
-
-        async def closed() -> bool:
-            return {await _anew(own, "user-other") for _ in range(20)} == {429}
-
-        await own.until(closed, seconds=30)
+        await own.until(lambda: _closed(own, "user-other"), seconds=30)
 
 
-async def _anew(edge: Edge, user: str) -> int:
+async def _closed(edge: Edge, user: str, org: str = ORG) -> bool:
+    """Whether both Envoys refuse a user."""
+    return {await _anew(edge, user, org) for _ in range(20)} == {429}
+
+
+async def _anew(edge: Edge, user: str, org: str = ORG) -> int:
     """What a connection of its own is answered, at whichever Envoy it arrives."""
-    async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=10) as client:
-        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
-        answer = await client.post("/v1/chat/completions", json=body, headers=edge.bearer(sub=user))
-        return answer.status_code
+    return (await edge.chat(headers=edge.bearer(sub=user, org=org) | {"connection": "close"})).status_code
 
 
 def _left_of_the_day() -> int:

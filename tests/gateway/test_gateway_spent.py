@@ -10,9 +10,9 @@ import pytest_asyncio
 from aiops.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from aiops.quotas.v1 import quota_pb2
 from aiops.quotas.v1 import quota_service_pb2 as pb
-from aiops.routing.v1 import routing_service_pb2 as routing
 
 from tests.fakes.engine_http import Engine, running_engine
+from tests.fakes.routes import policy, target
 from tests.fixtures.edge import ORG, OTHER_ORG, Edge, model_route
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -25,11 +25,8 @@ async def engine(edge: Edge) -> AsyncIterator[Engine]:
     async with running_engine("one") as running:
         running.release.set()
         first = model_route(running)
-        policy = routing.PolicyRoute(
-            route_id="r", org_id=ORG, names=["named", "alias"],
-            targets=[routing.PolicyTarget(name="t", weight=1, model="tiny", instances=first.targets)],
-        )  # fmt: skip
-        await edge.route(first, model_route(running, org=OTHER_ORG), policies=[policy])
+        shown = policy("named alias", target(running, model="tiny", weight=1))
+        await edge.route(first, model_route(running, org=OTHER_ORG), policies=[shown])
         await edge.until_chat(200, "named", seconds=20)
         yield running
 
