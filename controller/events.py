@@ -1,7 +1,7 @@
 """How a room tells its events: for each class the contract's message, and what the record around it carries."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -44,4 +44,14 @@ def _envelope(encoding: Encoding, event: Any, now: datetime, traceparent: str) -
         time=getattr(event, "at", now),
         value=MessageToJson(encoding.message(event), indent=None, always_print_fields_with_no_presence=True),
         traceparent=traceparent,
+        organization=organization_of(event),
     )
+
+
+def organization_of(event: Any) -> str:
+    """Whose an event is: what it says itself, or what the entity in it says; empty for the platform's own."""
+    told: str | None = getattr(event, "org_id", None)
+    if told is not None:
+        return told
+    entities = (getattr(event, each.name) for each in fields(event))
+    return next((str(owner) for each in entities if (owner := getattr(each, "org_id", None))), "")

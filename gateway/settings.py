@@ -83,6 +83,7 @@ class RealtimeSettings:
     listen: str
     controller_api: str
     controller_mesh: str
+    kafka: str
     pki: Path
     observability: Observability
 
@@ -94,6 +95,7 @@ def read_realtime(environment: Mapping[str, str] = os.environ) -> RealtimeSettin
         listen=environment.get("AIOPS_REALTIME_LISTEN", REALTIME),
         controller_api=environment.get("AIOPS_CONTROLLER_API", "127.0.0.1:7080"),
         controller_mesh=environment.get("AIOPS_CONTROLLER_MESH", "127.0.0.1:7081"),
+        kafka=environment.get("AIOPS_KAFKA", "127.0.0.1:9092"),
         pki=Path(environment.get("AIOPS_PKI", str(home / "pki"))),
         observability=observability(environment),
     )

@@ -19,6 +19,11 @@ class Entry:
     message: Message
     at: datetime
 
+    @property
+    def org_id(self) -> OrgId:
+        """Whose the conversation is."""
+        return self.key.org_id
+
 
 @dataclass(frozen=True, slots=True)
 class Entries:

@@ -36,4 +36,4 @@ def notification_consumer(
 
 
 async def _handle(notifications: Notifications, connection: AsyncConnection, event: Envelope) -> None:
-    await notifications.follow(OCCURRENCES[event.type](event.value), OutboxTelling(connection))
+    await notifications.follow(OCCURRENCES[event.type](event.value), OutboxTelling(connection, event.organization))

@@ -23,11 +23,23 @@ from gateway.edge.wire import is_scripted
 DEADLINE = "60s"
 # What no controller has taken in goes to another one.
 OTHER_CONTROLLER = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
+# A process that takes no connection is not asked twice.
+OTHER_PROCESS = {
+    "retry_on": "connect-failure",
+    "num_retries": 3,
+    "retry_host_predicate": [
+        {
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+        }
+    ],
+    "host_selection_retry_max_attempts": 5,
+}
 # A cluster that does not exist.
 NOWHERE = "nowhere"
 OPEN = {JWT: typed(HTTP + "jwt_authn.v3.PerRouteConfig", disabled=True)}
-# Conversations over WebSocket.
-SOCKETS = ("/ws/agent",)
+# Conversations, and what happens on the platform, over WebSocket.
+SOCKETS = ("/ws/agent", "/ws/system")
 WRITING_VERBS = "^(POST|PUT|PATCH)$"
 
 
@@ -79,7 +91,7 @@ def _socket_route(path: str) -> dict[str, object]:
         # Sockets are pinged more often than this.
         "idle_timeout": "120s",
         "upgrade_configs": [{"upgrade_type": "websocket", "enabled": True}],
-        "retry_policy": {"retry_on": "connect-failure", "num_retries": 3},
+        "retry_policy": OTHER_PROCESS,
     }
     return {"match": {"path": path}, "route": route, "typed_per_filter_config": OPEN}
 

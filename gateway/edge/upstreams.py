@@ -53,20 +53,24 @@ def web_cluster(host: str, port: int) -> cluster_pb2.Cluster:
 
 
 def realtime_cluster(addresses: str) -> cluster_pb2.Cluster:
-    """Where sockets are served; a process that takes no connection is passed over for a while."""
+    """Where sockets are served; a process that does not answer is passed over."""
     content = {
         "name": REALTIME,
         "type": discovery(addresses),
         "connect_timeout": "1s",
         "dns_lookup_family": "V4_PREFERRED",
-        "lb_policy": "LEAST_REQUEST",
-        "outlier_detection": {
-            "consecutive_local_origin_failure": 1,
-            "split_external_local_origin_errors": True,
-            "base_ejection_time": "1s",
-            "max_ejection_time": "5s",
-            "max_ejection_percent": 50,
-        },
+        # In turn, so that what one does not take goes to the next; the one with the least to do may be the dead one.
+        "lb_policy": "ROUND_ROBIN",
+        "health_checks": [
+            {
+                "timeout": "1s",
+                "interval": "1s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "no_traffic_interval": "1s",
+                "http_health_check": {"path": "/healthz"},
+            }
+        ],
         "circuit_breakers": {"thresholds": [{"max_connections": 100_000, "max_requests": 100_000}]},
         "load_assignment": {"cluster_name": REALTIME, "endpoints": [endpoints(addresses)]},
     }

@@ -11,9 +11,11 @@ from aiops.iam.v1 import auth_service_pb2, auth_service_pb2_grpc
 from gateway.realtime.controllers import Controllers
 from gateway.realtime.hub import Hub
 from gateway.realtime.server import RECHECK, Sockets
+from gateway.realtime.tail import Tail
 from gateway.settings import RealtimeSettings
 from gateway.watch.feed import Feed
 from mesh.clock import SystemClock
+from mesh.events.kafka import Kafka
 from mesh.loops import run_loop
 from mesh.rpc.addresses import Addresses, follow
 from mesh.rpc.channel import ClientTls
@@ -33,10 +35,12 @@ async def run(settings: RealtimeSettings, stopping: asyncio.Event) -> None:
             trusted = asyncio.Event()
             trust = _trust(settings, verifier, trusted)
             hub = Hub(Addresses(settings.controller_mesh), lambda: _tls(settings))
-            sockets = Sockets(verifier, hub, Controllers(Addresses(settings.controller_api), stack), telemetry)
+            tail, controllers = Tail(Kafka(settings.kafka)), Controllers(Addresses(settings.controller_api), stack)
+            sockets = Sockets(verifier, hub, tail, controllers, telemetry)
             loops = [
                 run_loop("token trust", trust.step, interval=AGAIN),
                 run_loop("conversations", hub.step, interval=AGAIN),
+                run_loop("events", tail.step, interval=AGAIN),
                 run_loop("tokens of sockets", sockets.recheck, interval=RECHECK),
             ]
             async with asyncio.TaskGroup() as group:

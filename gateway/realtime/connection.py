@@ -8,7 +8,7 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway.realtime.outgoing import Frame, Outgoing
 
-UNAUTHORIZED, FORBIDDEN, TOO_SLOW = 3000, 3003, 3008
+UNREADABLE, UNAUTHORIZED, TOO_SLOW = 1007, 3000, 3008
 # What the operating system has not taken yet; beyond this, frames wait where they may give way.
 UNSENT_BYTES = 64 * 1024
 CLOSE_TIMEOUT_S = 5.0

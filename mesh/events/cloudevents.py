@@ -21,7 +21,10 @@ class MalformedEventError(DomainError):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One event on its way. `key` is the entity's id, `value` the event as ProtoJSON."""
+    """One event on its way. `key` is the entity's id, `value` the event as ProtoJSON.
+
+    `organization` is whose the event is, empty for the platform's own.
+    """
 
     event_id: str
     type: str
@@ -32,6 +35,7 @@ class Envelope:
     time: datetime
     value: str
     traceparent: str = ""
+    organization: str = ""
 
 
 def headers_of(envelope: Envelope, traceparent: str = "") -> list[tuple[str, bytes]]:
@@ -46,6 +50,8 @@ def headers_of(envelope: Envelope, traceparent: str = "") -> list[tuple[str, byt
         "ce_type": envelope.type,
         "ce_time": envelope.time.isoformat().replace("+00:00", "Z"),
         "ce_subject": envelope.subject,
+        # An extension of the platform's own.
+        "ce_organization": envelope.organization,
         "traceparent": traceparent or envelope.traceparent,
         "content-type": CONTENT_TYPE,
     }
@@ -68,6 +74,7 @@ def envelope_of(topic: str, key: bytes | None, value: bytes | None, headers: Hea
             time=datetime.fromisoformat(_required(attributes, "ce_time")),
             value=text,
             traceparent=attributes.get("traceparent", ""),
+            organization=attributes.get("ce_organization", ""),
         )
     except ValueError as error:
         raise MalformedEventError(f"the record is no CloudEvent with a JSON value: {error}") from error

@@ -57,6 +57,7 @@ outbox = Table(
     moment("time"),
     Column("value", Text, nullable=False),
     Column("traceparent", Text, nullable=False, server_default=""),
+    Column("organization", Text, nullable=False, server_default=""),
     Column("created_at", moment("created_at").type, nullable=False, server_default=func.now()),
     moment("published_at", nullable=True),
     Column("attempts", Integer, nullable=False, server_default="0"),

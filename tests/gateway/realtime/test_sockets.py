@@ -7,7 +7,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.fixtures.realtime import SocketStack
+from tests.fixtures.realtime import Person, SocketStack
 
 
 async def test_what_is_said_by_rest_and_sockets_is_heard_by_sockets(socket_stack: SocketStack) -> None:
@@ -58,6 +58,7 @@ async def test_what_is_said_by_rest_and_sockets_is_heard_by_sockets(socket_stack
     assert [each["messageId"] for each in history["messages"]] == ["m2", "m1"]
     assert history["messages"][1]["type"] == "user"
     await refused_sockets(socket_stack, ann.token)
+    await system_sockets(socket_stack, admin, ann, stranger)
 
 
 def joined_epoch(heard: list[dict[str, Any]]) -> str:
@@ -84,6 +85,39 @@ async def refused_sockets(stack: SocketStack, token: str) -> None:
             await socket.recv()
         assert ended.value.rcvd is not None
         assert ended.value.rcvd.code == 1009
+
+
+async def system_sockets(stack: SocketStack, admin: Person, ann: Person, stranger: Person) -> None:
+    """What happens on the platform is told to whom it concerns, also to those who were away meanwhile."""
+    async with stack.socket(ann, stack.system_url) as one, stack.socket(stranger, stack.system_url) as other:
+        position = one.welcome["positions"]
+        for socket in (one, other):
+            await announce(admin, "at five we rest")
+            told = await socket.next("system.broadcast", message="at five we rest")
+            assert (told["severity"], told["topic"].partition("/")[0]) == ("low", "aiops.system.v1")
+        node = await admin.rest.post("/nodes", json={"name": "far"})
+        assert node.status_code == 200, node.text
+        await announce(admin, "the end")
+        for socket in (one, other):
+            await socket.next("system.broadcast", message="the end")
+        assert not [frame for frame in other.heard if frame["type"].startswith("system.node")]
+    stack.kill_realtime(stack.realtime_ports[0])
+    async with stack.socket(ann, stack.system_url, positions=position) as again:
+        assert (await again.next("system.resumed"))["resumed"]
+        await again.next("system.broadcast", message="the end")
+        missed = [frame["message"] for frame in again.heard if frame["type"] == "system.broadcast"]
+        assert missed == ["at five we rest", "at five we rest", "the end"]
+    forgotten = [{**each, "epoch": "event-unknown", "offset": 0} for each in position]
+    async with stack.socket(ann, stack.system_url, positions=forgotten) as late:
+        answer = await late.next("system.resumed")
+        assert not answer["resumed"]
+        assert answer["lost"] == [each["topic"] for each in position]
+
+
+async def announce(admin: Person, message: str) -> None:
+    """Tells everybody."""
+    answer = await admin.rest.post("/system/broadcast", json={"message": message, "severity": "low"})
+    assert answer.status_code == 200, answer.text
 
 
 async def listen(stack: SocketStack, person: Any, offsets: list[int], until: int, breaks: list[int]) -> None:
