@@ -184,10 +184,10 @@ async def test_a_port_that_is_no_workloads_cannot_be_reached(site: Site) -> None
 
 async def test_beside_tunnels_a_host_name_that_means_nothing_gets_no_requests_and_that_is_said(site: Site) -> None:
     nowhere = named(model_route(site.near).targets[0], "no-such-host.invalid")
-    await site.edge.route(tunnelled("named", [nowhere, site.node.target(site.far)]))
-    await site.edge.until_chat(200, "named")
-    assert {(await site.edge.chat("named")).json()["served_by"] for _ in range(20)} == {"far"}
-    assert "instance near of named gets no requests" in (site.edge.home / "gateway.log").read_text()
+    await site.edge.route(tunnelled("nowhere", [nowhere, site.node.target(site.far)]))
+    await site.edge.until_chat(200, "nowhere", seconds=20)
+    assert {(await site.edge.chat("nowhere")).json()["served_by"] for _ in range(20)} == {"far"}
+    assert "instance near of nowhere gets no requests" in (site.edge.home / "gateway.log").read_text()
 
 
 async def test_a_node_cannot_announce_another(site: Site, tmp_path: Path) -> None:
