@@ -1,5 +1,6 @@
 """A real engine that nobody asks for ends, and the next chat brings it back."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
@@ -38,7 +39,9 @@ def nobody_runs(rest: httpx.AsyncClient) -> Callable[[], Awaitable[bool]]:
 
 
 @pytest.mark.timeout(420)
-async def test_a_chat_wakes_a_model_which_then_falls_asleep_again(rest: httpx.AsyncClient, sleepy: str) -> None:
+async def test_a_chat_wakes_a_model_which_then_falls_asleep_again(
+    served: Served, rest: httpx.AsyncClient, sleepy: str
+) -> None:
     async def listed() -> bool:
         return MODEL in [model["id"] for model in (await fetched(rest, "/v1/models"))["data"]]
 
@@ -54,3 +57,11 @@ async def test_a_chat_wakes_a_model_which_then_falls_asleep_again(rest: httpx.As
     await eventually(nobody_runs(rest), SLEEPING_S)
     asleep = (await fetched(rest, f"/replica-sets/{sleepy}"))["autoscalingStatus"]
     assert (asleep["scaledTo"], asleep["scaledWhy"]) == (0, "nobody asked for 2 s")
+    shown = await asyncio.to_thread(served.platform.aiops, "replica-sets", "show", MODEL)
+    assert "0 to 2; 8 at a time for each" in shown.stdout, shown.stderr
+    assert "nobody asked for 2 s" in shown.stdout
+    asked = await asyncio.to_thread(
+        served.platform.aiops_json, "autoscale", MODEL, "--min", "0", "--max", "1", "--queue", "2", "--hold", "60"
+    )
+    assert (asked["autoscaling"]["targetQueue"], asked["autoscaling"]["holdSeconds"]) == (2, 60)
+    assert "autoscaling" not in await asyncio.to_thread(served.platform.aiops_json, "autoscale", MODEL, "--off")
