@@ -36,6 +36,7 @@ class Served:
     edge: Edge
     direct: httpx.AsyncClient
     process: asyncio.subprocess.Process
+    route: routing.ModelRoute
 
     def behaves(self, behaviour: str) -> bool:
         """Whether the page of engines says that this one does."""
@@ -104,8 +105,7 @@ def tool_gguf(model: Path, directory: Path) -> Path:
 async def serving(engine: str, plan: LaunchPlan, port: int, edge: Edge) -> AsyncIterator[Served]:
     """The engine, running and routed."""
     async with running(plan) as process, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as direct:
-        for probe in (plan.health, plan.ready):
-            await until_answered(probe, process, plan)
+        await until_ready(plan, process)
         target = routing.Target(
             deployment_id="dep-1",
             instance_id="one",
@@ -120,35 +120,57 @@ async def serving(engine: str, plan: LaunchPlan, port: int, edge: Edge) -> Async
             routing.RefusedField(path=each.path, harmless_values=each.harmless_values)
             for each in plan.unsupported_fields
         ]
-        await edge.route(routing.ModelRoute(org_id=ORG, model=NAME, targets=[target], refused_fields=refused))
-        served = Served(engine, plan, port, edge, direct, process)
+        route = routing.ModelRoute(org_id=ORG, model=NAME, targets=[target], refused_fields=refused)
+        await edge.route(route)
+        served = Served(engine, plan, port, edge, direct, process, route)
 
         async def is_routed() -> bool:
             # Of one token: what is said without a limit may take a busy machine minutes.
             return (await served.chat(max_tokens=1)).status_code == 200
 
         await edge.until(is_routed, seconds=60)
-        yield served
+        try:
+            yield served
+        finally:
+            # A test may have put another process in its place.
+            await end(served.process)
 
 
 @asynccontextmanager
 async def running(plan: LaunchPlan) -> AsyncIterator[asyncio.subprocess.Process]:
     """The plan's process, which is ended with all that it started."""
-    prepare(plan)
-    with log_of(plan).open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *plan.argv, env=dict(plan.env), cwd=plan.cwd, stdout=log, stderr=log
-        )
+    process = await started(plan)
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), 20)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        await end(process)
+
+
+async def started(plan: LaunchPlan) -> asyncio.subprocess.Process:
+    """The plan's process, on its way."""
+    prepare(plan)
+    with log_of(plan).open("wb") as log:
+        return await asyncio.create_subprocess_exec(
+            *plan.argv, env=dict(plan.env), cwd=plan.cwd, stdout=log, stderr=log
+        )
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """Ends a process; one that has ended stays so."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), 20)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def until_ready(plan: LaunchPlan, process: asyncio.subprocess.Process) -> None:
+    """Waits until the plan's process serves."""
+    for probe in (plan.health, plan.ready):
+        await until_answered(probe, process, plan)
 
 
 def log_of(plan: LaunchPlan) -> Path:
