@@ -83,6 +83,7 @@ async def test_what_becomes_of_a_copy_is_nothing_to_the_client(edge: Edge, engin
             answer = await edge.chat("watched", stream=True, text="one two")
             assert (answer.status_code, answer.text.count("data: ")) == (200, 3)
         await eventually(bad.arrived.wait, 30)
+        bad.release.set()
 
 
 async def test_a_target_of_no_percent_gets_no_copy(edge: Edge, engine: Engine, shadow: Engine) -> None:

@@ -139,7 +139,7 @@ async def test_bad_candidates_are_rolled_back_by_themselves_and_a_good_one_is_pr
         good, slow, erroring, silent = [
             await stack.enter_async_context(canary(rest, name)) for name in ("good", "slow", "erroring", "silent")
         ]
-        slow.candidate.delay_s, erroring.candidate.failing, silent.candidate.silent = 1.0, True, True
+        slow.candidate.delay_s, erroring.candidate.failing, silent.candidate.silent = 3.0, True, True
         every = [good, slow, erroring, silent]
         await stack.enter_async_context(load(rest, every))
         for one in every:

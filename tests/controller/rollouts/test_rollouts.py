@@ -44,7 +44,8 @@ async def create(rooms: Rooms, *weights: int, by: Metadata = EDITOR, **fields: A
             "route_id": "fast",
             "candidate": "new",
             "steps": [rollout_pb2.RolloutStep(weight=weight, hold_ms=1) for weight in weights],
-            "limits": rollout_pb2.RolloutLimits(min_requests=5),
+            # However long a busy machine takes, what was seen is not too old.
+            "limits": rollout_pb2.RolloutLimits(min_requests=5, silence_ms=3_600_000, window_ms=3_600_000),
             **fields,
         }
     )
