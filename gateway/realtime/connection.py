@@ -22,6 +22,8 @@ class Connection:
         self._outgoing = Outgoing()
         self._writer: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        # The code that it was ended with from here.
+        self.ending: int | None = None
 
     def send(self, frame: Frame) -> None:
         """Takes a frame, and ends a socket that has no room for it."""
@@ -38,6 +40,7 @@ class Connection:
     def end(self, code: int, reason: str) -> None:
         """Ends the socket, whatever still waits."""
         if self._closing is None:
+            self.ending = code
             self._closing = asyncio.ensure_future(self._close(code, reason))
 
     async def ended(self) -> None:

@@ -4,9 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiops.conversations.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from mesh.rpc.channel import open_channel
+from tests.fixtures.conversations import Hearing
 from tests.fixtures.realtime import Person, SocketStack
 
 
@@ -57,6 +60,7 @@ async def test_what_is_said_by_rest_and_sockets_is_heard_by_sockets(socket_stack
     history = (await bob.rest.get("/conversations/conv-1")).json()
     assert [each["messageId"] for each in history["messages"]] == ["m2", "m1"]
     assert history["messages"][1]["type"] == "user"
+    await the_same_by_other_ways(socket_stack, bob)
     await refused_sockets(socket_stack, ann.token)
     await system_sockets(socket_stack, admin, ann, stranger)
 
@@ -85,6 +89,21 @@ async def refused_sockets(stack: SocketStack, token: str) -> None:
             await socket.recv()
         assert ended.value.rcvd is not None
         assert ended.value.rcvd.code == 1009
+
+
+async def the_same_by_other_ways(stack: SocketStack, bob: Person) -> None:
+    """The gRPC stream through Envoy, and the command line."""
+    metadata = (("authorization", f"Bearer {bob.token}"),)
+    async with open_channel(f"127.0.0.1:{stack.port}") as channel:
+        hearing = Hearing(ConversationServiceStub(channel).Chat(metadata=metadata))
+        joined = await hearing.join("conv-1")
+        said = await bob.aiops(stack.url, "say", "conv-1", "by command", "--message-id", "m9")
+        (heard,) = await hearing.entries(1)
+        assert (heard.content.content, heard.position.offset) == ("by command", joined.position.offset + 1)
+        hearing.call.cancel()
+    assert said["messageId"] == "m9"
+    found = await bob.aiops(stack.url, "history", "conv-1", "--query", "command")
+    assert [each["messageId"] for each in found] == ["m9"]
 
 
 async def system_sockets(stack: SocketStack, admin: Person, ann: Person, stranger: Person) -> None:
