@@ -104,6 +104,10 @@ async def the_same_by_other_ways(stack: SocketStack, bob: Person) -> None:
     assert said["messageId"] == "m9"
     found = await bob.aiops(stack.url, "history", "conv-1", "--query", "command")
     assert [each["messageId"] for each in found] == ["m9"]
+    made = await bob.aiops(stack.url, "create", "by-command", "--title", "Support")
+    assert (made["conversationId"], made["title"]) == ("by-command", "Support")
+    assert await bob.aiops(stack.url, "list", "--limit", "1") == [made]
+    assert (await bob.aiops(stack.url, "delete", "by-command"))["deleted"]
 
 
 async def system_sockets(stack: SocketStack, admin: Person, ann: Person, stranger: Person) -> None:
