@@ -111,7 +111,8 @@ async def test_f43_what_a_failing_target_did_not_answer_another_one_does_and_it_
     edge: Edge, fault: str
 ) -> None:
     async with faulty_engine("bad", fault) as bad, running_engine("good") as good:
-        await route_to(edge, bad, good, f"pair-{fault}")
+        # Long enough for a busy machine to answer in.
+        await route_to(edge, bad, good, f"pair-{fault}", first_byte_timeout_ms=1000 if fault == "hang" else 0)
         # One after the other at first: what is open at once is no answer to a failure yet.
         answers = [await edge.chat(f"pair-{fault}") for _ in range(10)]
         for _ in range(50):
@@ -172,7 +173,7 @@ async def test_f42_keys_that_are_known_stay_good_while_their_source_is_away_and_
         await edge.until_chat(200, seconds=PATIENCE_S)
 
 
-async def route_to(edge: Edge, bad: FaultyEngine, good: Engine, model: str) -> None:
+async def route_to(edge: Edge, bad: FaultyEngine, good: Engine, model: str, first_byte_timeout_ms: int = 0) -> None:
     """Leads to the failing target first, then to the other; returns when the gateway has it."""
     first = target(Engine(bad.name, bad.port), weight=1)
     chain = policy(
@@ -182,7 +183,7 @@ async def route_to(edge: Edge, bad: FaultyEngine, good: Engine, model: str) -> N
         fallbacks=good.name,
         failure_threshold=3,
         recovery_timeout_ms=120_000,
-        first_byte_timeout_ms=300,
+        first_byte_timeout_ms=first_byte_timeout_ms,
     )
     await edge.route(policies=[chain])
 

@@ -145,9 +145,9 @@ async def test_a_killed_controller_is_followed_by_one_that_asks_only_what_has_no
 
 
 @pytest.mark.timeout(240)
-async def test_mistakes_are_named_and_what_was_answered_is_kept(user: User) -> None:
+async def test_mistakes_are_named_and_what_was_answered_is_kept(user: User, database: str) -> None:
     await _mistakes_name_their_line_and_nothing_is_asked(user)
-    await _what_was_answered_before_a_cancellation_or_the_end_of_its_time_is_kept(user)
+    await _what_was_answered_before_a_cancellation_or_the_end_of_its_time_is_kept(user, database)
     await _a_file_stays_while_a_batch_needs_it(user)
 
 
@@ -173,10 +173,9 @@ async def _mistakes_name_their_line_and_nothing_is_asked(user: User) -> None:
     assert [error.code for error in empty.errors] == ["empty_file"]
 
 
-async def _what_was_answered_before_a_cancellation_or_the_end_of_its_time_is_kept(user: User) -> None:
+async def _what_was_answered_before_a_cancellation_or_the_end_of_its_time_is_kept(user: User, database: str) -> None:
     for end, code in ((Batch.cancelled, "batch_cancelled"), (Batch.expired, "batch_expired")):
-        window = "3s" if end == Batch.expired else ""
-        begun = await user.begin(asked(["first", "hold", "hold"]), window)
+        begun = await user.begin(asked(["first", "hold", "hold"]), "1h")
 
         async def is_counted(batch_id: str = begun.batch_id) -> bool:
             return (await user.get(batch_id)).counts.completed == 1
@@ -184,6 +183,9 @@ async def _what_was_answered_before_a_cancellation_or_the_end_of_its_time_is_kep
         await eventually(is_counted, WITHIN_S)
         if end == Batch.cancelled:
             await user.cancel(begun.batch_id)
+        else:
+            # As if its hour were over.
+            await _change(database, "UPDATE batches SET expires_at = now()")
         done = await user.ended(begun.batch_id)
         assert (done.status, done.counts.total, done.counts.completed, done.counts.failed) == (end, 3, 1, 0)
         assert [line["custom_id"] for line in await user.content(done.output_file_id)] == ["request-0"]
@@ -224,9 +226,13 @@ async def _kept(database: str) -> int:
 
 async def _end_leases(database: str) -> None:
     """As if the dead controller's lease had run out."""
+    await _change(database, "UPDATE batches SET lease_until = now() - interval '1 s'")
+
+
+async def _change(database: str, statement: str) -> None:
     connection = await asyncpg.connect(database.replace("+asyncpg", ""))
     try:
         await connection.execute("SELECT set_config('aiops.org', '*', false)")
-        await connection.execute("UPDATE batches SET lease_until = now() - interval '1 s'")
+        await connection.execute(statement)
     finally:
         await connection.close()
