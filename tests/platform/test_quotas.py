@@ -105,18 +105,20 @@ async def test_a_budget_stops_a_run_and_says_what_to_do(
     made = served.platform.aiops_json("quotas", "create", "--key", key_id, "--budget", "0.10/total")
     quota_id = made["quotaId"]
     async with served.client(secret) as client:
+        let_in, refusals = list[httpx.Response](), list[httpx.Response]()
 
         async def answers() -> bool:
-            return (await ask(client, "priced")).status_code == 200
+            answer = await ask(client, "priced")
+            let_in.extend([answer] if answer.status_code == 200 else [])
+            return bool(let_in)
 
         await eventually(answers, SOON_S)
-        refusals: list[httpx.Response] = []
 
         async def stopped() -> bool:
             answer = await ask(client, "priced")
             assert answer.status_code in (200, 429), answer.text
-            refusals.extend([answer] if answer.status_code == 429 else [])
-            return answer.status_code == 429
+            (let_in if answer.status_code == 200 else refusals).append(answer)
+            return bool(refusals)
 
         await eventually(stopped, SOON_S)
         assert (await ask(client, served.model)).status_code == 429
@@ -124,11 +126,16 @@ async def test_a_budget_stops_a_run_and_says_what_to_do(
     assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
     assert "budget of 0.10" in error["message"]
     assert quota_id in error["message"]
-    spent = Decimal((await used(rest, quota_id))["budget"])
-    (total,) = (await fetched(rest, f"/usage?filter.apiKeyId={key_id}"))["sums"]
-    assert spent >= Decimal("0.10")
-    tokens = total["inputTokens"] * Decimal("0.001") + total["outputTokens"] * Decimal("0.01")
-    assert Decimal(total["cost"]) == spent == tokens
+
+    async def agree() -> bool:
+        """Whether the ledger has them all, and quota and sums say the same."""
+        (total,) = (await fetched(rest, f"/usage?filter.apiKeyId={key_id}"))["sums"]
+        spent = Decimal((await used(rest, quota_id))["budget"])
+        tokens = total["inputTokens"] * Decimal("0.001") + total["outputTokens"] * Decimal("0.01")
+        answered = total["requests"] - total["failed"] == len(let_in)
+        return bool(answered and Decimal(total["cost"]) == spent == tokens and spent >= Decimal("0.10"))
+
+    await eventually(agree, SOON_S)
     table = served.platform.aiops("usage", "--key", key_id).stdout
     assert "cost" in table
     served.platform.aiops_json("quotas", "delete", quota_id)
