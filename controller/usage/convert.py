@@ -13,10 +13,12 @@ from controller.usage.model import Group, RequestUsage, UsageFilter, UsageSum
 from controller.usage.prices import cost
 from mesh.errors import FieldViolation, InvalidRequestError
 from mesh.events.cloudevents import Envelope, MalformedEventError
+from mesh.flat_json import FlatJson
 from mesh.identity import OrgId
 
 TOPIC = "aiops.usage.v1"
 RECORDED = "usage.recorded"
+_JSON = FlatJson(events_pb.UsageRecorded)
 _GROUPS = {
     pb.ListUsageRequest.hour: Group.HOUR,
     pb.ListUsageRequest.day: Group.DAY,
@@ -40,7 +42,7 @@ def used_from_event(event: Envelope) -> RequestUsage | None:
     if event.type != RECORDED:
         return None
     try:
-        told = json_format.Parse(event.value, events_pb.UsageRecorded(), ignore_unknown_fields=True)
+        told = _JSON.read(event.value)
         started_at = datetime.fromtimestamp(told.started_at / 1000, UTC)
     except (json_format.ParseError, ValueError, OverflowError) as error:
         raise MalformedEventError(f"the event is no {RECORDED}: {error}") from error

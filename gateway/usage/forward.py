@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from aiops.usage.v1 import usage_events_pb2 as pb
-from google.protobuf import json_format
 from opentelemetry.metrics import Meter
 
 from gateway.usage.journal import Journal, Lines
@@ -14,6 +13,7 @@ from gateway.usage.record import record
 from mesh.events.cloudevents import Envelope, headers_of
 from mesh.events.kafka import Record
 from mesh.events.publisher import Publisher
+from mesh.flat_json import FlatJson
 from mesh.loops import Backoff
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ TYPE = "usage.recorded"
 SOURCE = "/aiops/gateway"
 AGAIN = Backoff(first=timedelta(milliseconds=200), limit=timedelta(seconds=5))
 LOOK_EVERY = timedelta(milliseconds=500)
+_JSON = FlatJson(pb.UsageRecorded)
 
 
 class Forwarder:
@@ -100,7 +101,7 @@ def event(used: pb.UsageRecorded) -> Record:
         topic=TOPIC,
         key=used.usage_id,
         time=datetime.fromtimestamp(used.started_at / 1000, UTC),
-        value=json_format.MessageToJson(used, indent=None, always_print_fields_with_no_presence=True),
+        value=_JSON.write(used),
     )
     return Record(
         topic=TOPIC,
