@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from aiops.usage.v1 import usage_events_pb2 as pb
 from opentelemetry.metrics import Meter
 
-from gateway.usage.journal import Journal, Lines
+from gateway.usage.journal import CHUNK, Journal, Lines
 from gateway.usage.record import record
 from mesh.events.cloudevents import Envelope, headers_of
 from mesh.events.kafka import Record
@@ -56,7 +56,8 @@ class Forwarder:
         if self._failures:
             log.info("usage is told again")
         self._failures = 0
-        return timedelta(0) if lines.every else LOOK_EVERY
+        # Each step costs a write to the disk and a few words with the broker: less than a chunk waits for more.
+        return timedelta(0) if lines.every and journal.waiting_bytes() >= CHUNK else LOOK_EVERY
 
     async def close(self) -> None:
         """Lets go of the broker and of the journal."""

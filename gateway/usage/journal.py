@@ -17,7 +17,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 log = logging.getLogger(__name__)
-CHUNK = 256 * 1024
+CHUNK = 512 * 1024
 LONGEST_LINE = 4 * 1024 * 1024
 # fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE. Whole blocks are given back.
 PUNCH_HOLE = 0x01 | 0x02
