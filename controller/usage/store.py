@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -83,7 +84,9 @@ Index(
     usage_records.c.ended_at,
     postgresql_where=usage_records.c.route_id != "",
 )
-_KEPT_OF_EACH = [usage_records.c[field.name] for field in fields(RequestUsage)]
+_KEPT = [field.name for field in fields(RequestUsage)]
+_KEPT_OF_EACH = [usage_records.c[name] for name in _KEPT]
+_values = attrgetter(*_KEPT)
 Index("ix_usage_records_org_id_started_at", usage_records.c.org_id, usage_records.c.started_at)
 Index("ix_usage_records_started_at_usage_id", usage_records.c.started_at, usage_records.c.usage_id)
 _AMOUNTS = [field.name for field in fields(Amounts)]
@@ -126,13 +129,9 @@ class SqlLedger:
     async def enter(self, told: Sequence[RequestUsage]) -> Sequence[RequestUsage]:
         """Keeps the requests that are new and adds them up; which those were. Does not commit."""
         held = await self._gpus({each.deployment_id for each in told})
-        used = [replace(each, gpu_seconds=held.get(each.deployment_id, 0) * each.duration_ms / 1000) for each in told]
+        used = [_with_gpus(each, held.get(each.deployment_id, 0)) for each in told]
         rows = insert(usage_records).on_conflict_do_nothing().returning(usage_records.c.usage_id)
-        ids = set(
-            (
-                await self._connection.execute(rows, [{**asdict(each), "ended_at": each.ended_at} for each in used])
-            ).scalars()
-        )
+        ids = set((await self._connection.execute(rows, [_row(each) for each in used])).scalars())
         new = list({each.usage_id: each for each in used if each.usage_id in ids}.values())
         # Copies of requests are nobody's use of the platform.
         await self._add_up([each for each in new if not each.mirrored])
@@ -181,6 +180,15 @@ class SqlLedger:
         query = select(deployments.c.deployment_id, func.cardinality(deployments.c.gpu_devices).label("gpus"))
         rows = await self._connection.execute(query.where(deployments.c.deployment_id.in_(ids)))
         return {DeploymentId(row.deployment_id): row.gpus for row in rows}
+
+
+def _with_gpus(used: RequestUsage, gpus: int) -> RequestUsage:
+    return replace(used, gpu_seconds=gpus * used.duration_ms / 1000) if gpus else used
+
+
+def _row(used: RequestUsage) -> dict[str, object]:
+    # `asdict` copies every member, which took a seventh of all the processor time that a row took.
+    return {**dict(zip(_KEPT, _values(used), strict=True)), "ended_at": used.ended_at}
 
 
 def _of_hours(caller: Caller, wanted: UsageFilter) -> list[ColumnElement[bool]]:
