@@ -52,7 +52,7 @@ from node_agent.workloads.containers import Bounds
 from node_agent.workloads.installed import InstalledEngines
 from node_agent.workloads.launcher import Launcher, Site
 from node_agent.workloads.loads import Loads
-from node_agent.workloads.model import Patience, Process, State, WorkloadStatus
+from node_agent.workloads.model import EngineFacts, Patience, Process, State, WorkloadStatus
 from node_agent.workloads.service import Workloads
 
 log = logging.getLogger(__name__)
@@ -216,8 +216,9 @@ async def run_agent(settings: AgentSettings, stopping: asyncio.Event) -> None:
 
 
 def _ports(workload_id: str, process: Process) -> list[Engine]:
-    grpc = process.facts.grpc_port if process.facts else 0
-    return [Engine(workload_id, process.port), *([Engine(workload_id, grpc, grpc=True)] if grpc else [])]
+    facts = process.facts or EngineFacts()
+    plain = Engine(workload_id, process.port, single_use=facts.single_use_connections)
+    return [plain, *([Engine(workload_id, facts.grpc_port, grpc=True)] if facts.grpc_port else [])]
 
 
 def _containers(

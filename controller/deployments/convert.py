@@ -18,9 +18,9 @@ from controller.deployments.model import (
     DeploymentEvicted,
     DeploymentStatus,
     DeploymentStatusChanged,
-    Replica,
     Usage,
 )
+from controller.deployments.serving import Replica
 from controller.deployments.sleepy import SleepyModel
 from controller.deployments.traffic import NONE, Traffic
 from controller.deployments.wish import Wish
@@ -166,6 +166,7 @@ def replica_to_proto(replica: Replica) -> service_pb.Replica:
         ],
         private_paths=replica.private_paths,
         grpc_port=replica.grpc_port,
+        single_use_connections=replica.single_use_connections,
         created=replica.created_at.timestamp(),
         tunnel=replica.tunnel,
         replica_set_id=replica.replica_set_id,

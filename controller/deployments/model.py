@@ -100,6 +100,7 @@ class Observation:
     unsupported_fields: tuple[UnsupportedField, ...] = ()
     private_paths: tuple[str, ...] = ()
     grpc_port: int = 0
+    single_use_connections: bool = False
     memory_mb: int = 0
     cpu_percent: float = 0.0
     started_at: datetime | None = None
@@ -314,35 +315,6 @@ class Membership:
 
 
 ALONE = Membership()
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """An instance that may receive traffic."""
-
-    deployment_id: DeploymentId
-    instance_id: InstanceId
-    org_id: OrgId
-    model_id: ModelId
-    model_name: str
-    node_id: NodeId
-    address: str
-    port: int
-    epoch: int
-    engine: str
-    inference_path: str
-    unsupported_fields: tuple[UnsupportedField, ...]
-    private_paths: tuple[str, ...]
-    created_at: datetime
-    # Reached through its node's tunnel instead of by address.
-    tunnel: bool = False
-    grpc_port: int = 0
-    # The replica set, where the number of its replicas follows the load.
-    replica_set_id: str = ""
-    # What share of requests its engine is fit for, 1 to 10; 0 is not known.
-    load_weight: int = 0
-    # The replica set; empty when it stands alone.
-    member_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,9 @@ def _observed(before: Deployment, report: WorkloadReport, now: datetime) -> Obse
         unsupported_fields=report.unsupported_fields if report.inference_path else seen.unsupported_fields,
         private_paths=report.private_paths if report.inference_path else seen.private_paths,
         grpc_port=report.grpc_port if report.inference_path else seen.grpc_port,
+        single_use_connections=(
+            report.single_use_connections if report.inference_path else seen.single_use_connections
+        ),
         container_event=_container_event(report) or seen.container_event,
         adapters=report.adapters if runs else (),
     )

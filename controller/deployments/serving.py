@@ -1,9 +1,44 @@
 """A deployment as whoever routes requests sees it."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from controller.deployments.model import Deployment, Replica
+from controller.deployments.model import Deployment, DeploymentId, InstanceId
+from controller.deployments.workload import UnsupportedField
+from controller.models.model import ModelId
+from controller.nodes.model import NodeId
+from mesh.identity import OrgId
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """An instance that may receive traffic."""
+
+    deployment_id: DeploymentId
+    instance_id: InstanceId
+    org_id: OrgId
+    model_id: ModelId
+    model_name: str
+    node_id: NodeId
+    address: str
+    port: int
+    epoch: int
+    engine: str
+    inference_path: str
+    unsupported_fields: tuple[UnsupportedField, ...]
+    private_paths: tuple[str, ...]
+    created_at: datetime
+    # Reached through its node's tunnel instead of by address.
+    tunnel: bool = False
+    grpc_port: int = 0
+    # The replica set, where the number of its replicas follows the load.
+    replica_set_id: str = ""
+    # What share of requests its engine is fit for, 1 to 10; 0 is not known.
+    load_weight: int = 0
+    # The replica set; empty when it stands alone.
+    member_of: str = ""
+    single_use_connections: bool = False
 
 
 def replicas_of(deployment: Deployment, address: str, tunnel: bool) -> Iterator[Replica]:
@@ -26,6 +61,7 @@ def replicas_of(deployment: Deployment, address: str, tunnel: bool) -> Iterator[
         created_at=deployment.created_at,
         tunnel=tunnel,
         grpc_port=observed.grpc_port,
+        single_use_connections=observed.single_use_connections,
         replica_set_id=deployment.replica_set_id,
         member_of=deployment.replica_set_id,
     )

@@ -24,17 +24,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controller.deployments.holding import Holding
-from controller.deployments.model import (
-    ACTIVE,
-    Deployment,
-    DeploymentId,
-    DeploymentNotFoundError,
-    DeploymentStatus,
-    Replica,
-)
+from controller.deployments.model import ACTIVE, Deployment, DeploymentId, DeploymentNotFoundError, DeploymentStatus
 from controller.deployments.node_failures import MOST_NODES, NODE_REASONS
 from controller.deployments.rows import deployment_of, row_of
-from controller.deployments.serving import replicas_of
+from controller.deployments.serving import Replica, replicas_of
 from controller.deployments.workload import Goal
 from controller.models.model import ModelId
 from controller.nodes.model import NodeId, NodeStatus

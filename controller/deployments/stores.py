@@ -7,7 +7,8 @@ from typing import Protocol
 
 from controller.deployments.fleet import FleetView
 from controller.deployments.holding import Holding
-from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus, Replica
+from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus
+from controller.deployments.serving import Replica
 from controller.deployments.traffic import TrafficStore
 from controller.models.model import Model, ModelFile, ModelId
 from controller.models.revision import Revision

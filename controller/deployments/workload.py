@@ -196,6 +196,7 @@ class WorkloadReport:
     unsupported_fields: tuple[UnsupportedField, ...] = ()
     private_paths: tuple[str, ...] = ()
     grpc_port: int = 0
+    single_use_connections: bool = False
     container: Container | None = None
     event: str = ""
     exit_code: int | None = None

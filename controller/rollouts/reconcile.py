@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from controller.deployments.model import Replica
+from controller.deployments.serving import Replica
 from controller.hints import Hints
 from controller.replica_sets.model import ReplicaSetNotFoundError, ReplicaSetStatusChanged
 from controller.rollouts.decide import apply, decide

@@ -5,7 +5,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 
-from controller.deployments.model import DeploymentId, Replica
+from controller.deployments.model import DeploymentId
+from controller.deployments.serving import Replica
 from controller.deployments.sleepy import SleepyModel
 from controller.hints import Hints
 from controller.quotas.model import Quota

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 
-from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus, Replica
-from controller.deployments.serving import replicas_of
+from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus
+from controller.deployments.serving import Replica, replicas_of
 from controller.deployments.sleepy import SleepyModel
 from controller.nodes.model import NodeId
 from controller.nodes.reached import Reached

@@ -157,6 +157,7 @@ def report_from_proto(node_id: NodeId, session_epoch: int, message: pb.WorkloadS
         ),
         private_paths=_names(message.facts.private_paths),
         grpc_port=message.facts.grpc_port,
+        single_use_connections=message.facts.single_use_connections,
         container=_container(message.container) if message.HasField("container") else None,
         event=event,
         exit_code=message.exit_code if event in _ENDINGS else None,

@@ -30,6 +30,8 @@ def model_cluster(route: ModelRoute) -> cluster_pb2.Cluster:
     cluster.name = route.cluster
     if route.grpc:
         cluster.typed_extension_protocol_options[PROTOCOL].CopyFrom(_HTTP2)
+    elif any(target.single_use for target in route.targets):
+        cluster.typed_extension_protocol_options[PROTOCOL].CopyFrom(_SINGLE_USE)
     if route.sleep is not None:
         # All that waited for a model are sent on when it wakes, at once.
         cluster.circuit_breakers.thresholds[0].max_retries.value = HELD_AT_MOST
@@ -116,6 +118,16 @@ _HTTP2 = packed(
     message(
         http_protocol_options_pb2.HttpProtocolOptions,
         {"explicit_http_config": {"http2_protocol_options": {"connection_keepalive": KEEPALIVE}}},
+    )
+)
+# For engines that close connections which they say they keep.
+_SINGLE_USE = packed(
+    message(
+        http_protocol_options_pb2.HttpProtocolOptions,
+        {
+            "common_http_protocol_options": {"max_requests_per_connection": 1},
+            "explicit_http_config": {"http_protocol_options": {}},
+        },
     )
 )
 _TEMPLATE = message(

@@ -33,6 +33,8 @@ class Target:
     replica_set_id: str = ""
     # Its share where a route balances by load; 0 is not known.
     load_weight: int = field(default=0, compare=False)
+    # Each request goes on a connection of its own.
+    single_use: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -184,6 +186,7 @@ def _target(message: pb.Target) -> Target:
         deployment_id=message.deployment_id,
         replica_set_id=message.replica_set_id,
         load_weight=message.load_weight,
+        single_use=message.single_use_connections,
     )
 
 

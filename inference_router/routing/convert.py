@@ -41,6 +41,7 @@ def replica_from_proto(message: deployments_pb.Replica) -> Replica:
         replica_set_id=message.replica_set_id,
         load_weight=message.load_weight,
         member_of=message.member_of,
+        single_use_connections=message.single_use_connections,
     )
 
 

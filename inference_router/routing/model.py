@@ -37,6 +37,7 @@ class Replica:
     replica_set_id: str = ""
     load_weight: int = 0
     member_of: str = ""
+    single_use_connections: bool = False
 
     def flaw(self) -> str:
         """Why nothing can be routed to it; empty when it can."""
@@ -67,6 +68,8 @@ class Target:
     load_weight: int = 0
     # The replica set; empty when it stands alone.
     member_of: str = ""
+    # Each request goes on a connection of its own.
+    single_use_connections: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ def _target(replica: Replica) -> Target:
         replica_set_id=replica.replica_set_id,
         load_weight=replica.load_weight,
         member_of=replica.member_of,
+        single_use_connections=replica.single_use_connections,
     )
 
 

@@ -44,6 +44,7 @@ def target_to_proto(target: Target) -> pb.Target:
         replica_set_id=target.replica_set_id,
         load_weight=target.load_weight,
         member_of=target.member_of,
+        single_use_connections=target.single_use_connections,
     )
 
 
@@ -63,4 +64,5 @@ def target_from_proto(message: pb.Target) -> Target:
         replica_set_id=message.replica_set_id,
         load_weight=message.load_weight,
         member_of=message.member_of,
+        single_use_connections=message.single_use_connections,
     )

@@ -87,7 +87,8 @@ class LaunchPlan:
     `env` is the whole environment of the process. The engine is up when `health` answers and ready when `ready` (a real
     inference of one token) does too. `inference_path` is what `/v1/inference` of the instance means. `private_paths`
     change the engine itself and must never be reachable through the gateway. `grpc_port` is where the engine speaks the
-    Open Inference Protocol over gRPC, 0 where it does not. Without `argv` a container runs its image's command.
+    Open Inference Protocol over gRPC, 0 where it does not. `single_use_connections` says that the engine closes
+    connections after streams though it says that it keeps them. Without `argv` a container runs its image's command.
     """
 
     argv: tuple[str, ...]
@@ -103,6 +104,7 @@ class LaunchPlan:
     links: Mapping[Path, Path] = field(default_factory=dict)
     files: Mapping[Path, str] = field(default_factory=dict)
     grpc_port: int = 0
+    single_use_connections: bool = False
 
 
 class FailureReason(StrEnum):

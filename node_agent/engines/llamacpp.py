@@ -126,6 +126,8 @@ class LlamaCpp:
             inference_path=launch.CHAT_PATH,
             unsupported_fields=(*_UNSUPPORTED, *_template_fields(said.chat_template)),
             private_paths=_PRIVATE,
+            # Its server ends a stream and its connection together; a request that comes in between would be lost.
+            single_use_connections=True,
             directories=(spec.run_dir,),
         )
 

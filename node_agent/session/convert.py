@@ -254,4 +254,5 @@ def _facts_to_proto(facts: EngineFacts) -> pb.EngineFacts:
         ],
         private_paths=facts.private_paths,
         grpc_port=facts.grpc_port,
+        single_use_connections=facts.single_use_connections,
     )

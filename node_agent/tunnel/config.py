@@ -80,8 +80,8 @@ def trust(authority: Path) -> dict[str, object]:
 
 def clusters(ends: Ends, engines: Iterable[Engine]) -> dict[str, object]:
     """One cluster for each engine's port."""
-    ports = {each.port: each.grpc for each in engines}
-    return _resources(*(_engine_cluster(ends.engine_host, port, grpc=grpc) for port, grpc in sorted(ports.items())))
+    ports = {each.port: each for each in engines}
+    return _resources(*(_engine_cluster(ends.engine_host, ports[port]) for port in sorted(ports)))
 
 
 def routes(ends: Ends, engines: Iterable[Engine]) -> dict[str, object]:
@@ -169,12 +169,13 @@ def _common_tls(directory: Path, *alpn: str) -> dict[str, object]:
     }
 
 
-def _engine_cluster(host: str, port: int, *, grpc: bool) -> dict[str, object]:
-    protocol = {"http2_protocol_options": {"connection_keepalive": _KEEPALIVE}} if grpc else _HTTP1
-    options = _typed(_PROTOCOL, common_http_protocol_options=_IDLE, explicit_http_config=protocol)
+def _engine_cluster(host: str, engine: Engine) -> dict[str, object]:
+    protocol = {"http2_protocol_options": {"connection_keepalive": _KEEPALIVE}} if engine.grpc else _HTTP1
+    common = {**_IDLE, **({"max_requests_per_connection": 1} if engine.single_use else {})}
+    options = _typed(_PROTOCOL, common_http_protocol_options=common, explicit_http_config=protocol)
     return {
         **_typed("config.cluster.v3.Cluster"),
-        **_cluster(_engine_name(port), host, port),
+        **_cluster(_engine_name(engine.port), host, engine.port),
         "typed_extension_protocol_options": {f"envoy.{_PROTOCOL}": options},
     }
 

@@ -32,11 +32,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Engine:
-    """A workload's engine that may be reached: by its workload and a port it listens on, where it may speak gRPC."""
+    """A workload's engine that may be reached: by its workload and a port it listens on, where it may speak gRPC.
+
+    One with `single_use` closes connections that it says it keeps.
+    """
 
     workload_id: str
     port: int
     grpc: bool = False
+    single_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,4 +288,10 @@ def _readiness(plan: LaunchPlan) -> Readiness:
 
 
 def _facts(plan: LaunchPlan) -> EngineFacts:
-    return EngineFacts(plan.inference_path, plan.unsupported_fields, plan.private_paths, plan.grpc_port)
+    return EngineFacts(
+        plan.inference_path,
+        plan.unsupported_fields,
+        plan.private_paths,
+        plan.grpc_port,
+        plan.single_use_connections,
+    )

@@ -137,6 +137,7 @@ class EngineFacts:
     unsupported_fields: tuple[UnsupportedField, ...] = ()
     private_paths: tuple[str, ...] = ()
     grpc_port: int = 0
+    single_use_connections: bool = False
 
 
 @dataclass(frozen=True, slots=True)

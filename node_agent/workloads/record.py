@@ -94,4 +94,5 @@ def _facts(document: Json) -> EngineFacts:
         tuple(fields),
         tuple(document.get("private_paths", ())),
         document.get("grpc_port", 0),
+        document.get("single_use_connections", False),
     )

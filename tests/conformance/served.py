@@ -115,6 +115,7 @@ async def serving(engine: str, plan: LaunchPlan, port: int, edge: Edge) -> Async
             inference_path=plan.inference_path,
             weight=1,
             private_paths=plan.private_paths,
+            single_use_connections=plan.single_use_connections,
         )
         refused = [
             routing.RefusedField(path=each.path, harmless_values=each.harmless_values)

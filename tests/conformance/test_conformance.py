@@ -119,6 +119,14 @@ async def test_a_stream_tells_usage_when_it_is_asked_to(served: Served) -> None:
     assert (not unasked) is served.behaves("a stream tells usage only when asked to")
 
 
+async def test_what_follows_a_stream_is_answered(served: Served) -> None:
+    """An engine may close the connection of a stream just when the next request is on it."""
+    for _ in range(10):
+        await served.stream(max_tokens=2)
+        answer = await served.chat(max_tokens=1)
+        assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize("limit", [{"max_tokens": 3}, {"max_completion_tokens": 3, "max_tokens": None}])
 async def test_an_answer_keeps_its_limit(served: Served, limit: dict[str, Any]) -> None:
     answer = (await served.chat(**limit)).json()

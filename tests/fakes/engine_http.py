@@ -34,19 +34,25 @@ class Engine:
     delay_s: float = 0.0
     failing: bool = False
     silent: bool = False
+    # Says that it keeps connections, and ends each at its second request.
+    closing: bool = False
     arrivals: list[float] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers the requests of one connection."""
         self.connections.add(writer)
+        answered = 0
         try:
             while (request := await _read_request(reader)) is not None:
                 self.seen.append(request)
                 self.arrivals.append(time.time())
                 self.arrived.set()
+                if self.closing and answered:
+                    break
                 await self._suffer()
                 await self._answer(request, writer)
                 await writer.drain()
+                answered += 1
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:

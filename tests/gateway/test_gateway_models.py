@@ -279,3 +279,16 @@ async def test_a_stream_arrives_word_by_word(edge: Edge, engines: dict[str, Engi
 async def test_an_engines_own_refusal_comes_back_as_it_is(edge: Edge, engines: dict[str, Engine]) -> None:
     response = await edge.chat("tiny", "refuse")
     assert (response.status_code, error(response)["message"]) == (400, "the prompt is too long")
+
+
+async def test_an_engine_that_closes_connections_it_keeps_loses_no_request(
+    edge: Edge, engines: dict[str, Engine]
+) -> None:
+    async with running_engine("c") as closing:
+        closing.closing = True
+        route = model_route(closing, model="closing")
+        route.targets[0].single_use_connections = True
+        everything = [model_route(engines["a"], engines["b"]), route]
+        await edge.route(*everything)
+        await edge.until_chat(200, "closing")
+        assert {(await edge.chat("closing")).status_code for _ in range(20)} == {200}

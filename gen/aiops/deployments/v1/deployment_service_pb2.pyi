@@ -822,6 +822,7 @@ class Replica(_message.Message):
     REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
     LOAD_WEIGHT_FIELD_NUMBER: _builtins.int
     MEMBER_OF_FIELD_NUMBER: _builtins.int
+    SINGLE_USE_CONNECTIONS_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     org_id: _builtins.str
@@ -848,6 +849,8 @@ class Replica(_message.Message):
     """What share of requests its engine is fit for, 1 to 10; 0 where nobody wants to know."""
     member_of: _builtins.str
     """The replica set; empty when it stands alone."""
+    single_use_connections: _builtins.bool
+    """Closes its connection after a stream, and says that it keeps it: each request goes on a connection of its own."""
     @_builtins.property
     def unsupported_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnsupportedField]: ...
     @_builtins.property
@@ -876,10 +879,11 @@ class Replica(_message.Message):
         replica_set_id: _builtins.str = ...,
         load_weight: _builtins.int = ...,
         member_of: _builtins.str = ...,
+        single_use_connections: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created", b"created", "deployment_id", b"deployment_id", "engine", b"engine", "epoch", b"epoch", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "load_weight", b"load_weight", "member_of", b"member_of", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "org_id", b"org_id", "port", b"port", "private_paths", b"private_paths", "replica_set_id", b"replica_set_id", "tunnel", b"tunnel", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created", b"created", "deployment_id", b"deployment_id", "engine", b"engine", "epoch", b"epoch", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "load_weight", b"load_weight", "member_of", b"member_of", "model_id", b"model_id", "model_name", b"model_name", "node_id", b"node_id", "org_id", b"org_id", "port", b"port", "private_paths", b"private_paths", "replica_set_id", b"replica_set_id", "single_use_connections", b"single_use_connections", "tunnel", b"tunnel", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1017,10 +1017,13 @@ class EngineFacts(_message.Message):
     UNSUPPORTED_FIELDS_FIELD_NUMBER: _builtins.int
     PRIVATE_PATHS_FIELD_NUMBER: _builtins.int
     GRPC_PORT_FIELD_NUMBER: _builtins.int
+    SINGLE_USE_CONNECTIONS_FIELD_NUMBER: _builtins.int
     inference_path: _builtins.str
     """Path of the inference call, for /v1/inference."""
     grpc_port: _builtins.int
     """Where the engine speaks the Open Inference Protocol over gRPC; 0 where it does not."""
+    single_use_connections: _builtins.bool
+    """Closes its connection after a stream, and says that it keeps it: each request goes on a connection of its own."""
     @_builtins.property
     def unsupported_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnsupportedField]: ...
     @_builtins.property
@@ -1034,10 +1037,11 @@ class EngineFacts(_message.Message):
         unsupported_fields: _abc.Iterable[Global___UnsupportedField] | None = ...,
         private_paths: _abc.Iterable[_builtins.str] | None = ...,
         grpc_port: _builtins.int = ...,
+        single_use_connections: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc_port", b"grpc_port", "inference_path", b"inference_path", "private_paths", b"private_paths", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc_port", b"grpc_port", "inference_path", b"inference_path", "private_paths", b"private_paths", "single_use_connections", b"single_use_connections", "unsupported_fields", b"unsupported_fields"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

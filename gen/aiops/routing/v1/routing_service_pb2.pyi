@@ -445,6 +445,7 @@ class Target(_message.Message):
     REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
     LOAD_WEIGHT_FIELD_NUMBER: _builtins.int
     MEMBER_OF_FIELD_NUMBER: _builtins.int
+    SINGLE_USE_CONNECTIONS_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     instance_id: _builtins.str
     node_id: _builtins.str
@@ -465,6 +466,8 @@ class Target(_message.Message):
     """Share of the traffic of routes that balance by load, 1 to 10 as its engine is busy; 0 is not known."""
     member_of: _builtins.str
     """The replica set; empty when it stands alone."""
+    single_use_connections: _builtins.bool
+    """Closes its connection after a stream, and says that it keeps it: each request goes on a connection of its own."""
     @_builtins.property
     def private_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Paths that are not for clients, with everything below them."""
@@ -485,10 +488,11 @@ class Target(_message.Message):
         replica_set_id: _builtins.str = ...,
         load_weight: _builtins.int = ...,
         member_of: _builtins.str = ...,
+        single_use_connections: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deployment_id", b"deployment_id", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "load_weight", b"load_weight", "member_of", b"member_of", "node_id", b"node_id", "port", b"port", "private_paths", b"private_paths", "replica_set_id", b"replica_set_id", "tunnel", b"tunnel", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "deployment_id", b"deployment_id", "grpc_port", b"grpc_port", "inference_path", b"inference_path", "instance_id", b"instance_id", "load_weight", b"load_weight", "member_of", b"member_of", "node_id", b"node_id", "port", b"port", "private_paths", b"private_paths", "replica_set_id", b"replica_set_id", "single_use_connections", b"single_use_connections", "tunnel", b"tunnel", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
