@@ -139,6 +139,7 @@ def _target_from_proto(target: pb.RouteTarget) -> Target:
         credential_header=target.credential_header,
         mirror_percent=target.mirror_percent,
         replica_set_id=target.replica_set_id,
+        stream_usage=target.stream_usage,
     )
 
 

@@ -121,6 +121,8 @@ class Target:
     # Percent of the requests that it is sent a copy of.
     mirror_percent: int = 0
     replica_set_id: str = ""
+    # Takes `stream_options.include_usage`, where its provider does not say so.
+    stream_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +287,12 @@ def _leads(wish: Wish) -> Mapping[str, int]:
 
 
 def _wrong_address(target: Target) -> Iterator[tuple[str, str]]:
-    external: Mapping[str, str] = {
+    external: Mapping[str, str | bool] = {
         "base_url": target.base_url,
         "credential_id": target.credential_id,
         "ca_pem": target.ca_pem,
         "credential_header": target.credential_header,
+        "stream_usage": target.stream_usage,
     }
     if target.provider is Provider.INTERNAL:
         yield from ((name, "is for external providers") for name, value in external.items() if value)

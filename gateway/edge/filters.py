@@ -24,6 +24,7 @@ MODEL_NAME = "aiops.model_name"
 GRPC_MODEL = "aiops.grpc_model"
 GRPC_MODEL_KEY = "aiops.grpc_model_key"
 TRANSCRIPTION = "aiops.transcription"
+INSTANCE_STREAMS = "aiops.instance_streams"
 # For clients that speak Anthropic's Messages, and for targets that do.
 MESSAGES = "aiops.messages"
 MESSAGES_TARGET = "aiops.messages_target"
@@ -47,6 +48,9 @@ GRPC_RECORDING = (*SCRIPTED, TRANSCRIPTION, *METERED)
 READS = (UNWRAP, TRANSCODER)
 WRITES = (FIELDS, UNWRAP, TRANSCODER)
 
+# What a stream's request begins with where counts are asked for only for the ledger.
+ADDED = '{"stream_options":{"include_usage":true},'
+
 REQUEST_LIMIT = 4 * 1024 * 1024
 RECORDING_LIMIT = 26 * 1024 * 1024
 RESPONSE_LIMIT = 16 * 1024 * 1024
@@ -69,14 +73,17 @@ def chain() -> list[dict[str, object]]:
         _optional(GRPC_SCRIPT, _dialect("wire", "grpc", tables=wire_tables(public_methods()))),
         # Before the model is read, so that all behind it see a chat.
         _optional(MESSAGES, _dialect("chat_request", "message_answer", "edge")),
-        _optional(MODEL_NAME, typed(HTTP + "lua.v3.Lua", default_source_code=_source("model_name.lua"))),
+        _optional(MODEL_NAME, typed(HTTP + "lua.v3.Lua", default_source_code=_stream_script("model_name.lua"))),
         _optional(GRPC_MODEL, extraction()),
         _optional(GRPC_MODEL_KEY, typed(HTTP + "lua.v3.Lua", default_source_code=_source("grpc_model.lua"))),
         _optional(TRANSCRIPTION, typed(HTTP + "lua.v3.Lua", default_source_code=_source("transcription.lua"))),
         # Behind what finds out the model, before a body is read again.
         *limits.discovered(),
+        _optional(
+            INSTANCE_STREAMS, typed(HTTP + "lua.v3.Lua", default_source_code=_stream_script("instance_streams.lua"))
+        ),
         {**body_filter(), "disabled": True},
-        _optional(OPENAI_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_source("openai_errors.lua"))),
+        _optional(OPENAI_ERRORS, typed(HTTP + "lua.v3.Lua", default_source_code=_stream_script("openai_errors.lua"))),
         _optional(ENDPOINT, typed(HTTP + "lua.v3.Lua", default_source_code=_source("endpoint.lua"))),
         _optional(
             FIELDS,
@@ -135,6 +142,11 @@ def _optional(name: str, config: dict[str, object]) -> dict[str, object]:
 def _source(script: str, tables: str = "") -> dict[str, object]:
     scripts = resources.files("gateway.edge") / "lua"
     return {"inline_string": "\n".join(((scripts / "json.lua").read_text(), tables, (scripts / script).read_text()))}
+
+
+def _stream_script(name: str) -> dict[str, object]:
+    shared = (resources.files("gateway.edge") / "lua" / "stream_usage.lua").read_text()
+    return _source(name, f"local ADDED='{ADDED}'\n{shared}")
 
 
 def _dialect(*parts: str, tables: str = "") -> dict[str, object]:

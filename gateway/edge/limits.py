@@ -22,6 +22,8 @@ SUBJECTS = {"api_key": "x-aiops-token-id", "user": "x-aiops-user", "organization
 # What a route says of itself, where buckets, the access log and scripts, which look nowhere else, read it.
 ROUTE = "envoy.filters.http.lua"
 NAME = "model"
+# Whether streams are to be asked for their counts.
+STREAM_USAGE = "stream_usage"
 # Buckets of one subject that are kept: requests may belong to the window that has just ended.
 WINDOWS_KEPT = 4
 ENDLESS = {"max_tokens": 2**32 - 1, "tokens_per_fill": 2**32 - 1, "fill_interval": "1s"}

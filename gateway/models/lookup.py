@@ -16,6 +16,7 @@ from gateway.edge.filters import (
     BODY,
     CHAT,
     ENDPOINT,
+    INSTANCE_STREAMS,
     INVALID,
     MESSAGES,
     METERED,
@@ -214,4 +215,4 @@ def _read(target: extension_pb2.TypedExtensionConfig, header: str) -> None:
     target.typed_config.CopyFrom(packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=header)))
 
 
-_INSTANCE = tree(ORG, [message(Route, entry({"prefix": "/"}, enabled([BODY, *METERED]), BODY_LIMIT))])
+_INSTANCE = tree(ORG, [message(Route, entry({"prefix": "/"}, enabled([INSTANCE_STREAMS, BODY, *METERED]), BODY_LIMIT))])

@@ -12,7 +12,7 @@ from xds.core.v3 import extension_pb2
 from gateway.edge.counting import CLAIMS
 from gateway.edge.filters import BODY
 from gateway.edge.limits import NAME as MODEL_NAME
-from gateway.edge.limits import ROUTE
+from gateway.edge.limits import ROUTE, STREAM_USAGE
 from gateway.edge.listener import NAME
 from gateway.edge.messages import message, typed
 from gateway.edge.trust import API_KEY
@@ -173,7 +173,7 @@ class RouteTable:
 
     def _lead_to(self, route: route_components_pb2.Route, model: ModelRoute, refusals: any_pb2.Any | None) -> None:
         route.route.cluster = model.cluster
-        route.metadata.filter_metadata[ROUTE].update({MODEL_NAME: model.model})
+        route.metadata.filter_metadata[ROUTE].update({MODEL_NAME: model.model, STREAM_USAGE: model.tells_usage})
         # No limit in time: an answer may be long. A connection on which nothing happens ends.
         route.route.timeout.SetInParent()
         route.route.idle_timeout.CopyFrom(self._idle)

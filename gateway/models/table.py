@@ -103,6 +103,13 @@ class ModelRoute:
         return self.sleep is not None and not self.targets
 
     @property
+    def tells_usage(self) -> bool:
+        """Whether its streams tell what they used when they are asked to in OpenAI's words."""
+        return knows_stream_options(self.refused) and all(
+            target.inference_path.endswith("/completions") for target in self.targets
+        )
+
+    @property
     def key(self) -> str:
         """What Envoy looks the model up by."""
         return f"{self.org_id}/{self.model}"
@@ -122,6 +129,12 @@ class ModelRoute:
         """The same model at its engines' gRPC ports, None when it has none."""
         targets = tuple(_at_grpc_port(target) for target in self.targets if target.grpc_port)
         return replace(self, targets=targets, grpc=True, sleep=None) if targets else None
+
+
+def knows_stream_options(refused: Iterable[RefusedField]) -> bool:
+    """Whether requests may ask for the counts of a stream, with these fields refused."""
+    asking = {"stream_options": '{"include_usage":true}', "stream_options.include_usage": "true"}
+    return all(asking.get(field.path) in (None, *field.harmless) for field in refused)
 
 
 def from_proto(table: pb.RoutingTable, room: tuple[str, int] | None = None) -> tuple[ModelRoute, ...]:

@@ -144,7 +144,7 @@ def target_route(policy: PolicyRoute, target: PolicyTarget) -> route_components_
         route.route.auto_host_rewrite.value = True
     route.request_headers_to_remove.append(WANTED)
     _tell_who_answers(route)
-    context = body_context(target.model, rename=target.model)
+    context = body_context(target.model, rename=target.model, plain=not target.tells_usage)
     if context is not None:
         route.typed_per_filter_config[BODY].CopyFrom(context)
     return route

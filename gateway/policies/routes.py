@@ -9,7 +9,7 @@ from google.protobuf import any_pb2, duration_pb2
 from gateway.edge.counting import NOTES
 from gateway.edge.errors import openai_error
 from gateway.edge.filters import BODY
-from gateway.edge.limits import NAME, ROUTE
+from gateway.edge.limits import NAME, ROUTE, STREAM_USAGE
 from gateway.edge.messages import message, typed
 from gateway.edge.routes import direct as direct_response
 from gateway.models.context import AFFINITY, body_context
@@ -36,7 +36,9 @@ def policy_route(policy: PolicyRoute, idle: duration_pb2.Duration) -> route_comp
     route = route_components_pb2.Route()
     route.match.prefix = "/"
     # Whichever of its names was sent, quotas know it by the first.
-    route.metadata.filter_metadata[ROUTE].update({NAME: policy.names[0], **_prices(policy)})
+    route.metadata.filter_metadata[ROUTE].update(
+        {NAME: policy.names[0], STREAM_USAGE: policy.tells_usage, **_prices(policy)}
+    )
     for first in policy.firsts:
         _add(route.route.weighted_clusters, policy, first)
     # No limit in time: an answer may be long. A connection on which nothing happens ends.

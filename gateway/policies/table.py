@@ -8,7 +8,16 @@ from urllib.parse import urlsplit
 from aiops.routing.v1 import route_pb2
 from aiops.routing.v1 import routing_service_pb2 as pb
 
-from gateway.models.table import NAME, Balancing, ModelRoute, RefusedField, refused_from, sleep_from, targets_from
+from gateway.models.table import (
+    NAME,
+    Balancing,
+    ModelRoute,
+    RefusedField,
+    knows_stream_options,
+    refused_from,
+    sleep_from,
+    targets_from,
+)
 
 # The share of an instance whose engine does not say how busy it is.
 FREE = 10
@@ -33,6 +42,8 @@ class External:
     credential_header: str = AUTHORIZATION
     # Speaks Anthropic's Messages.
     messages: bool = False
+    # Takes `stream_options.include_usage`.
+    stream_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,14 @@ class PolicyTarget:
     fixed: str = ""
     # Percent of the requests that it is sent a copy of.
     mirror_percent: int = 0
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether its streams tell what they used when they are asked to in OpenAI's words."""
+        if self.external is not None:
+            # Asked in Anthropic's words it tells it in any case.
+            return self.external.messages or self.external.stream_usage
+        return self.serving is None or self.serving.tells_usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +107,12 @@ class PolicyRoute:
     def firsts(self) -> tuple[PolicyTarget, ...]:
         """Those that get first attempts."""
         return tuple(target for target in self.targets if target.weight)
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether streams are asked for counts: the platform's own targets all know how; others are spared later."""
+        own = all(target.tells_usage for target in self.targets if target.external is None)
+        return own and any(target.tells_usage for target in self.targets) and knows_stream_options(self.refused)
 
     @property
     def sleepy(self) -> bool:
@@ -209,4 +234,5 @@ def _external(target: pb.PolicyTarget) -> External | None:
         target.external.ca_pem,
         target.external.credential_header or AUTHORIZATION,
         target.external.protocol == pb.External.messages,
+        target.external.stream_usage,
     )

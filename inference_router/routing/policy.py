@@ -50,6 +50,8 @@ class External:
     credential_header: str = ""
     # Speaks Anthropic's Messages.
     messages: bool = False
+    # Takes `stream_options.include_usage`.
+    stream_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,8 @@ def _wanted(target: route_pb2.RouteTarget) -> PolicyTarget:
         base_url = target.base_url or _BASE_URLS.get(target.provider, "")
         messages = target.provider == route_pb2.RouteTarget.anthropic
         header = target.credential_header or ("x-api-key" if messages else "")
-        external = External(base_url, target.credential_id, target.ca_pem, header, messages)
+        stream_usage = target.stream_usage or target.provider == route_pb2.RouteTarget.openai
+        external = External(base_url, target.credential_id, target.ca_pem, header, messages, stream_usage)
     return PolicyTarget(
         target.name,
         target.weight,
@@ -148,12 +149,20 @@ def _external_to_proto(outside: External) -> pb.External:
         ca_pem=outside.ca_pem,
         credential_header=outside.credential_header,
         protocol=pb.External.messages if outside.messages else pb.External.chat,
+        stream_usage=outside.stream_usage,
     )
 
 
 def _external_from_proto(message: pb.External) -> External:
     speaks_messages = message.protocol == pb.External.messages
-    return External(message.base_url, message.credential_id, message.ca_pem, message.credential_header, speaks_messages)
+    return External(
+        message.base_url,
+        message.credential_id,
+        message.ca_pem,
+        message.credential_header,
+        speaks_messages,
+        message.stream_usage,
+    )
 
 
 def _target_from_proto(message: pb.PolicyTarget) -> PolicyTarget:

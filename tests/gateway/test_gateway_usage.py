@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -21,13 +22,14 @@ from stack.broker import Broker
 from stack.ports import free_port
 from tests.fakes.engine_http import Engine, running_engine
 from tests.fakes.eventually import eventually
-from tests.fakes.provider import Reply, message, message_events, running_provider
+from tests.fakes.provider import Reply, chunks, message, message_events, running_provider
 from tests.fakes.routes import outside, policy, target
 from tests.fixtures.broker import start_broker
 from tests.fixtures.edge import ORG, OTHER_ORG, Edge, model_route, running_edge
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 TOPIC = "aiops.usage.v1"
+INSTANCE = "/models/tiny/a/v1/"
 
 
 class Heard:
@@ -144,10 +146,67 @@ async def test_a_message_in_anthropics_words_is_counted_like_a_chat(
         assert (used.streamed, used.counted, used.input_tokens, used.output_tokens) == (streamed, True, *tokens)
 
 
-async def test_a_stream_without_counts_says_so(counted_edge: Edge, engine: Engine, heard: Heard) -> None:
-    answer = await counted_edge.chat(text="one two", stream=True)
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", f"{INSTANCE}chat/completions", f"{INSTANCE}inference"]
+)
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": False}}])
+async def test_a_stream_is_counted_though_its_client_does_not_ask(
+    counted_edge: Edge, engine: Engine, heard: Heard, path: str, options: dict[str, Any]
+) -> None:
+    body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "one two"}], **options}
+    headers = {**counted_edge.bearer(), "accept-encoding": "gzip"}
+    answer = await counted_edge.client.post(path, json=body, headers=headers)
+    told = [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")]
+    assert [each["choices"][0]["delta"]["content"] for each in told] == ["one", "two"]
+    assert answer.text.endswith("\n\ndata: [DONE]\n\n")
+    assert json.loads(engine.seen[-1].body) == {**body, "stream_options": {"include_usage": True}}
+    used = await heard.until(lambda used: used.request_id == answer.headers["x-request-id"])
+    assert (used.streamed, used.counted, used.input_tokens, used.output_tokens) == (True, True, 3, 2)
+
+
+async def test_a_stream_of_a_model_that_refuses_to_count_says_so(
+    counted_edge: Edge, engine: Engine, heard: Heard
+) -> None:
+    async with running_engine("mute") as mute:
+        mute.release.set()
+        refused = [routing.RefusedField(path="stream_options.include_usage", harmless_values=["false"])]
+        await counted_edge.route(model_route(engine), model_route(mute, model="mute", refused=refused))
+        await counted_edge.until_chat(200, "mute")
+        answer = await counted_edge.chat("mute", stream=True)
+        assert b"stream_options" not in mute.seen[-1].body
     used = await heard.until(lambda used: used.request_id == answer.headers["x-request-id"])
     assert (used.streamed, used.counted, used.output_tokens) == (True, False, 0)
+
+
+async def test_targets_outside_are_asked_for_counts_only_if_they_take_that(
+    counted_edge: Edge, engine: Engine, heard: Heard
+) -> None:
+    gone = Engine("gone", port=1)
+    async with running_provider() as provider:
+        strict, knowing = outside(provider.port), outside(provider.port, name="knowing", stream_usage=True)
+        await counted_edge.route(
+            model_route(engine),
+            policies=[
+                policy("strict", strict, failure_threshold=1000),
+                policy("knowing", knowing, failure_threshold=1000),
+                policy(
+                    "mixed",
+                    target(gone, weight=1),
+                    outside(provider.port, weight=0),
+                    fallbacks="outside",
+                    failure_threshold=1000,
+                ),
+            ],
+        )
+        await counted_edge.until(lambda: _routed(counted_edge, "mixed"))
+        for name, takes in (("strict", False), ("knowing", True), ("mixed", False)):
+            *said, counts, done = chunks({"content": "hi"})
+            provider.script(Reply(events=[*said, counts, done] if takes else [*said, done]))
+            answer = await counted_edge.chat(name, stream=True)
+            assert ("stream_options" in provider.asked()) is takes
+            assert (answer.status_code, "usage" in answer.text) == (200, False)
+            used = await heard.until(lambda used, answer=answer: used.request_id == answer.headers["x-request-id"])  # type: ignore[misc]
+            assert (used.counted, used.output_tokens) == (takes, 7 if takes else 0)
 
 
 async def test_an_instances_path_and_grpc_are_told_too(counted_edge: Edge, engine: Engine, heard: Heard) -> None:

@@ -13,7 +13,7 @@ from inference_router.routing.policy_convert import policy_from_proto, policy_fr
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        ({"provider": Target.openai}, External("https://api.openai.com/v1")),
+        ({"provider": Target.openai}, External("https://api.openai.com/v1", stream_usage=True)),
         (
             {"provider": Target.anthropic, "credential_id": "c"},
             External("https://api.anthropic.com/v1", "c", credential_header="x-api-key", messages=True),
@@ -25,6 +25,10 @@ from inference_router.routing.policy_convert import policy_from_proto, policy_fr
         (
             {"provider": Target.openai_compatible, "base_url": "https://b.example", "credential_header": "api-key"},
             External("https://b.example", credential_header="api-key"),
+        ),
+        (
+            {"provider": Target.openai_compatible, "base_url": "https://c.example", "stream_usage": True},
+            External("https://c.example", stream_usage=True),
         ),
     ],
 )

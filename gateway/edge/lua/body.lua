@@ -1,6 +1,6 @@
 -- Refuses request fields that the model's engine would silently ignore, and names the model as its target knows it.
 -- The route's filter context says which: {model = name in refusals, fields = list of {path = dotted path, harmless = list
--- of JSON values that are let through}, rename = name to send on}.
+-- of JSON values that are let through}, rename = name to send on, plain = what the edge added and the target does not know}.
 
 local function is_harmless(value, harmless)
   local compact = string.gsub(value, "%s+", "")
@@ -84,5 +84,7 @@ function envoy_on_request(handle)
       return refuse(handle, model, field["path"])
     end
   end
+  local plain = rename and handle:filterContext():get("plain")
+  if plain and string.sub(text, 1, #plain) == plain then text = "{" .. string.sub(text, #plain + 1) end
   if rename and string.byte(text, start) == 123 then handle:body():setBytes(renamed(text, start, rename)) end
 end

@@ -1,4 +1,5 @@
--- Finds the model that a JSON body names and tells it in headers, which lead to the model's route.
+-- Finds the model that a JSON body names and tells it in headers, which lead to the model's route; a stream is asked for its
+-- counts there.
 -- Nothing is built of the body: a prompt of half a megabyte is only looked through.
 
 local MISSING, INVALID = "!missing", "!invalid"
@@ -37,27 +38,35 @@ local function said(raw)
   return table.concat(parts)
 end
 
--- The last of several members of one name counts, as parsers have it.
+-- The model; where the object begins if a stream is asked for, and where its options stand. The last of several members of
+-- one name counts, as parsers have it.
 local function named(text)
   local start = skip_space(text, 1)
   if string.byte(text, start) ~= 123 then return INVALID end
-  local found, stop = MISSING, start + 1
+  local found, stop, streams, options = MISSING, start + 1, false, nil
   for member, value, behind in members(text, start) do
     if member == "model" then
       found = string.byte(text, value) == 34 and said(string.sub(text, value + 1, behind - 2)) or INVALID
+    elseif member == "stream" then
+      streams = string.sub(text, value, behind - 1) == "true"
+    elseif member == "stream_options" then
+      options = value
     end
     stop = behind
   end
-  return string.byte(text, skip_space(text, stop)) == 125 and found or INVALID
+  if string.byte(text, skip_space(text, stop)) ~= 125 then return INVALID end
+  return found, streams and start, options
 end
 
 function envoy_on_request(handle)
   local text = body_text(handle)
-  local model = text and named(text) or MISSING
+  local model, streams, options = MISSING, nil, nil
+  if text then model, streams, options = named(text) end
   if string.find(model, "[%c]") then model = INVALID end
   local headers = handle:headers()
   handle:streamInfo():dynamicMetadata():set("aiops", "model", model)
   headers:replace("x-aiops-model", model)
   headers:replace("x-aiops-route", (headers:get("x-aiops-org") or "") .. "/" .. model)
   handle:clearRouteCache()
+  if streams then ask_for_usage(handle, text, streams, options) end
 end

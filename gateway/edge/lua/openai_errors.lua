@@ -1,4 +1,5 @@
 -- Puts an engine's refusal into OpenAI's words, {"error": {...}}. One that has an error object already is left as it is.
+-- Streams lose the counts that only the edge asked for.
 
 local LONGEST = 1000
 
@@ -14,7 +15,7 @@ end
 
 function envoy_on_response(handle)
   local status = tonumber(handle:headers():get(":status"))
-  if status < 400 then return end
+  if status < 400 then return remove_usage(handle) end
   local text = body_text(handle)
   if not text then return end
   local start = skip_space(text, 1)

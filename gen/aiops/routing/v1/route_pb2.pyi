@@ -234,6 +234,7 @@ class RouteTarget(_message.Message):
     MIRROR_PERCENT_FIELD_NUMBER: _builtins.int
     REPLICA_SET_ID_FIELD_NUMBER: _builtins.int
     CREDENTIAL_HEADER_FIELD_NUMBER: _builtins.int
+    STREAM_USAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique among the route's targets; empty takes the model's name."""
     provider: Global___RouteTarget.Provider.ValueType
@@ -257,6 +258,10 @@ class RouteTarget(_message.Message):
     """External: the header that carries the credential, `authorization` (as a bearer's), `api-key` or `x-api-key`; empty takes
     the provider's own.
     """
+    stream_usage: _builtins.bool
+    """External, `openai_compatible`: it takes `stream_options.include_usage`, so its streams are counted also where clients do
+    not ask for usage. Some providers refuse the field. Those of `openai` and `anthropic` are counted in any case.
+    """
     def __init__(
         self,
         *,
@@ -271,10 +276,11 @@ class RouteTarget(_message.Message):
         mirror_percent: _builtins.int = ...,
         replica_set_id: _builtins.str = ...,
         credential_header: _builtins.str = ...,
+        stream_usage: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_header", b"credential_header", "credential_id", b"credential_id", "deployment_id", b"deployment_id", "mirror_percent", b"mirror_percent", "model", b"model", "name", b"name", "provider", b"provider", "replica_set_id", b"replica_set_id", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_header", b"credential_header", "credential_id", b"credential_id", "deployment_id", b"deployment_id", "mirror_percent", b"mirror_percent", "model", b"model", "name", b"name", "provider", b"provider", "replica_set_id", b"replica_set_id", "stream_usage", b"stream_usage", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

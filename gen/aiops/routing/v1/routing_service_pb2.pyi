@@ -328,6 +328,7 @@ class External(_message.Message):
     CA_PEM_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
     CREDENTIAL_HEADER_FIELD_NUMBER: _builtins.int
+    STREAM_USAGE_FIELD_NUMBER: _builtins.int
     base_url: _builtins.str
     credential_id: _builtins.str
     ca_pem: _builtins.str
@@ -335,6 +336,8 @@ class External(_message.Message):
     """What it speaks; unspecified is OpenAI's."""
     credential_header: _builtins.str
     """Where the credential goes; empty is `authorization`, as a bearer's."""
+    stream_usage: _builtins.bool
+    """Takes `stream_options.include_usage`, so that its streams can be asked for their counts."""
     def __init__(
         self,
         *,
@@ -343,10 +346,11 @@ class External(_message.Message):
         ca_pem: _builtins.str = ...,
         protocol: Global___External.Protocol.ValueType = ...,
         credential_header: _builtins.str = ...,
+        stream_usage: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_header", b"credential_header", "credential_id", b"credential_id", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca_pem", b"ca_pem", "credential_header", b"credential_header", "credential_id", b"credential_id", "protocol", b"protocol", "stream_usage", b"stream_usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
