@@ -175,14 +175,15 @@ class Scenario:
     async def crowd_behind_a_lock(self, callers: int) -> AsyncIterator[None]:
         """Two tables are locked, and so many callers want to read them; the block ends the lock."""
         async with asyncio.TaskGroup() as group, locked(self.cluster.postgres, "deployments", "nodes"):
-            for _ in range(callers):
-                group.create_task(self._look())
+            # Calls that ask for the same share one reading.
+            for size in range(1, callers + 1):
+                group.create_task(self._look(size))
             yield
 
-    async def _look(self) -> None:
+    async def _look(self, page_size: int) -> None:
         with self.history.operation("onlooker", "list") as operation:
             try:
-                answer = await self.rest.get("/deployments")
+                answer = await self.rest.get("/deployments", params={"pageSize": page_size})
                 operation.done("ok" if answer.status_code == 200 else "fail", status=answer.status_code)
             except httpx.HTTPError as error:
                 operation.done("fail", error=repr(error))
