@@ -22,6 +22,7 @@ from cli import (
     programs,
     provider_credentials,
     quotas,
+    reconciling,
     replica_sets,
     rollouts,
     routes,
@@ -78,7 +79,8 @@ app.command()(replica_sets.scale)
 app.command()(autoscaling.autoscale)
 app.command()(deployments.logs)
 app.command()(chat.chat)
-app.command()(usage.usage)
+app.add_typer(usage.app, name="usage")
+usage.app.command("reconcile")(reconciling.reconcile)
 app.command()(usage.requests)
 for name, module in programs.SERVICES.items():
     app.command(name, help=f"Run the {module} alone, by its settings.")(programs.runner(module))

@@ -58,8 +58,10 @@ Deployment = Annotated[str, typer.Option(help="Only requests that this deploymen
 User = Annotated[str, typer.Option(help="Only requests of this user id.")]
 Key = Annotated[str, typer.Option(help="Only requests with this API key's id.")]
 Limit = Annotated[int, typer.Option(min=0, help=ALL_HELP)]
+app = typer.Typer(invoke_without_command=True)
 
 
+@app.callback()
 def usage(
     context: typer.Context,
     by: Annotated[list[str] | None, typer.Option(help=f"Sum up by this; may be repeated: {', '.join(GROUPS)}.")] = None,
@@ -73,6 +75,8 @@ def usage(
     output: Output = Format.TABLE,
 ) -> None:
     """Sum up what requests used: tokens, time, GPU seconds, money."""
+    if context.invoked_subcommand:
+        return
     from aiops.usage.v1.usage_service_pb2 import UsageFilter
 
     groups = by or []

@@ -35,6 +35,7 @@ from controller.rollouts.store import SqlRolloutStore
 from controller.routing.rules_store import SqlRulesStore
 from controller.routing.store import SqlRouteStore
 from controller.system.store import SqlSystemStore
+from controller.usage.engine_store import SqlEngineStore
 from controller.usage.store import SqlLedger
 from mesh.clock import Clock
 from mesh.events import outbox
@@ -173,6 +174,10 @@ class Work:
     @cached_property
     def ledger(self) -> SqlLedger:
         return SqlLedger(self._connection)
+
+    @cached_property
+    def engine_counters(self) -> SqlEngineStore:
+        return SqlEngineStore(self._connection)
 
     @cached_property
     def batches(self) -> SqlBatchStore:

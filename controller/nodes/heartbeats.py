@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from controller.nodes.counters import CounterMemory, counts_of
 from controller.nodes.events import NodeReadingTaken
 from controller.nodes.model import Container, Gauges, NodeId
 from controller.nodes.service import UnitOfWork
@@ -36,6 +37,7 @@ class Heartbeats:
         self._lease = lease
         self._writes = SharedWrites[Beat, Standing](self._write, company_s=COMPANY_S)
         self._containers: dict[NodeId, tuple[int, tuple[Container, ...]]] = {}
+        self._counters = CounterMemory()
 
     async def take(self, beat: Beat) -> Standing:
         """The node with a new lease.
@@ -47,10 +49,11 @@ class Heartbeats:
     def forget(self, node_id: NodeId) -> None:
         """The node's session is over here."""
         self._containers.pop(node_id, None)
+        self._counters.forget(node_id)
 
     async def _write(self, beats: Sequence[Beat]) -> Sequence[Standing | Exception]:
         outcomes, renewals = list[Standing | Exception](), dict[NodeId, Renewal]()
-        events, running = list[NodeReadingTaken](), dict[NodeId, Beat]()
+        events, running, heard = list[NodeReadingTaken](), dict[NodeId, Beat](), list[Beat]()
         async with self._unit_of_work(SYSTEM) as work:
             there = await work.standings.lock_all([beat.node_id for beat in beats])
             now = await work.nodes.now()
@@ -61,6 +64,7 @@ class Heartbeats:
                     outcomes.append(refusal)
                     continue
                 outcomes.append(after)
+                heard.append(beat)
                 renewals[beat.node_id] = Renewal(after, beat.gauges, beat.applied_revision)
                 events += [NodeReadingTaken(beat.node_id, beat.gauges, now)] if beat.tell else []
                 if self._containers.get(beat.node_id) != (beat.session_epoch, beat.containers):
@@ -68,7 +72,11 @@ class Heartbeats:
             await work.standings.renew(list(renewals.values()), now)
             said = [(renewals[node_id].standing, beat.containers) for node_id, beat in running.items()]
             await work.standings.save_containers(said, now)
+            counted = [(beat.node_id, counts_of(beat.node_id, beat.containers)) for beat in heard]
+            if new := self._counters.new(counted, now):
+                await work.engine_counters.count(new, now)
             await work.commit(*events)
+        self._counters.keep(counted, now)
         for node_id, beat in running.items():
             self._containers[node_id] = (beat.session_epoch, beat.containers)
         return outcomes

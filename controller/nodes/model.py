@@ -168,6 +168,8 @@ class EngineLoad:
     requests: float = 0.0
     first_token_seconds: float = 0.0
     first_tokens: float = 0.0
+    counts_tokens: bool = False
+    counts_requests: bool = False
 
 
 @dataclass(frozen=True, slots=True)

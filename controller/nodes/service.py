@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from controller.hints import Hints
+from controller.nodes.counters import CounterStore
 from controller.nodes.drain import Leaving
 from controller.nodes.events import NodeMaintenanceChanged, NodeRegistered, NodeRemoved
 from controller.nodes.model import (
@@ -54,6 +55,8 @@ class Work(Protocol):
     def nodes(self) -> NodeStore: ...
     @property
     def standings(self) -> StandingStore: ...
+    @property
+    def engine_counters(self) -> CounterStore: ...
     @property
     def join_tokens(self) -> JoinTokenStore: ...
     @property

@@ -368,6 +368,8 @@ def _load(message: engine_pb2.EngineLoad) -> EngineLoad:
         requests=_number(message.requests),
         first_token_seconds=_number(message.first_token_seconds),
         first_tokens=_number(message.first_tokens),
+        counts_tokens=message.counts_tokens,
+        counts_requests=message.counts_requests,
     )
 
 

@@ -4,6 +4,7 @@ from aiops.usage.v1 import usage_service_pb2 as pb
 from aiops.usage.v1.usage_service_pb2_grpc import UsageServiceServicer
 
 from controller.usage.convert import filter_from_proto, groups_from_proto, record_to_proto, sum_to_proto
+from controller.usage.engine_convert import day_to_proto, days_from_proto
 from controller.usage.service import UsageLedger
 from mesh.rpc.context import Context, caller
 from mesh.sql.paging import PageRequest
@@ -27,3 +28,10 @@ class UsageServicer(UsageServiceServicer):
         asked = PageRequest(request.page_size, request.page_token)
         page = await self._ledger.records(caller(context), filter_from_proto(request.filter), asked)
         return pb.ListUsageRecordsResponse(records=map(record_to_proto, page.items), next_page_token=page.next_token)
+
+    async def ListReconciliation(
+        self, request: pb.ListReconciliationRequest, context: Context
+    ) -> pb.ListReconciliationResponse:
+        asked = PageRequest(request.page_size, request.page_token)
+        page = await self._ledger.reconciled(caller(context), days_from_proto(request), asked)
+        return pb.ListReconciliationResponse(days=map(day_to_proto, page.items), next_page_token=page.next_token)

@@ -10,6 +10,7 @@ from controller.hints import Hints
 from controller.quotas.counting import Consumption, count, forgotten
 from controller.quotas.counting import QuotaStore as CountingStore
 from controller.quotas.windows import Period
+from controller.usage.engines import DaysWanted, ReconciledDay
 from controller.usage.model import Group, RequestUsage, UsageFilter, UsageSum
 from mesh.clock import Clock
 from mesh.identity import SYSTEM, Caller
@@ -30,6 +31,14 @@ class Ledger(Protocol):
     async def forget(self, before: datetime) -> int: ...
 
 
+class EngineStore(Protocol):
+    """Where it is kept what engines counted."""
+
+    async def reconciled(
+        self, caller: Caller, wanted: DaysWanted, offset: int, limit: int
+    ) -> Sequence[ReconciledDay]: ...
+
+
 class QuotaStore(CountingStore, Protocol):
     """Where it is counted how much was used of quotas."""
 
@@ -41,6 +50,8 @@ class Work(Protocol):
 
     @property
     def ledger(self) -> Ledger: ...
+    @property
+    def engine_counters(self) -> EngineStore: ...
     @property
     def quotas(self) -> QuotaStore: ...
     async def commit(self, *events: object) -> None: ...
@@ -85,6 +96,13 @@ class UsageLedger:
         """The requests, newest first."""
         async with self._unit_of_work.reading(caller) as work:
             return await work.ledger.records(caller, wanted, page)
+
+    async def reconciled(self, caller: Caller, wanted: DaysWanted, page: PageRequest) -> Page[ReconciledDay]:
+        """The ledger beside what engines counted, by day and deployment."""
+        offsets = Offsets("reconciled", wanted, caller.org_id)
+        async with self._unit_of_work.reading(caller) as work:
+            days = await work.engine_counters.reconciled(caller, wanted, offsets.start(page), page.limit + 1)
+        return offsets.page(days, page)
 
     async def keep_house(self) -> timedelta | None:
         """Removes requests that are older than they are kept."""

@@ -145,7 +145,7 @@ class SqlLedger:
         columns = [_GROUPS[group].label(f"by_{group.value}") for group in groups]
         periods = [_GROUPS[group].desc() for group in groups if group in (Group.HOUR, Group.DAY)]
         others = [_GROUPS[group] for group in groups if group not in (Group.HOUR, Group.DAY)]
-        query = select(*columns, *amounts).where(*_of_hours(caller, wanted))
+        query = select(*columns, *amounts).where(*of_hours(caller, wanted))
         query = query.group_by(*(_GROUPS[group] for group in groups)).order_by(*periods, *others)
         rows = await self._connection.execute(query.offset(offset).limit(limit))
         return [_sum(row._mapping, groups) for row in rows]
@@ -191,7 +191,8 @@ def _row(used: RequestUsage) -> dict[str, object]:
     return {**dict(zip(_KEPT, _values(used), strict=True)), "ended_at": used.ended_at}
 
 
-def _of_hours(caller: Caller, wanted: UsageFilter) -> list[ColumnElement[bool]]:
+def of_hours(caller: Caller, wanted: UsageFilter) -> list[ColumnElement[bool]]:
+    """What narrows sums to what is asked for and may be seen."""
     table = usage_hours.c
     since = [table.hour >= func.date_trunc("hour", wanted.since, "UTC")] if wanted.since else []
     until = [table.hour < wanted.until] if wanted.until else []

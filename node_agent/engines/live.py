@@ -12,8 +12,8 @@ from node_agent.engines.engine import Probe
 class EngineLoad:
     """How busy an engine is; zero where it does not say.
 
-    Tokens, requests and first tokens are counted since its start; `first_token_s` is the sum of seconds from requests
-    to their first tokens.
+    `counts_tokens` and `counts_requests`: whether it counts them at all. Tokens, requests and first tokens are counted
+    since its start; `first_token_s` is the sum of seconds from requests to their first tokens.
     """
 
     running_requests: int = 0
@@ -24,6 +24,8 @@ class EngineLoad:
     requests: float = 0.0
     first_token_s: float = 0.0
     first_tokens: float = 0.0
+    counts_tokens: bool = False
+    counts_requests: bool = False
 
 
 class Gauges(Protocol):

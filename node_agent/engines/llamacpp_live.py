@@ -23,4 +23,5 @@ class LlamaCppGauges:
             prompt_tokens=said.get("llamacpp:prompt_tokens_total", 0.0)
             + said.get("llamacpp:prompt_tokens_cached_total", 0.0),
             generated_tokens=said.get("llamacpp:tokens_predicted_total", 0.0),
+            counts_tokens="llamacpp:tokens_predicted_total" in said,
         )

@@ -21,6 +21,7 @@ class TritonGauges:
     def load(self, answer: str) -> EngineLoad:
         try:
             said = [each["inference_stats"] for each in json.loads(answer)["model_stats"]]
-            return EngineLoad(requests=sum(each[kind]["count"] for each in said for kind in ("success", "fail")))
+            requests = sum(each[kind]["count"] for each in said for kind in ("success", "fail"))
+            return EngineLoad(requests=requests, counts_requests=True)
         except (ValueError, LookupError, TypeError):
             return EngineLoad()

@@ -48,4 +48,6 @@ class VllmGauges:
             requests=said.get("vllm:request_success_total", 0.0),
             first_token_s=said.get("vllm:time_to_first_token_seconds_sum", 0.0),
             first_tokens=said.get("vllm:time_to_first_token_seconds_count", 0.0),
+            counts_tokens="vllm:generation_tokens_total" in said,
+            counts_requests="vllm:request_success_total" in said,
         )

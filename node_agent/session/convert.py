@@ -223,6 +223,8 @@ def _load_to_proto(load: EngineLoad) -> engine_pb2.EngineLoad:
         requests=load.requests,
         first_token_seconds=load.first_token_s,
         first_tokens=load.first_tokens,
+        counts_tokens=load.counts_tokens,
+        counts_requests=load.counts_requests,
     )
 
 

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from node_agent.engines.live import EngineLoad, samples
+from node_agent.engines.llamacpp_live import LlamaCppGauges
+from node_agent.engines.triton_live import TritonGauges
 from node_agent.engines.vllm_live import VllmGauges
 from node_agent.runtime.model import Instance
 from node_agent.workloads.loads import PATIENCE_S, STALE_S, Loads
@@ -29,7 +31,28 @@ python_gc_objects_collected_total 12 1395066363000
 nonsense
 not_a_number NaN
 """
-LOAD = EngineLoad(3, 2, 25.0, 115.0, 232.0, 20.0, 2.5, 20.0)
+# What llama-server printed after the same chat twice, 10 tokens in and 20 out.
+LLAMACPP_PAGE = """\
+# HELP llamacpp:prompt_tokens_total Number of prompt tokens processed, excluding cached tokens
+# TYPE llamacpp:prompt_tokens_total counter
+llamacpp:prompt_tokens_total 11
+# HELP llamacpp:prompt_tokens_cached_total Number of prompt tokens reused from the cache
+# TYPE llamacpp:prompt_tokens_cached_total counter
+llamacpp:prompt_tokens_cached_total 9
+llamacpp:prompt_seconds_total 1.07112
+llamacpp:tokens_predicted_total 40
+llamacpp:tokens_predicted_seconds_total 3.36021
+llamacpp:n_decode_total 40
+llamacpp:spec_decode_num_accepted_tokens_total 0
+llamacpp:prompt_tokens_seconds 10.2697
+llamacpp:requests_processing 1
+llamacpp:requests_deferred 2
+"""
+# As its statistics extension has it.
+TRITON_STATISTICS = """{"model_stats": [{"name": "demo", "version": "1", "inference_count": 9, "execution_count": 9,
+"inference_stats": {"success": {"count": 8, "ns": 1}, "fail": {"count": 1, "ns": 1}, "queue": {"count": 8,
+"ns": 1}}}]}"""
+LOAD = EngineLoad(3, 2, 25.0, 115.0, 232.0, 20.0, 2.5, 20.0, counts_tokens=True, counts_requests=True)
 KEY, SLOW = WorkloadKey(WorkloadId("dep-1"), 0), WorkloadKey(WorkloadId("dep-2"), 0)
 
 
@@ -56,6 +79,14 @@ def test_vllms_own_metrics_are_understood() -> None:
     assert VllmGauges().load(PAGE) == LOAD
     assert VllmGauges().load("") == EngineLoad()
     assert samples(PAGE)["python_gc_objects_collected_total"] == 12
+
+
+def test_each_engine_says_what_it_counts() -> None:
+    llamacpp = LlamaCppGauges().load(LLAMACPP_PAGE)
+    assert llamacpp == EngineLoad(1, 2, prompt_tokens=20, generated_tokens=40, counts_tokens=True)
+    assert LlamaCppGauges().load("llamacpp:requests_processing 1\n") == EngineLoad(1)
+    assert TritonGauges().load(TRITON_STATISTICS) == EngineLoad(requests=9, counts_requests=True)
+    assert TritonGauges().load("{}") == EngineLoad()
 
 
 async def test_an_engine_that_does_not_answer_holds_up_nobody() -> None:

@@ -1,6 +1,7 @@
 """A GGUF file from the command line to answers by a real llama-server."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,24 @@ async def test_a_gguf_file_is_imported_deployed_and_chats(
         return load.get("generatedTokens", 0) > said
 
     await eventually(tells_its_load, SOON_S)
+    await eventually(partial(is_reconciled, rest, deployment["deploymentId"], answer["usage"]), SOON_S)
     await stop(rest, deployment["deploymentId"])
     assert (await rest.delete(f"/models/{NAME}")).status_code == 200
+
+
+async def is_reconciled(rest: httpx.AsyncClient, deployment_id: str, usage: dict[str, int]) -> bool:
+    """Whether the engine's own counters reached the ledger's sums, which have two such answers at least.
+
+    The engine counts the platform's own look at whether it answers too.
+    """
+    days = (await fetched(rest, f"/usage/reconciliation?deploymentId={deployment_id}"))["days"]
+    ledger, engine = (
+        {kind: sum(day.get(f"{who}{kind}Tokens", 0) for day in days) for kind in ("Input", "Output")}
+        for who in ("ledger", "engine")
+    )
+    assert all("engineRequests" not in day for day in days), days
+    enough = ledger["Output"] > 2 * usage["completion_tokens"] and ledger["Input"] > 2 * usage["prompt_tokens"]
+    return enough and all(engine[kind] >= ledger[kind] for kind in ledger)
 
 
 async def streamed(rest: httpx.AsyncClient, body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -89,6 +89,9 @@ async def test_the_command_line_sums_up_and_lists(served: Served, rest: httpx.As
     assert asked in {each["requestId"] for each in listed}
     table = served.platform.aiops("usage", "--by", "day", "--by", "key")
     assert "tokens out" in table.stdout
+    (day, *_) = served.platform.aiops_json("usage", "reconcile", "--since", "1h")
+    assert day["ledgerRequests"] > 0
+    assert "no counter" in served.platform.aiops("usage", "reconcile").stdout
     wrong = served.platform.aiops("usage", "--since", "yesterday")
     assert wrong.returncode == 2
     assert "neither a span" in wrong.stderr

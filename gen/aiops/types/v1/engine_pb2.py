@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61iops/types/v1/engine.proto\x12\x0e\x61iops.types.v1\x1a\x1b\x62uf/validate/validate.proto\"\xf0\x01\n\rEngineOptions\x12,\n\x0btool_parser\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[a-z0-9_.-]*$\x12\x1d\n\x0cmax_adapters\x18\x02 \x01(\rB\x07\xbaH\x04*\x02\x18@\x12\x64\n\x05\x65xtra\x18\x03 \x03(\x0b\x32(.aiops.types.v1.EngineOptions.ExtraEntryB+\xbaH(\x9a\x01%\x10 \"\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,63}$*\x05r\x03\x18\xff\x01\x1a,\n\nExtraEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd0\x01\n\nEngineLoad\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x18\n\x10kv_cache_percent\x18\x03 \x01(\x01\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x01\x12\x18\n\x10generated_tokens\x18\x05 \x01(\x01\x12\x10\n\x08requests\x18\x06 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x07 \x01(\x01\x12\x14\n\x0c\x66irst_tokens\x18\x08 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61iops/types/v1/engine.proto\x12\x0e\x61iops.types.v1\x1a\x1b\x62uf/validate/validate.proto\"\xf0\x01\n\rEngineOptions\x12,\n\x0btool_parser\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[a-z0-9_.-]*$\x12\x1d\n\x0cmax_adapters\x18\x02 \x01(\rB\x07\xbaH\x04*\x02\x18@\x12\x64\n\x05\x65xtra\x18\x03 \x03(\x0b\x32(.aiops.types.v1.EngineOptions.ExtraEntryB+\xbaH(\x9a\x01%\x10 \"\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,63}$*\x05r\x03\x18\xff\x01\x1a,\n\nExtraEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x02\n\nEngineLoad\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x18\n\x10kv_cache_percent\x18\x03 \x01(\x01\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x01\x12\x18\n\x10generated_tokens\x18\x05 \x01(\x01\x12\x10\n\x08requests\x18\x06 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x07 \x01(\x01\x12\x14\n\x0c\x66irst_tokens\x18\x08 \x01(\x01\x12\x15\n\rcounts_tokens\x18u \x01(\x08\x12\x17\n\x0f\x63ounts_requests\x18v \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,5 +45,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENGINEOPTIONS_EXTRAENTRY']._serialized_start=273
   _globals['_ENGINEOPTIONS_EXTRAENTRY']._serialized_end=317
   _globals['_ENGINELOAD']._serialized_start=320
-  _globals['_ENGINELOAD']._serialized_end=528
+  _globals['_ENGINELOAD']._serialized_end=576
 # @@protoc_insertion_point(module_scope)

@@ -84,6 +84,8 @@ class EngineLoad(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_SECONDS_FIELD_NUMBER: _builtins.int
     FIRST_TOKENS_FIELD_NUMBER: _builtins.int
+    COUNTS_TOKENS_FIELD_NUMBER: _builtins.int
+    COUNTS_REQUESTS_FIELD_NUMBER: _builtins.int
     running_requests: _builtins.int
     waiting_requests: _builtins.int
     kv_cache_percent: _builtins.float
@@ -95,6 +97,9 @@ class EngineLoad(_message.Message):
     first_token_seconds: _builtins.float
     """Seconds from requests to their first tokens, summed over `first_tokens` requests."""
     first_tokens: _builtins.float
+    counts_tokens: _builtins.bool
+    """Whether the engine counts tokens and requests: without, zero says nothing."""
+    counts_requests: _builtins.bool
     def __init__(
         self,
         *,
@@ -106,10 +111,12 @@ class EngineLoad(_message.Message):
         requests: _builtins.float = ...,
         first_token_seconds: _builtins.float = ...,
         first_tokens: _builtins.float = ...,
+        counts_tokens: _builtins.bool = ...,
+        counts_requests: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token_seconds", b"first_token_seconds", "first_tokens", b"first_tokens", "generated_tokens", b"generated_tokens", "kv_cache_percent", b"kv_cache_percent", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "running_requests", b"running_requests", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts_requests", b"counts_requests", "counts_tokens", b"counts_tokens", "first_token_seconds", b"first_token_seconds", "first_tokens", b"first_tokens", "generated_tokens", b"generated_tokens", "kv_cache_percent", b"kv_cache_percent", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "running_requests", b"running_requests", "waiting_requests", b"waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -392,3 +392,163 @@ class UsageRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageRecord: _TypeAlias = UsageRecord  # noqa: Y015
+
+@_typing.final
+class ListReconciliationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    deployment_id: _builtins.str
+    page_size: _builtins.int
+    """0 is 50."""
+    page_token: _builtins.str
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Days, UTC, that end after this time."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Days that begin before this time."""
+
+    def __init__(
+        self,
+        *,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        deployment_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "_until", b"_until", "since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "_until", b"_until", "deployment_id", b"deployment_id", "page_size", b"page_size", "page_token", b"page_token", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__since: _TypeAlias = _typing.Literal["since"]  # noqa: Y015
+    _WhichOneofArgType__since: _TypeAlias = _typing.Literal["_since", b"_since"]  # noqa: Y015
+    _WhichOneofReturnType__until: _TypeAlias = _typing.Literal["until"]  # noqa: Y015
+    _WhichOneofArgType__until: _TypeAlias = _typing.Literal["_until", b"_until"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__since) -> _WhichOneofReturnType__since | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__until) -> _WhichOneofReturnType__until | None: ...
+
+Global___ListReconciliationRequest: _TypeAlias = ListReconciliationRequest  # noqa: Y015
+
+@_typing.final
+class ListReconciliationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReconciledDay]: ...
+    def __init__(
+        self,
+        *,
+        days: _abc.Iterable[Global___ReconciledDay] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReconciliationResponse: _TypeAlias = ListReconciliationResponse  # noqa: Y015
+
+@_typing.final
+class ReconciledDay(_message.Message):
+    """What the ledger has of a deployment's day, and what its engine counted. What the engine does not count is not there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    LEDGER_REQUESTS_FIELD_NUMBER: _builtins.int
+    LEDGER_COUNTED_FIELD_NUMBER: _builtins.int
+    LEDGER_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    LEDGER_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    ENGINE_REQUESTS_FIELD_NUMBER: _builtins.int
+    ENGINE_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    ENGINE_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    REQUESTS_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    deployment_id: _builtins.str
+    ledger_requests: _builtins.float
+    ledger_counted: _builtins.float
+    """Of these, the requests whose tokens the ledger knows."""
+    ledger_input_tokens: _builtins.float
+    ledger_output_tokens: _builtins.float
+    engine_requests: _builtins.float
+    engine_input_tokens: _builtins.float
+    engine_output_tokens: _builtins.float
+    requests_difference: _builtins.float
+    """The engine's less the ledger's."""
+    input_tokens_difference: _builtins.float
+    output_tokens_difference: _builtins.float
+    @_builtins.property
+    def day(self) -> _timestamp_pb2.Timestamp:
+        """The beginning of the day, UTC."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when the engine was heard on that day."""
+
+    def __init__(
+        self,
+        *,
+        day: _timestamp_pb2.Timestamp | None = ...,
+        deployment_id: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        ledger_requests: _builtins.float = ...,
+        ledger_counted: _builtins.float = ...,
+        ledger_input_tokens: _builtins.float = ...,
+        ledger_output_tokens: _builtins.float = ...,
+        engine_requests: _builtins.float | None = ...,
+        engine_input_tokens: _builtins.float | None = ...,
+        engine_output_tokens: _builtins.float | None = ...,
+        requests_difference: _builtins.float | None = ...,
+        input_tokens_difference: _builtins.float | None = ...,
+        output_tokens_difference: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_engine_input_tokens", b"_engine_input_tokens", "_engine_output_tokens", b"_engine_output_tokens", "_engine_requests", b"_engine_requests", "_input_tokens_difference", b"_input_tokens_difference", "_output_tokens_difference", b"_output_tokens_difference", "_requests_difference", b"_requests_difference", "_since", b"_since", "day", b"day", "engine_input_tokens", b"engine_input_tokens", "engine_output_tokens", b"engine_output_tokens", "engine_requests", b"engine_requests", "input_tokens_difference", b"input_tokens_difference", "output_tokens_difference", b"output_tokens_difference", "requests_difference", b"requests_difference", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_engine_input_tokens", b"_engine_input_tokens", "_engine_output_tokens", b"_engine_output_tokens", "_engine_requests", b"_engine_requests", "_input_tokens_difference", b"_input_tokens_difference", "_output_tokens_difference", b"_output_tokens_difference", "_requests_difference", b"_requests_difference", "_since", b"_since", "day", b"day", "deployment_id", b"deployment_id", "engine_input_tokens", b"engine_input_tokens", "engine_output_tokens", b"engine_output_tokens", "engine_requests", b"engine_requests", "input_tokens_difference", b"input_tokens_difference", "ledger_counted", b"ledger_counted", "ledger_input_tokens", b"ledger_input_tokens", "ledger_output_tokens", b"ledger_output_tokens", "ledger_requests", b"ledger_requests", "output_tokens_difference", b"output_tokens_difference", "requests_difference", b"requests_difference", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__engine_input_tokens: _TypeAlias = _typing.Literal["engine_input_tokens"]  # noqa: Y015
+    _WhichOneofArgType__engine_input_tokens: _TypeAlias = _typing.Literal["_engine_input_tokens", b"_engine_input_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__engine_output_tokens: _TypeAlias = _typing.Literal["engine_output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__engine_output_tokens: _TypeAlias = _typing.Literal["_engine_output_tokens", b"_engine_output_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__engine_requests: _TypeAlias = _typing.Literal["engine_requests"]  # noqa: Y015
+    _WhichOneofArgType__engine_requests: _TypeAlias = _typing.Literal["_engine_requests", b"_engine_requests"]  # noqa: Y015
+    _WhichOneofReturnType__input_tokens_difference: _TypeAlias = _typing.Literal["input_tokens_difference"]  # noqa: Y015
+    _WhichOneofArgType__input_tokens_difference: _TypeAlias = _typing.Literal["_input_tokens_difference", b"_input_tokens_difference"]  # noqa: Y015
+    _WhichOneofReturnType__output_tokens_difference: _TypeAlias = _typing.Literal["output_tokens_difference"]  # noqa: Y015
+    _WhichOneofArgType__output_tokens_difference: _TypeAlias = _typing.Literal["_output_tokens_difference", b"_output_tokens_difference"]  # noqa: Y015
+    _WhichOneofReturnType__requests_difference: _TypeAlias = _typing.Literal["requests_difference"]  # noqa: Y015
+    _WhichOneofArgType__requests_difference: _TypeAlias = _typing.Literal["_requests_difference", b"_requests_difference"]  # noqa: Y015
+    _WhichOneofReturnType__since: _TypeAlias = _typing.Literal["since"]  # noqa: Y015
+    _WhichOneofArgType__since: _TypeAlias = _typing.Literal["_since", b"_since"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__engine_input_tokens) -> _WhichOneofReturnType__engine_input_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__engine_output_tokens) -> _WhichOneofReturnType__engine_output_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__engine_requests) -> _WhichOneofReturnType__engine_requests | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_tokens_difference) -> _WhichOneofReturnType__input_tokens_difference | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens_difference) -> _WhichOneofReturnType__output_tokens_difference | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_difference) -> _WhichOneofReturnType__requests_difference | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__since) -> _WhichOneofReturnType__since | None: ...
+
+Global___ReconciledDay: _TypeAlias = ReconciledDay  # noqa: Y015

@@ -45,6 +45,11 @@ class UsageServiceStub:
                 request_serializer=aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageRecordsRequest.SerializeToString,
                 response_deserializer=aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageRecordsResponse.FromString,
                 _registered_method=True)
+        self.ListReconciliation = channel.unary_unary(
+                '/aiops.usage.v1.UsageService/ListReconciliation',
+                request_serializer=aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListReconciliationRequest.SerializeToString,
+                response_deserializer=aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListReconciliationResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -65,6 +70,13 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListReconciliation(self, request, context):
+        """The ledger beside what the engines counted themselves, by day and deployment, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.ListUsageRecords,
                     request_deserializer=aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageRecordsRequest.FromString,
                     response_serializer=aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageRecordsResponse.SerializeToString,
+            ),
+            'ListReconciliation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReconciliation,
+                    request_deserializer=aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListReconciliationRequest.FromString,
+                    response_serializer=aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListReconciliationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class UsageService:
             '/aiops.usage.v1.UsageService/ListUsageRecords',
             aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageRecordsRequest.SerializeToString,
             aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReconciliation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aiops.usage.v1.UsageService/ListReconciliation',
+            aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListReconciliationRequest.SerializeToString,
+            aiops_dot_usage_dot_v1_dot_usage__service__pb2.ListReconciliationResponse.FromString,
             options,
             channel_credentials,
             insecure,

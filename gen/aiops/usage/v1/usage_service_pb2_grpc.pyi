@@ -37,6 +37,8 @@ class UsageServiceStub:
     """Sums by what is asked for: each row has the values of `group_by` and what its requests used."""
     ListUsageRecords: _grpc.UnaryUnaryMultiCallable[_usage_service_pb2.ListUsageRecordsRequest, _usage_service_pb2.ListUsageRecordsResponse]
     """The requests themselves, newest first."""
+    ListReconciliation: _grpc.UnaryUnaryMultiCallable[_usage_service_pb2.ListReconciliationRequest, _usage_service_pb2.ListReconciliationResponse]
+    """The ledger beside what the engines counted themselves, by day and deployment, newest first."""
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
@@ -47,6 +49,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """Sums by what is asked for: each row has the values of `group_by` and what its requests used."""
     ListUsageRecords: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.ListUsageRecordsRequest, _usage_service_pb2.ListUsageRecordsResponse]  # type: ignore[assignment]
     """The requests themselves, newest first."""
+    ListReconciliation: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.ListReconciliationRequest, _usage_service_pb2.ListReconciliationResponse]  # type: ignore[assignment]
+    """The ledger beside what the engines counted themselves, by day and deployment, newest first."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """The ledger: what inference requests used."""
@@ -66,5 +70,13 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_usage_service_pb2.ListUsageRecordsResponse, _abc.Awaitable[_usage_service_pb2.ListUsageRecordsResponse]]:
         """The requests themselves, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListReconciliation(
+        self,
+        request: _usage_service_pb2.ListReconciliationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_service_pb2.ListReconciliationResponse, _abc.Awaitable[_usage_service_pb2.ListReconciliationResponse]]:
+        """The ledger beside what the engines counted themselves, by day and deployment, newest first."""
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
