@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiops.usage.v1 import usage_service_pb2 as pb
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller.deployments.model import DeploymentId
@@ -74,6 +74,7 @@ def told_of(lives: Sequence[Life]) -> list[Counters]:
     return told
 
 
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(LIVES, st.data())
 def test_each_engine_counts_once_whatever_comes_twice_or_late_or_not_at_all(
     lives: list[Life], data: st.DataObject
