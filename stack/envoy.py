@@ -35,11 +35,11 @@ class Envoy:
 
     async def missing(self) -> str:
         """What Envoy lacks until it serves: its configuration, and connections on the public port."""
-        status, body = await http_get(self.admin_port, "/ready")
+        status, _ = await http_get(self.admin_port, "/ready")
         if not status:
             return f"Envoy's admin does not answer on 127.0.0.1:{self.admin_port}"
         if status != 200:
-            return f"Envoy waits for the gateway's configuration ({body.decode(errors='replace').strip()})"
+            return "Envoy waits for the gateway's configuration"
         return "" if await listens(self.port) else f"nothing listens on 127.0.0.1:{self.port}"
 
 
