@@ -8,7 +8,7 @@ to the instance. The room reads nothing of a request but its end, and answers no
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -99,9 +99,9 @@ class WaitingRoom:
             self._held(set_id, -1)
 
 
-async def _leaves(reader: asyncio.StreamReader, until: object) -> bool:
+async def _leaves(reader: asyncio.StreamReader, until: Awaitable[object]) -> bool:
     """Waits; whether the connection ended before. TimeoutError as the waiting raises it."""
-    waiting = asyncio.ensure_future(until)  # type: ignore[call-overload]
+    waiting = asyncio.ensure_future(until)
     leaving = asyncio.ensure_future(reader.read(1))
     try:
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
