@@ -15,12 +15,10 @@ from controller.placement.fleet import Fleet
 from controller.placement.model import Candidate, Claim
 from mesh.identity import SYSTEM, Caller
 from mesh.sharing import SharedReads
-from mesh.sql.snapshot import Snapshot
+from mesh.sql.snapshot import Bookmark, Snapshot
 
 # Between plans the view is kept near the present, so that the next plan has little to catch up with.
 KEEP_UP = timedelta(milliseconds=500)
-# A look at everything from time to time costs little and mends whatever it is.
-_WHOLE_AFTER = timedelta(minutes=10)
 # Taking in many rows pauses so often for everyone else.
 _AT_ONCE = 50
 
@@ -79,8 +77,7 @@ class FleetView:
         self._nodes: dict[NodeId, Node] = {}
         self._held: defaultdict[NodeId, dict[DeploymentId, Holding]] = defaultdict(dict)
         self._places: dict[DeploymentId, NodeId] = {}
-        self._seen: Snapshot | None = None
-        self._whole: Snapshot | None = None
+        self._bookmark = Bookmark()
         self._reads = SharedReads[None]()
 
     async def present(self) -> Fleet:
@@ -96,13 +93,12 @@ class FleetView:
         async with self._unit_of_work.reading(SYSTEM) as work:
             # The snapshot first: what commits after it is read again the next time.
             seen = await work.nodes.snapshot()
-            since = self._since(seen)
+            since = self._bookmark.since(seen)
             nodes = await work.nodes.changed(since)
             held = await work.deployments.holdings_changed(since)
             caches = await work.peers.cached_changed(since)
         if since is None:
             self._forget()
-            self._whole = seen
         for cached in caches:
             self._fleet.cache(cached.node_id, cached.digests)
         changed = self._take(nodes, held)
@@ -110,17 +106,11 @@ class FleetView:
             self._put(node_id)
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
-        if self._seen is None:
+        if not self._bookmark.begun:
             # A fleet in memory is many small objects, and the collector need not look through them for each plan.
             # Once only: what ends later must still be found.
             gc.freeze()
-        self._seen = seen
-
-    def _since(self, now: Snapshot) -> Snapshot | None:
-        before, whole = self._seen, self._whole
-        if before is None or whole is None or not now.continues(before) or now.at - whole.at > _WHOLE_AFTER:
-            return None
-        return before
+        self._bookmark.move(seen, since)
 
     def _forget(self) -> None:
         for node_id in self._nodes:

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import Protocol
 
 from controller.deployments.model import Deployment, DeploymentId, DeploymentStatus
@@ -17,10 +16,7 @@ from controller.routing.load_weights import Loads, LoadWeights
 from controller.routing.model import Route, RouteId
 from mesh.identity import SYSTEM, Caller
 from mesh.sharing import SharedReads
-from mesh.sql.snapshot import Snapshot
-
-# A look at everything from time to time costs little and mends whatever it is.
-_WHOLE_AFTER = timedelta(minutes=10)
+from mesh.sql.snapshot import Bookmark, Snapshot
 
 
 class Nodes(Protocol):
@@ -103,8 +99,7 @@ class WhereaboutsView:
         # What is kept warm and gets no requests.
         self._standby = frozenset[DeploymentId]()
         self._weights = LoadWeights()
-        self._seen: Snapshot | None = None
-        self._whole: Snapshot | None = None
+        self._bookmark = Bookmark()
         self._reads = SharedReads[None]()
 
     async def present(self) -> Whereabouts:
@@ -116,7 +111,7 @@ class WhereaboutsView:
         async with self._unit_of_work.reading(SYSTEM) as work:
             # The snapshot first: what commits after it is read again the next time.
             seen = await work.nodes.snapshot()
-            since = self._since(seen)
+            since = self._bookmark.since(seen)
             nodes = await work.nodes.reached_changed(since)
             running = await work.deployments.running_changed(since)
             routes = await work.routes.changed(since)
@@ -126,7 +121,6 @@ class WhereaboutsView:
             weighed = await self._weights.look(work.loads, self._now.routes.values(), self._running.values(), seen.at)
         if since is None:
             self._forget()
-            self._whole = seen
         changed = self._take_nodes(nodes) | self._take_running(running) | self._take_sets(scaled, standby)
         changed |= weighed
         if since is None:
@@ -137,13 +131,7 @@ class WhereaboutsView:
             known = _with(self._now.routes, routes) if routes else self._now.routes
             limits = _with_quotas(self._now.quotas, quotas) if quotas else self._now.quotas
             self._now = Whereabouts(replicas, known, sleepy, limits)
-        self._seen = seen
-
-    def _since(self, now: Snapshot) -> Snapshot | None:
-        before, whole = self._seen, self._whole
-        if before is None or whole is None or not now.continues(before) or now.at - whole.at > _WHOLE_AFTER:
-            return None
-        return before
+        self._bookmark.move(seen, since)
 
     def _forget(self) -> None:
         self._nodes.clear()

@@ -6,13 +6,15 @@ again. Source: PostgreSQL documentation, "System Columns" and "Transaction ID an
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import BigInteger, ColumnElement, Table, Text, cast, func, literal_column, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 # The column counts to 2³² and begins again; whoever looks across that must look at everything.
 _WRAP = 2**32
+# A look at everything from time to time costs little and mends whatever it is.
+_WHOLE_AFTER = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,32 @@ class Snapshot:
         """
         same_count = self.oldest // _WRAP == before.oldest // _WRAP
         return same_count and self.oldest >= before.oldest and self.at >= before.at
+
+
+class Bookmark:
+    """How far a picture in memory has been read, and when it was last read whole."""
+
+    def __init__(self) -> None:
+        self._seen: Snapshot | None = None
+        self._whole: Snapshot | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was read."""
+        return self._seen is not None
+
+    def since(self, now: Snapshot) -> Snapshot | None:
+        """From where to read on; None when everything is to be read."""
+        before, whole = self._seen, self._whole
+        if before is None or whole is None or not now.continues(before) or now.at - whole.at > _WHOLE_AFTER:
+            return None
+        return before
+
+    def move(self, now: Snapshot, since: Snapshot | None) -> None:
+        """What changed since then is in the picture; a reading that did not get here is done again."""
+        if since is None:
+            self._whole = now
+        self._seen = now
 
 
 async def take_snapshot(connection: AsyncConnection) -> Snapshot:
